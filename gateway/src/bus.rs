@@ -1,0 +1,163 @@
+//! The message bus as the relay sees it: a producer that never waits, and a consumer whose records
+//! and rebalances come in one order.
+//!
+//! Knows nothing of requests, replies or headers' meaning.
+
+use std::{fmt::Debug, sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+
+pub mod kafka;
+pub mod memory;
+
+/// A record to be written. Borrowed: the adapter copies what it keeps.
+#[derive(Clone, Copy, Debug)]
+pub struct Outgoing<'a> {
+    /// Topic name.
+    pub topic: &'a str,
+    /// `None`: the Java default partitioner's choice, murmur2 of the key.
+    pub partition: Option<i32>,
+    /// Record key.
+    pub key: Option<&'a [u8]>,
+    /// Record value; `None` is a Kafka null, a tombstone on compacted topics.
+    pub value: Option<&'a [u8]>,
+    /// Record headers, in order.
+    pub headers: &'a [(&'a str, &'a [u8])],
+}
+
+/// Where the broker has recorded a record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Position {
+    /// Partition number.
+    pub partition: i32,
+    /// Offset within the partition.
+    pub offset: i64,
+}
+
+/// Why a record was not written, or is not known to have been.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ProduceError {
+    /// The producer's own queue is full; nothing was written.
+    #[error("the producer's queue is full")]
+    QueueFull,
+    /// The broker or the client library refuses a record of this size; nothing was written.
+    #[error("record too large for the broker")]
+    TooLarge,
+    /// There is no such topic (or partition); nothing was written.
+    #[error("topic does not exist")]
+    UnknownTopic,
+    /// Refused for another reason; nothing was written.
+    #[error("refused: {0}")]
+    Refused(String),
+    /// No acknowledgement: the record may have been written.
+    #[error("not acknowledged: {0}")]
+    Unconfirmed(String),
+}
+
+impl ProduceError {
+    /// Whether the record is, or may be, in the log.
+    pub const fn may_be_recorded(&self) -> bool {
+        matches!(self, Self::Unconfirmed(_))
+    }
+}
+
+/// Called exactly once for each record that [`Producer::produce`] took, from a thread of the
+/// adapter's: it must be short and must not block.
+pub type OnDelivery = Box<dyn FnOnce(Result<Position, ProduceError>) + Send>;
+
+/// Writes records, acknowledged by all in-sync replicas, each at most once.
+#[async_trait]
+pub trait Producer: Send + Sync + Debug + 'static {
+    /// Queues a record and returns at once. On an error nothing was written, and `on_delivery` is
+    /// not called.
+    ///
+    /// # Errors
+    /// [`ProduceError::QueueFull`] is the back-pressure: shed the request, do not wait.
+    fn produce(&self, record: &Outgoing<'_>, on_delivery: OnDelivery) -> Result<(), ProduceError>;
+
+    /// Whether a broker can be reached, as far as is known.
+    fn is_available(&self) -> bool;
+
+    /// Waits until every queued record is acknowledged or has failed, for `within` at most.
+    async fn flush(&self, within: Duration);
+}
+
+/// A record that was read. Borrowed from the adapter: copy what outlives the call.
+#[derive(Clone, Copy, Debug)]
+pub struct Incoming<'a> {
+    /// Partition number.
+    pub partition: i32,
+    /// Offset within the partition; offsets rise, but not always by one.
+    pub offset: i64,
+    /// Record key.
+    pub key: Option<&'a [u8]>,
+    /// Record value; `None` is a Kafka null.
+    pub value: Option<&'a [u8]>,
+    /// Record headers in order; a header's value may be null. A header whose name is not UTF-8 is
+    /// left out.
+    pub headers: &'a [(&'a str, Option<&'a [u8]>)],
+}
+
+/// What a consumer of one topic meets, in order.
+#[derive(Clone, Copy, Debug)]
+pub enum BusEvent<'a> {
+    /// These partitions are read from now on, from their committed offsets (the beginning where
+    /// there is none). Never empty, except for the first assignment.
+    Assigned(&'a [i32]),
+    /// These partitions are read by others from now on. What was stored for them has been
+    /// committed, unless they were `lost` (another member may have had them for a while).
+    Revoked {
+        /// Which partitions.
+        partitions: &'a [i32],
+        /// Whether they had been given to others before this was noticed.
+        lost: bool,
+    },
+    /// One record.
+    Record(Incoming<'a>),
+}
+
+/// How far behind the end of a partition the consumer is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Lag {
+    /// Partition number.
+    pub partition: i32,
+    /// Records between the consumer's position and the end of the partition.
+    pub records: i64,
+}
+
+/// Reads one topic as a member of a group.
+#[async_trait]
+pub trait Consumer: Send + Debug + 'static {
+    /// Waits for at least one event, then hands over what is at hand, up to `max` events. Broker
+    /// failures are transient: they are logged and waited out, never returned.
+    ///
+    /// Cancel safe: an event is either handed to `sink` or stays.
+    async fn next(&mut self, max: usize, sink: &mut (dyn FnMut(BusEvent<'_>) + Send));
+
+    /// The handle for what may be done from elsewhere.
+    fn control(&self) -> Arc<dyn ConsumerControl>;
+
+    /// Commits what is stored, leaves the group so that its partitions move at once, and closes;
+    /// for `within` at most.
+    async fn close(self: Box<Self>, within: Duration);
+}
+
+/// What may be done to a consumer while it is being read.
+pub trait ConsumerControl: Send + Sync + Debug + 'static {
+    /// Marks every record of the partition below `offset` as handled. Stored offsets are committed
+    /// about once a second, at revocation and at close. A partition that is not assigned any more
+    /// is ignored.
+    fn store(&self, partition: i32, offset: i64);
+
+    /// Stops handing over records of a partition, until [`ConsumerControl::resume`].
+    fn pause(&self, partition: i32);
+
+    /// Goes on with a paused partition.
+    fn resume(&self, partition: i32);
+
+    /// How many partitions the topic has, as last seen; `None` until it is known.
+    fn partition_count(&self) -> Option<i32>;
+
+    /// Lag of the assigned partitions, as last seen.
+    fn lag(&self) -> Vec<Lag>;
+}

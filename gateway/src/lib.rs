@@ -1,0 +1,1 @@
+//! Roundtrip: a WebSocket push gateway cluster in front of Kafka.
