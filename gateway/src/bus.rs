@@ -9,6 +9,7 @@ use async_trait::async_trait;
 
 pub mod kafka;
 pub mod memory;
+pub mod partitioner;
 
 /// A record to be written. Borrowed: the adapter copies what it keeps.
 #[derive(Clone, Copy, Debug)]
