@@ -126,6 +126,9 @@ pub struct Lag {
     pub records: i64,
 }
 
+/// Where a consumer puts what it meets: called once for each event, in order. It must not block.
+pub type Sink<'a> = dyn for<'event> FnMut(BusEvent<'event>) + Send + 'a;
+
 /// Reads one topic as a member of a group.
 #[async_trait]
 pub trait Consumer: Send + Debug + 'static {
@@ -133,7 +136,7 @@ pub trait Consumer: Send + Debug + 'static {
     /// failures are transient: they are logged and waited out, never returned.
     ///
     /// Cancel safe: an event is either handed to `sink` or stays.
-    async fn next(&mut self, max: usize, sink: &mut (dyn FnMut(BusEvent<'_>) + Send));
+    async fn next(&mut self, max: usize, sink: &mut Sink<'_>);
 
     /// The handle for what may be done from elsewhere.
     fn control(&self) -> Arc<dyn ConsumerControl>;

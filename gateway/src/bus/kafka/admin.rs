@@ -1,0 +1,227 @@
+//! Creates topics and compares those that exist with what they should be. Changes none that exists:
+//! more partitions would move keys, and a configuration may be somebody's decision.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use rdkafka::{
+    ClientContext,
+    admin::{
+        AdminClient, AdminOptions, ConfigResource, NewTopic, OwnedResourceSpecifier,
+        ResourceSpecifier, TopicReplication,
+    },
+    config::{FromClientConfigAndContext, RDKafkaLogLevel},
+    error::{KafkaError, RDKafkaErrorCode},
+    metadata::MetadataTopic,
+};
+
+use super::{KafkaSettings, log::ClientLog};
+
+/// How long the cluster has for each question.
+const PATIENCE: Duration = Duration::from_secs(15);
+
+/// Kafka's word for "the broker's default".
+const BROKER_DEFAULT: i32 = -1;
+
+/// What a topic should be.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TopicSpec {
+    /// Topic name.
+    pub name: String,
+    /// Number of partitions; `None`: the broker's default, and any number where it exists.
+    pub partitions: Option<i32>,
+    /// Replicas of each partition; `None`: the broker's default, and any number where it exists.
+    pub replication: Option<i32>,
+    /// Topic configuration, such as `cleanup.policy`; what is not named may be anything.
+    pub config: Vec<(String, String)>,
+}
+
+/// What has become of a [`TopicSpec`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TopicOutcome {
+    /// Topic name.
+    pub name: String,
+    /// What was done, or would be.
+    pub result: TopicResult,
+}
+
+/// See [`TopicOutcome`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TopicResult {
+    /// It was not there, and now it is.
+    Created,
+    /// It is not there, and the broker would create it.
+    WouldCreate,
+    /// It is there, and was left as it is.
+    Exists {
+        /// One sentence for each way in which it is not what it should be.
+        differences: Vec<String>,
+    },
+    /// The broker refused, or did not answer.
+    Failed(String),
+}
+
+/// Creates those of the topics that do not exist; with `dry_run` it only asks the broker whether it
+/// would. The outcomes are in the order of `specs`.
+///
+/// # Errors
+/// The client cannot be set up, or the cluster does not answer at all.
+pub async fn create_topics(
+    settings: &KafkaSettings,
+    specs: &[TopicSpec],
+    dry_run: bool,
+) -> Result<Vec<TopicOutcome>, AdminError> {
+    let context = AdminContext(ClientLog::new("topics".to_owned()));
+    let config = settings.client_config(&[], &[]);
+    let admin = Arc::new(AdminClient::from_config_and_context(&config, context)?);
+    let existing = existing_topics(&admin).await?;
+    let mut outcomes = Vec::with_capacity(specs.len());
+    for spec in specs {
+        let result = match existing.get(&spec.name) {
+            Some(topic) => match configuration(&admin, &spec.name).await {
+                Ok(config) => {
+                    TopicResult::Exists { differences: differences(spec, topic, &config) }
+                }
+                Err(error) => TopicResult::Failed(error.to_string()),
+            },
+            None => create(&admin, spec, dry_run).await,
+        };
+        outcomes.push(TopicOutcome { name: spec.name.clone(), result });
+    }
+    Ok(outcomes)
+}
+
+/// Why nothing could be said about any topic.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("the cluster cannot be administered: {0}")]
+pub struct AdminError(#[from] KafkaError);
+
+type Admin = AdminClient<AdminContext>;
+
+struct AdminContext(ClientLog);
+
+impl ClientContext for AdminContext {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        self.0.line(level, facility, message);
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        self.0.warning(&format!("{error}: {reason}"));
+    }
+}
+
+/// What a topic has, as the metadata tells it.
+#[derive(Clone, Copy, Debug)]
+struct Shape {
+    partitions: usize,
+    /// Of the partition that has the fewest.
+    replicas: usize,
+}
+
+impl Shape {
+    fn of(topic: &MetadataTopic) -> Self {
+        let partitions = topic.partitions();
+        let replicas = partitions.iter().map(|partition| partition.replicas().len()).min();
+        Self { partitions: partitions.len(), replicas: replicas.unwrap_or(0) }
+    }
+}
+
+async fn existing_topics(admin: &Arc<Admin>) -> Result<BTreeMap<String, Shape>, KafkaError> {
+    let admin = Arc::clone(admin);
+    let look = move || {
+        let metadata = admin.inner().fetch_metadata(None, PATIENCE)?;
+        let topics = metadata.topics().iter();
+        Ok(topics.map(|topic| (topic.name().to_owned(), Shape::of(topic))).collect())
+    };
+    tokio::task::spawn_blocking(look).await.unwrap_or(Err(KafkaError::Canceled))
+}
+
+async fn configuration(admin: &Admin, topic: &str) -> Result<BTreeMap<String, String>, KafkaError> {
+    let options = AdminOptions::new().request_timeout(Some(PATIENCE));
+    let resources = admin.describe_configs(&[ResourceSpecifier::Topic(topic)], &options).await?;
+    let wanted = OwnedResourceSpecifier::Topic(topic.to_owned());
+    for resource in resources {
+        let ConfigResource { specifier, entries } = resource.map_err(KafkaError::AdminOp)?;
+        if specifier == wanted {
+            let values = entries.into_iter().map(|e| (e.name, e.value.unwrap_or_default()));
+            return Ok(values.collect());
+        }
+    }
+    Ok(BTreeMap::new())
+}
+
+async fn create(admin: &Admin, spec: &TopicSpec, dry_run: bool) -> TopicResult {
+    let topic = NewTopic {
+        name: &spec.name,
+        num_partitions: spec.partitions.unwrap_or(BROKER_DEFAULT),
+        replication: TopicReplication::Fixed(spec.replication.unwrap_or(BROKER_DEFAULT)),
+        config: spec.config.iter().map(|(key, value)| (key.as_str(), value.as_str())).collect(),
+    };
+    let options = AdminOptions::new()
+        .request_timeout(Some(PATIENCE))
+        .operation_timeout(Some(PATIENCE))
+        .validate_only(dry_run);
+    match admin.create_topics([&topic], &options).await {
+        Ok(results) => match results.into_iter().next() {
+            Some(Ok(_)) if dry_run => TopicResult::WouldCreate,
+            Some(Ok(_)) => TopicResult::Created,
+            // Somebody else was quicker, perhaps another node's deployment.
+            Some(Err((_, RDKafkaErrorCode::TopicAlreadyExists))) => {
+                TopicResult::Exists { differences: Vec::new() }
+            }
+            Some(Err((_, code))) => TopicResult::Failed(code.to_string()),
+            None => TopicResult::Failed("the broker said nothing about it".to_owned()),
+        },
+        Err(error) => TopicResult::Failed(error.to_string()),
+    }
+}
+
+/// In what a topic is not what it should be, one sentence each.
+fn differences(spec: &TopicSpec, is: &Shape, config: &BTreeMap<String, String>) -> Vec<String> {
+    let mut differences = Vec::new();
+    let mut compare = |what: &str, is: &str, should: &str| {
+        if is != should {
+            differences.push(format!("{what} is {is}, should be {should}"));
+        }
+    };
+    if let Some(partitions) = spec.partitions {
+        compare("number of partitions", &is.partitions.to_string(), &partitions.to_string());
+    }
+    if let Some(replication) = spec.replication {
+        compare("replication factor", &is.replicas.to_string(), &replication.to_string());
+    }
+    for (key, should) in &spec.config {
+        compare(key, config.get(key).map_or("unknown to the broker", String::as_str), should);
+    }
+    differences
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_is_asked_for_can_differ() {
+        let is = Shape { partitions: 6, replicas: 1 };
+        let config = BTreeMap::from([
+            ("cleanup.policy".to_owned(), "delete".to_owned()),
+            ("segment.ms".to_owned(), "1000".to_owned()),
+        ]);
+        let mut spec = TopicSpec { name: "replies".to_owned(), ..TopicSpec::default() };
+        assert_eq!(differences(&spec, &is, &config), [""; 0]);
+        spec.partitions = Some(12);
+        spec.replication = Some(1);
+        spec.config = vec![
+            ("cleanup.policy".to_owned(), "compact".to_owned()),
+            ("segment.ms".to_owned(), "1000".to_owned()),
+            ("made.up".to_owned(), "1".to_owned()),
+        ];
+        assert_eq!(
+            differences(&spec, &is, &config),
+            [
+                "number of partitions is 6, should be 12",
+                "cleanup.policy is delete, should be compact",
+                "made.up is unknown to the broker, should be 1",
+            ]
+        );
+    }
+}

@@ -1,0 +1,282 @@
+//! The Kafka consumer: one topic, read as a member of a group.
+//!
+//! librdkafka's callbacks run inside the poll that [`Consumer::next`] makes, so rebalances and
+//! records come in one order without any queue between threads.
+
+use std::{
+    fmt,
+    panic::{AssertUnwindSafe, catch_unwind},
+    pin::{Pin, pin},
+    sync::Arc,
+    task::{self, Poll, Waker},
+    thread,
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use futures_util::Stream;
+use rdkafka::{
+    consumer::{Consumer as _, MessageStream, StreamConsumer},
+    error::KafkaResult,
+    message::{BorrowedMessage, Header, Headers, Message},
+};
+use tokio::{sync::oneshot, time::timeout};
+
+use self::{context::Context, control::Control, watch::Watch};
+use super::{KafkaSettings, Profile, StartError, rebalance::Rebalanced};
+use crate::bus::{BusEvent, Consumer, ConsumerControl, Incoming, Sink};
+
+mod context;
+mod control;
+mod watch;
+
+/// What a consumer begins with; see `CONFIGURATION.md` of librdkafka for the names.
+const DEFAULTS: &[(&str, &str)] = &[
+    // A record that is written between the assignment and the first look at the end of the
+    // partition would be skipped with "latest".
+    ("auto.offset.reset", "earliest"),
+    ("auto.commit.interval.ms", "1000"),
+    // Bounds what is fetched ahead; the default is 64 MiB.
+    ("queued.max.messages.kbytes", "16384"),
+    // How soon a partition that was fetched ahead to that bound is fetched again; the default of a
+    // second would stall a consumer that has long caught up.
+    ("fetch.queue.backoff.ms", "20"),
+];
+
+/// Of the classic group protocol alone. With `group.protocol=consumer` (KIP-848) the broker
+/// decides on them, and librdkafka refuses to be told.
+const CLASSIC: &[(&str, &str)] = &[("partition.assignment.strategy", "cooperative-sticky")];
+
+/// What the guarantees of [`Consumer`] rest on.
+const FIXED: &[(&str, &str)] = &[
+    // librdkafka commits what is stored: once a second, at close, and before a partition goes to
+    // another member, which it holds back until the commit is through. Committing in the callback
+    // as well would only block the runtime.
+    ("enable.auto.commit", "true"),
+    ("enable.auto.offset.store", "false"),
+];
+
+type Client = StreamConsumer<Context>;
+
+/// A [`Consumer`] on Kafka. Dropping it without [`Consumer::close`] closes it all the same, on a
+/// thread of its own.
+pub struct KafkaConsumer {
+    /// `None` once it is being closed.
+    client: Option<Arc<Client>>,
+    control: Arc<Control>,
+    watch: Arc<Watch>,
+    /// The memory of the header slice that [`Incoming`] borrows.
+    headers: Vec<HeaderRef<'static>>,
+    /// The last batch was full, so there is probably another one.
+    busy: bool,
+}
+
+type HeaderRef<'a> = (&'a str, Option<&'a [u8]>);
+
+impl KafkaConsumer {
+    /// Joins `group` to read `topic`. Needs neither a broker nor the topic: both are waited for.
+    ///
+    /// # Errors
+    /// A property is unknown or has a bad value.
+    ///
+    /// # Panics
+    /// Outside of a tokio runtime, which rdkafka needs for a timer.
+    pub fn start(settings: &KafkaSettings, group: &str, topic: &str) -> Result<Self, StartError> {
+        let watch = Arc::new(Watch::default());
+        let context = Context::new(topic, Arc::clone(&watch));
+        let client: Client = config(settings, group).create_with_context(context)?;
+        client.subscribe(&[topic])?;
+        let client = Arc::new(client);
+        watch.start(&client)?;
+        let control = Arc::new(Control::new(&client));
+        Ok(Self { client: Some(client), control, watch, headers: Vec::new(), busy: false })
+    }
+
+    /// Closes the client on a thread of its own: a client whose broker has gone may hang.
+    fn retire(&mut self) -> Option<oneshot::Receiver<()>> {
+        let client = self.client.take()?;
+        let (control, watch) = (Arc::clone(&self.control), Arc::clone(&self.watch));
+        let (closed, is_closed) = oneshot::channel::<()>();
+        let spawned = thread::Builder::new().name("kafka-close".to_owned()).spawn(move || {
+            control.detach();
+            watch.stop();
+            // The last reference: leaves the group after a last commit, and waits for both.
+            drop(client);
+            drop(closed);
+        });
+        if let Err(error) = spawned {
+            tracing::warn!(%error, "no thread to close the consumer on: closed in place");
+        }
+        Some(is_closed)
+    }
+}
+
+fn config(settings: &KafkaSettings, group: &str) -> rdkafka::ClientConfig {
+    let protocol = settings.properties.get("group.protocol");
+    let classic = !protocol.is_some_and(|protocol| protocol.eq_ignore_ascii_case("consumer"));
+    // The classic protocol's time-outs: a dead member is missed after the first, and the second is
+    // a third or less of it.
+    let (tuned, timeouts): (&[_], [_; 2]) = match settings.profile {
+        Profile::Production => (
+            // A broker answers a waiting fetch as soon as there is a record.
+            &[("fetch.wait.max.ms", "500"), ("statistics.interval.ms", "5000")],
+            [("session.timeout.ms", "6000"), ("heartbeat.interval.ms", "1500")],
+        ),
+        Profile::Dev => (
+            &[("fetch.wait.max.ms", "5"), ("statistics.interval.ms", "1000")],
+            [("session.timeout.ms", "3000"), ("heartbeat.interval.ms", "250")],
+        ),
+    };
+    let mut defaults = [DEFAULTS, tuned].concat();
+    if classic {
+        defaults.extend(CLASSIC.iter().chain(&timeouts));
+    }
+    settings.client_config(&defaults, &[FIXED, &[("group.id", group)]].concat())
+}
+
+impl fmt::Debug for KafkaConsumer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("KafkaConsumer").field("control", &self.control).finish_non_exhaustive()
+    }
+}
+
+impl Drop for KafkaConsumer {
+    fn drop(&mut self) {
+        drop(self.retire());
+    }
+}
+
+#[async_trait]
+impl Consumer for KafkaConsumer {
+    async fn next(&mut self, max: usize, sink: &mut Sink<'_>) {
+        if std::mem::take(&mut self.busy) {
+            // rdkafka's futures are always ready while there are records: without this a busy topic
+            // would keep every other task off the thread.
+            tokio::task::yield_now().await;
+        }
+        let Some(client) = &self.client else { return };
+        let context = client.context();
+        let mut stream = pin!(client.stream());
+        let mut handed = 0;
+        while handed < max.max(1) {
+            let polled = if handed == 0 {
+                std::future::poll_fn(|cx| poll(stream.as_mut(), context, cx)).await
+            } else {
+                let mut at_once = task::Context::from_waker(Waker::noop());
+                match poll(stream.as_mut(), context, &mut at_once) {
+                    Poll::Ready(polled) => polled,
+                    Poll::Pending => return,
+                }
+            };
+            // No await from here on: what has been taken is handed over.
+            while let Some(rebalanced) = context.next_untold() {
+                sink(event(&rebalanced));
+                handed += 1;
+            }
+            match polled {
+                Some(Ok(message)) => {
+                    self.headers = hand_over(&message, std::mem::take(&mut self.headers), sink);
+                    handed += 1;
+                }
+                // Told by the client's error callback already, and waited out.
+                Some(Err(error)) => tracing::debug!(%error, "consumer error"),
+                None => {}
+            }
+        }
+        self.busy = true;
+    }
+
+    fn control(&self) -> Arc<dyn ConsumerControl> {
+        Arc::clone(&self.control) as Arc<dyn ConsumerControl>
+    }
+
+    async fn close(mut self: Box<Self>, within: Duration) {
+        let Some(is_closed) = self.retire() else { return };
+        if timeout(within, is_closed).await.is_err() {
+            tracing::warn!("the consumer has not closed in time: left behind");
+        }
+    }
+}
+
+/// Ready with a record or an error, or with nothing when a callback has left a rebalance to tell.
+fn poll<'a>(
+    stream: Pin<&mut MessageStream<'a, Context>>,
+    context: &Context,
+    cx: &mut task::Context<'_>,
+) -> Poll<Option<KafkaResult<BorrowedMessage<'a>>>> {
+    match stream.poll_next(cx) {
+        Poll::Pending if context.has_untold() => Poll::Ready(None),
+        polled => polled,
+    }
+}
+
+fn event(rebalanced: &Rebalanced) -> BusEvent<'_> {
+    match rebalanced {
+        Rebalanced::Assigned(partitions) => BusEvent::Assigned(partitions),
+        Rebalanced::Revoked { partitions, lost } => BusEvent::Revoked { partitions, lost: *lost },
+    }
+}
+
+/// Hands one record to `sink`; takes and gives back the memory for its headers.
+fn hand_over(
+    message: &BorrowedMessage<'_>,
+    memory: Vec<HeaderRef<'static>>,
+    sink: &mut Sink<'_>,
+) -> Vec<HeaderRef<'static>> {
+    let mut headers = recycle(memory);
+    if let Some(source) = message.headers() {
+        let all = (0..source.count()).filter_map(|index| header(source, index));
+        headers.extend(all.map(|header| (header.key, header.value)));
+    }
+    sink(BusEvent::Record(Incoming {
+        partition: message.partition(),
+        offset: message.offset(),
+        key: message.key(),
+        value: message.payload(),
+        headers: &headers,
+    }));
+    recycle(headers)
+}
+
+/// A header, unless its name is not UTF-8. rdkafka panics on such a name and offers no other way
+/// to it; the panic is caught where it starts, between two reads, so that a foreign record costs a
+/// line on standard error and not the consumer.
+fn header<H: Headers>(headers: &H, index: usize) -> Option<Header<'_, &[u8]>> {
+    catch_unwind(AssertUnwindSafe(|| headers.try_get(index))).ok().flatten()
+}
+
+/// An empty vector in the memory of another one, for values of another lifetime.
+fn recycle<'b>(mut headers: Vec<HeaderRef<'_>>) -> Vec<HeaderRef<'b>> {
+    headers.clear();
+    // Collected in place by the standard library; at worst this allocates.
+    headers.into_iter().map(|_| -> HeaderRef<'b> { unreachable!("it was cleared") }).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+
+    #[test]
+    fn header_memory_is_used_again() {
+        let headers: Vec<HeaderRef<'_>> = vec![("a", None); 7];
+        let memory = headers.as_ptr().addr();
+        let headers = recycle(headers);
+        assert_eq!((headers.len(), headers.capacity()), (0, 7));
+        assert_eq!(headers.as_ptr().addr(), memory);
+    }
+
+    #[test]
+    fn the_classic_protocols_properties_are_left_out_of_the_next_generations() {
+        let mut settings = KafkaSettings::default();
+        assert_eq!(config(&settings, "g").get("session.timeout.ms"), Some("6000"));
+        settings.properties = BTreeMap::from([("group.protocol".into(), "CONSUMER".into())]);
+        let config = config(&settings, "g");
+        for key in ["session.timeout.ms", "heartbeat.interval.ms", "partition.assignment.strategy"]
+        {
+            assert_eq!(config.get(key), None, "{key}");
+        }
+        assert_eq!(config.get("group.id"), Some("g"));
+    }
+}

@@ -1,0 +1,108 @@
+//! librdkafka's log lines as tracing events, never a flood of them.
+
+use std::{
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
+
+use rdkafka::config::RDKafkaLogLevel;
+use tokio::time::Instant;
+use tracing::{debug, error, info, warn};
+
+/// A client logs so many lines in [`WINDOW`] at most.
+const LINES_MAX: u32 = 10;
+
+/// See [`LINES_MAX`].
+const WINDOW: Duration = Duration::from_secs(10);
+
+/// The log of one client. A broker that is down makes librdkafka repeat itself with every attempt
+/// to connect; what is too much is counted, and the count is told with the next line that is let
+/// through.
+#[derive(Debug)]
+pub(super) struct ClientLog {
+    /// Which client, as the operator knows it.
+    client: String,
+    window: Mutex<Window>,
+}
+
+impl ClientLog {
+    pub(super) fn new(client: String) -> Self {
+        let window = Window { began: Instant::now(), lines: 0, suppressed: 0 };
+        Self { client, window: Mutex::new(window) }
+    }
+
+    /// One line of librdkafka's own log.
+    pub(super) fn line(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        if matches!(level, RDKafkaLogLevel::Debug) {
+            // Only when the user asked for it with the property `debug`: no limit then.
+            debug!(target: "librdkafka", client = %self.client, facility, "{message}");
+            return;
+        }
+        let Some(suppressed) = self.admit() else { return };
+        let client = &self.client;
+        match level {
+            RDKafkaLogLevel::Emerg
+            | RDKafkaLogLevel::Alert
+            | RDKafkaLogLevel::Critical
+            | RDKafkaLogLevel::Error => {
+                error!(target: "librdkafka", %client, facility, suppressed, "{message}");
+            }
+            RDKafkaLogLevel::Warning => {
+                warn!(target: "librdkafka", %client, facility, suppressed, "{message}");
+            }
+            _ => info!(target: "librdkafka", %client, facility, suppressed, "{message}"),
+        }
+    }
+
+    /// Something the adapter itself has to say about the client.
+    pub(super) fn warning(&self, message: &str) {
+        if let Some(suppressed) = self.admit() {
+            warn!(target: "librdkafka", client = %self.client, suppressed, "{message}");
+        }
+    }
+
+    fn admit(&self) -> Option<u32> {
+        self.window.lock().unwrap_or_else(PoisonError::into_inner).admit(Instant::now())
+    }
+}
+
+#[derive(Debug)]
+struct Window {
+    began: Instant,
+    lines: u32,
+    suppressed: u32,
+}
+
+impl Window {
+    /// Whether one more line may go out, and how many were held back before it.
+    fn admit(&mut self, now: Instant) -> Option<u32> {
+        if now.duration_since(self.began) >= WINDOW {
+            self.began = now;
+            self.lines = 0;
+        }
+        if self.lines == LINES_MAX {
+            self.suppressed = self.suppressed.saturating_add(1);
+            return None;
+        }
+        self.lines += 1;
+        Some(std::mem::take(&mut self.suppressed))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_over_the_limit_are_counted_and_told_later() {
+        let start = Instant::now();
+        let mut window = Window { began: start, lines: 0, suppressed: 0 };
+        for _ in 0..LINES_MAX {
+            assert_eq!(window.admit(start), Some(0));
+        }
+        assert_eq!(window.admit(start), None);
+        assert_eq!(window.admit(start), None);
+        assert_eq!(window.admit(start + WINDOW), Some(2));
+        assert_eq!(window.admit(start + WINDOW), Some(0));
+    }
+}

@@ -1,0 +1,128 @@
+//! What has been seen of a topic: how many partitions it has, and how far behind the reader is.
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicI32, Ordering},
+    },
+};
+
+use serde::Deserialize;
+
+use crate::bus::Lag;
+
+/// The latest sight of one topic.
+#[derive(Debug)]
+pub(super) struct Observed {
+    /// -1: nobody has looked yet. 0: there is no such topic.
+    partition_count: AtomicI32,
+    lag: Mutex<Vec<Lag>>,
+}
+
+impl Default for Observed {
+    fn default() -> Self {
+        Self { partition_count: AtomicI32::new(-1), lag: Mutex::default() }
+    }
+}
+
+impl Observed {
+    pub(super) fn partition_count(&self) -> Option<i32> {
+        Some(self.partition_count.load(Ordering::Relaxed)).filter(|count| *count > 0)
+    }
+
+    /// Returns whether the count is another one than before.
+    pub(super) fn set_partition_count(&self, count: i32) -> bool {
+        self.partition_count.swap(count, Ordering::Relaxed) != count
+    }
+
+    pub(super) fn lag(&self) -> Vec<Lag> {
+        self.lag.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(super) fn set_lag(&self, lag: Vec<Lag>) {
+        *self.lag.lock().unwrap_or_else(PoisonError::into_inner) = lag;
+    }
+}
+
+/// The part of librdkafka's statistics that is of interest here; `STATISTICS.md` describes all.
+#[derive(Deserialize)]
+struct Statistics {
+    #[serde(default)]
+    topics: BTreeMap<String, TopicStatistics>,
+}
+
+#[derive(Deserialize)]
+struct TopicStatistics {
+    #[serde(default)]
+    partitions: BTreeMap<String, PartitionStatistics>,
+}
+
+/// Offsets are negative while they are not known.
+#[derive(Deserialize)]
+struct PartitionStatistics {
+    partition: i32,
+    /// The last record that was handed over, plus one.
+    app_offset: i64,
+    committed_offset: i64,
+    /// The end of the partition, as of the last fetch.
+    hi_offset: i64,
+}
+
+/// The lag of each of a topic's partitions that `assigned` lets through, as far as it is known.
+///
+/// # Errors
+/// The statistics are not the JSON that librdkafka is known to write.
+pub(super) fn lag_of(
+    statistics: &[u8],
+    topic: &str,
+    assigned: impl Fn(i32) -> bool,
+) -> Result<Vec<Lag>, serde_json::Error> {
+    let mut statistics: Statistics = serde_json::from_slice(statistics)?;
+    let partitions = statistics.topics.remove(topic).map(|topic| topic.partitions);
+    let assigned =
+        partitions.into_iter().flat_map(BTreeMap::into_values).filter(|p| assigned(p.partition));
+    let mut lag: Vec<Lag> = assigned
+        .filter(|partition| partition.hi_offset >= 0)
+        .map(|PartitionStatistics { partition, app_offset, committed_offset, hi_offset }| {
+            // Before the first record the reader stands where the group has got to.
+            let position = if app_offset >= 0 { app_offset } else { committed_offset.max(0) };
+            Lag { partition, records: (hi_offset - position).max(0) }
+        })
+        .collect();
+    lag.sort_unstable_by_key(|lag| lag.partition);
+    Ok(lag)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Shortened from what librdkafka 2.12 writes.
+    const STATISTICS: &str = r#"{"name":"rdkafka#consumer-1","topics":{"replies":{"topic":"replies",
+        "partitions":{
+        "0":{"partition":0,"app_offset":7,"committed_offset":5,"hi_offset":10,"consumer_lag":5},
+        "1":{"partition":1,"app_offset":-1001,"committed_offset":-1001,"hi_offset":3},
+        "2":{"partition":2,"app_offset":-1001,"committed_offset":2,"hi_offset":3},
+        "3":{"partition":3,"app_offset":1,"committed_offset":1,"hi_offset":9},
+        "-1":{"partition":-1,"app_offset":-1001,"committed_offset":-1001,"hi_offset":-1001}}}}}"#;
+
+    #[test]
+    fn lag_is_counted_from_the_position_else_from_the_committed_offset() {
+        let lag = lag_of(STATISTICS.as_bytes(), "replies", |partition| partition != 3).unwrap();
+        let lag: Vec<_> = lag.iter().map(|lag| (lag.partition, lag.records)).collect();
+        assert_eq!(lag, [(0, 3), (1, 3), (2, 1)]);
+        assert_eq!(lag_of(STATISTICS.as_bytes(), "other", |_| true).unwrap(), []);
+    }
+
+    #[test]
+    fn a_topic_without_partitions_is_not_known() {
+        let observed = Observed::default();
+        assert_eq!(observed.partition_count(), None);
+        assert!(observed.set_partition_count(0), "the first look is news");
+        assert_eq!(observed.partition_count(), None);
+        assert!(observed.set_partition_count(3));
+        assert!(!observed.set_partition_count(3));
+        assert_eq!(observed.partition_count(), Some(3));
+    }
+}

@@ -1,0 +1,308 @@
+//! The Kafka producer: a queue in memory, a thread that runs the delivery callbacks and one that
+//! finds out whether the cluster can be reached.
+
+use std::{
+    fmt,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
+    thread,
+    time::Duration,
+};
+
+use arc_swap::ArcSwap;
+use async_trait::async_trait;
+use rdkafka::{
+    ClientContext,
+    config::{FromClientConfigAndContext, RDKafkaLogLevel},
+    error::{KafkaError, RDKafkaErrorCode},
+    message::{DeliveryResult, Header, Message, OwnedHeaders},
+    producer::{BaseRecord, Producer as _, ProducerContext, ThreadedProducer},
+};
+use tokio::{sync::Notify, time::timeout};
+
+use self::health::Health;
+use super::{KafkaSettings, StartError, is_connectivity, log::ClientLog};
+use crate::bus::{OnDelivery, Outgoing, Position, ProduceError, Producer};
+
+mod health;
+
+/// What a producer begins with; see `CONFIGURATION.md` of librdkafka for the names.
+const DEFAULTS: &[(&str, &str)] = &[
+    // A request waits for nobody: at low rates each is sent alone, under load librdkafka batches
+    // what has piled up behind the request in flight. One millisecond would triple the median
+    // latency for a sixth of the CPU.
+    ("linger.ms", "0"),
+    ("compression.codec", "none"),
+    // One batch at a time per broker connection: with more, librdkafka's idempotent producer spins
+    // on a whole core for as long as a broker hangs and partitions with a backlog are few.
+    ("max.in.flight.requests.per.connection", "1"),
+    // The back-pressure: full after 100,000 records or 128 MiB.
+    ("queue.buffering.max.messages", "100000"),
+    ("queue.buffering.max.kbytes", "131072"),
+    // Later than this nobody waits for the reply any more.
+    ("message.timeout.ms", "10000"),
+    // Shorter than the time-out of a message, so that a missing topic is told as what it is.
+    ("topic.metadata.propagation.max.ms", "5000"),
+];
+
+/// What the guarantees of [`Producer`] rest on.
+const FIXED: &[(&str, &str)] =
+    &[("acks", "all"), ("enable.idempotence", "true"), ("partitioner", "murmur2_random")];
+
+/// A [`Producer`] on Kafka. Dropping it gives up what is still queued, on a thread of its own:
+/// [`Producer::flush`] first.
+pub struct KafkaProducer {
+    shared: Arc<Shared>,
+    // Dropped after `shared`, so that the health thread is the last to hold the client and closes
+    // it: that can take half a second, and longer when the broker hangs.
+    _stop: StopOnDrop,
+}
+
+/// What the caller and the health thread hold in common.
+struct Shared {
+    settings: KafkaSettings,
+    /// Replaced by a new client after a fatal error, which is librdkafka's word for a client that
+    /// will never produce again.
+    client: ArcSwap<Client>,
+    health: Arc<Health>,
+    outstanding: Arc<Outstanding>,
+}
+
+type Client = ThreadedProducer<Context>;
+
+impl KafkaProducer {
+    /// Starts a producer. Needs no broker: until one answers it is not available.
+    ///
+    /// # Errors
+    /// A property is unknown or has a bad value.
+    pub fn start(settings: &KafkaSettings) -> Result<Self, StartError> {
+        let health = Arc::new(Health::default());
+        let outstanding = Arc::new(Outstanding::default());
+        let client = connect(settings, &health, &outstanding)?;
+        let stop = StopOnDrop(Arc::clone(&health));
+        let shared = Arc::new(Shared {
+            settings: settings.clone(),
+            client: ArcSwap::from_pointee(client),
+            health,
+            outstanding,
+        });
+        thread::Builder::new()
+            .name("kafka-health".to_owned())
+            .spawn({
+                let shared = Arc::clone(&shared);
+                move || shared.watch()
+            })
+            .map_err(|error| KafkaError::ClientCreation(error.to_string()))?;
+        Ok(Self { shared, _stop: stop })
+    }
+}
+
+impl fmt::Debug for KafkaProducer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("KafkaProducer")
+            .field("settings", &self.shared.settings)
+            .field("health", &self.shared.health)
+            .field("outstanding", &self.shared.outstanding.count)
+            .finish()
+    }
+}
+
+/// Ends the health thread.
+struct StopOnDrop(Arc<Health>);
+
+impl Drop for StopOnDrop {
+    fn drop(&mut self) {
+        self.0.stop();
+    }
+}
+
+#[async_trait]
+impl Producer for KafkaProducer {
+    fn produce(&self, record: &Outgoing<'_>, on_delivery: OnDelivery) -> Result<(), ProduceError> {
+        let mut headers = OwnedHeaders::new_with_capacity(record.headers.len());
+        for (key, value) in record.headers {
+            headers = headers.insert(Header { key, value: Some(*value) });
+        }
+        let base = BaseRecord {
+            topic: record.topic,
+            partition: record.partition,
+            payload: record.value,
+            key: record.key,
+            timestamp: None,
+            headers: (!record.headers.is_empty()).then_some(headers),
+            delivery_opaque: Box::new(Mutex::new(on_delivery)),
+        };
+        // Counted before it is queued: the callback may run before `send` returns.
+        self.shared.outstanding.add();
+        self.shared.client.load().send(base).map_err(|(error, _)| {
+            self.shared.outstanding.remove();
+            self.shared.refused(&error)
+        })
+    }
+
+    fn is_available(&self) -> bool {
+        self.shared.health.is_up()
+    }
+
+    async fn flush(&self, within: Duration) {
+        if timeout(within, self.shared.outstanding.none()).await.is_err() {
+            let records = self.shared.outstanding.count.load(Ordering::Relaxed);
+            tracing::warn!(records, "gave up waiting for records to be acknowledged");
+        }
+    }
+}
+
+impl Shared {
+    /// Why librdkafka did not take a record at all.
+    fn refused(&self, error: &KafkaError) -> ProduceError {
+        match error {
+            KafkaError::MessageProduction(code) => {
+                self.health.failed(*code);
+                produce_error(*code, false)
+            }
+            other => ProduceError::Refused(other.to_string()),
+        }
+    }
+
+    /// The health thread: asks for metadata while the cluster is not known to answer, and replaces
+    /// a client that has failed for good.
+    fn watch(&self) {
+        while let Some(task) = self.health.next_task() {
+            match task {
+                health::Task::Ask => {
+                    // All topics: without a topic this is the one question that any broker answers
+                    // and that creates nothing.
+                    let answer = self.client.load().client().fetch_metadata(None, health::PATIENCE);
+                    self.health.answered(answer.is_ok());
+                }
+                health::Task::Replace => {
+                    match connect(&self.settings, &self.health, &self.outstanding) {
+                        // The old one gives up its queue when it is dropped, here.
+                        Ok(client) => self.client.store(Arc::new(client)),
+                        Err(error) => tracing::error!(%error, "cannot replace the producer"),
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn connect(
+    settings: &KafkaSettings,
+    health: &Arc<Health>,
+    outstanding: &Arc<Outstanding>,
+) -> Result<Client, StartError> {
+    let context = Context {
+        health: Arc::clone(health),
+        outstanding: Arc::clone(outstanding),
+        log: ClientLog::new("producer".to_owned()),
+    };
+    let config = settings.client_config(DEFAULTS, FIXED);
+    Ok(ThreadedProducer::from_config_and_context(&config, context)?)
+}
+
+/// What a librdkafka code means to the caller. `taken`: the record was in the queue, so that a
+/// broker may have seen it.
+fn produce_error(code: RDKafkaErrorCode, taken: bool) -> ProduceError {
+    match code {
+        RDKafkaErrorCode::QueueFull => ProduceError::QueueFull,
+        RDKafkaErrorCode::MessageSizeTooLarge | RDKafkaErrorCode::InvalidMessageSize => {
+            ProduceError::TooLarge
+        }
+        RDKafkaErrorCode::UnknownTopic
+        | RDKafkaErrorCode::UnknownTopicOrPartition
+        | RDKafkaErrorCode::UnknownPartition
+        | RDKafkaErrorCode::InvalidTopic => ProduceError::UnknownTopic,
+        // The broker refused it before it looked at the log.
+        RDKafkaErrorCode::TopicAuthorizationFailed
+        | RDKafkaErrorCode::ClusterAuthorizationFailed
+        | RDKafkaErrorCode::PolicyViolation
+        | RDKafkaErrorCode::InvalidRecord
+        | RDKafkaErrorCode::InvalidMessage
+        | RDKafkaErrorCode::InvalidTimestamp
+        | RDKafkaErrorCode::UnsupportedVersion
+        | RDKafkaErrorCode::PurgeQueue => ProduceError::Refused(code.to_string()),
+        // librdkafka tries again until the message times out, and does not say whether a try that
+        // was not answered has reached the log. So a time-out stays open even if no broker was
+        // there to take the record; so does every code that is not known to be a refusal.
+        _ if taken => ProduceError::Unconfirmed(code.to_string()),
+        _ => ProduceError::Refused(code.to_string()),
+    }
+}
+
+/// How many records have been taken and not yet reported.
+#[derive(Debug, Default)]
+struct Outstanding {
+    count: AtomicUsize,
+    idle: Notify,
+}
+
+impl Outstanding {
+    fn add(&self) {
+        self.count.fetch_add(1, Ordering::AcqRel);
+    }
+
+    fn remove(&self) {
+        if self.count.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.idle.notify_waiters();
+        }
+    }
+
+    async fn none(&self) {
+        loop {
+            let idle = self.idle.notified();
+            if self.count.load(Ordering::Acquire) == 0 {
+                return;
+            }
+            idle.await;
+        }
+    }
+}
+
+/// The callbacks of a client; they run on its polling thread.
+struct Context {
+    health: Arc<Health>,
+    outstanding: Arc<Outstanding>,
+    log: ClientLog,
+}
+
+impl ClientContext for Context {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        self.log.line(level, facility, message);
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        if let KafkaError::Global(code) = error {
+            self.health.failed(code);
+        }
+        self.log.warning(&format!("{error}: {reason}"));
+    }
+}
+
+impl ProducerContext for Context {
+    /// librdkafka carries a thin pointer that may be shared; an [`OnDelivery`] is neither.
+    type DeliveryOpaque = Box<Mutex<OnDelivery>>;
+
+    fn delivery(&self, result: &DeliveryResult<'_>, opaque: Self::DeliveryOpaque) {
+        let outcome = match result {
+            Ok(message) => {
+                self.health.delivered();
+                Ok(Position { partition: message.partition(), offset: message.offset() })
+            }
+            Err((KafkaError::MessageProduction(code), _)) => {
+                self.health.failed(*code);
+                Err(produce_error(*code, true))
+            }
+            Err((other, _)) => Err(ProduceError::Unconfirmed(other.to_string())),
+        };
+        let on_delivery = opaque.into_inner().unwrap_or_else(PoisonError::into_inner);
+        // A panic would end the polling thread, and with it every later callback.
+        if catch_unwind(AssertUnwindSafe(|| on_delivery(outcome))).is_err() {
+            tracing::error!("a delivery callback panicked");
+        }
+        self.outstanding.remove();
+    }
+}
