@@ -11,6 +11,9 @@ pub mod kafka;
 pub mod memory;
 pub mod partitioner;
 
+#[cfg(test)]
+mod conformance;
+
 /// A record to be written. Borrowed: the adapter copies what it keeps.
 #[derive(Clone, Copy, Debug)]
 pub struct Outgoing<'a> {

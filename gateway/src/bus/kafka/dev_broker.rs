@@ -107,3 +107,56 @@ impl ProducerContext for Owner {
 
     fn delivery(&self, _: &rdkafka::message::DeliveryResult<'_>, (): ()) {}
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    };
+
+    use async_trait::async_trait;
+
+    use super::*;
+    use crate::bus::{
+        Consumer, Producer,
+        conformance::{Bed, checks},
+        kafka::{consumer::KafkaConsumer, producer::KafkaProducer},
+    };
+
+    struct Dev {
+        broker: DevBroker,
+        topics: AtomicU32,
+    }
+
+    fn dev() -> Dev {
+        Dev { broker: DevBroker::start(&[]).unwrap(), topics: AtomicU32::new(0) }
+    }
+
+    #[async_trait]
+    impl Bed for Dev {
+        fn producer(&self, queue: usize) -> Arc<dyn Producer> {
+            let mut settings = self.broker.settings();
+            let queue = queue.to_string();
+            settings.properties.insert("queue.buffering.max.messages".to_owned(), queue);
+            Arc::new(KafkaProducer::start(&settings).unwrap())
+        }
+
+        fn consumer(&self, group: &str, topic: &str) -> Box<dyn Consumer> {
+            Box::new(KafkaConsumer::start(&self.broker.settings(), group, topic).unwrap())
+        }
+
+        async fn topic(&self, partitions: i32) -> String {
+            let topic = format!("topic-{}", self.topics.fetch_add(1, Ordering::Relaxed));
+            self.broker.create_topic(&topic, partitions).unwrap();
+            topic
+        }
+
+        async fn set_reachable(&self, reachable: bool) -> bool {
+            self.broker.set_reachable(reachable).unwrap();
+            true
+        }
+    }
+
+    checks!(dev());
+}
