@@ -327,10 +327,10 @@ pub(super) async fn deliveries_are_told_once_and_a_full_queue_at_once(bed: &dyn 
 
     bed.set_reachable(true).await;
     producer.flush(DEADLINE).await;
+    eventually("the bus is available again", || producer.is_available()).await;
     let told = told.lock().unwrap();
     assert_eq!(told.len(), QUEUE, "each was told");
     assert!(told.values().all(|results| matches!(results[..], [Ok(_)])), "{told:?}");
-    eventually("the bus is available again", || producer.is_available()).await;
 }
 
 pub(super) async fn oversized_records_are_refused(bed: &dyn Bed) {
