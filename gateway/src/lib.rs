@@ -1,1 +1,3 @@
 //! Roundtrip: a WebSocket push gateway cluster in front of Kafka.
+
+pub mod config;
