@@ -1,118 +1,321 @@
 //! What an operator may set. Owns every option's name, default and check; the only file that reads
 //! the environment.
 
-use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
+use std::{collections::BTreeMap, fmt, net::SocketAddr, path::Path, time::Duration};
 
 use registry::NodeId;
 
-/// A secret text, which no log and no `Debug` output ever shows.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Secret(String);
+mod checks;
+mod effective;
+mod environment;
+mod kinds;
+mod options;
+mod problems;
+mod properties;
+mod reader;
+mod reference;
+mod relations;
+mod secret;
+mod suggest;
+mod tree;
+mod units;
+
+#[cfg(test)]
+mod tests;
+
+pub use problems::{ConfigProblems, Problem, Source};
+pub use secret::Secret;
 
 /// Everything one node is told.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
     /// Unique name of the node in its cluster.
     pub node_id: NodeId,
+    /// The listener for clients.
     pub public: PublicConfig,
+    /// The listener for peers and operators.
     pub internal: InternalConfig,
+    /// The broker and our topics.
     pub kafka: KafkaConfig,
+    /// The table that all nodes share.
     pub registry: RegistryConfig,
+    /// One client's connection.
     pub session: SessionConfig,
+    /// What one node takes on.
     pub limits: LimitsConfig,
+    /// What happens on SIGTERM.
     pub shutdown: ShutdownConfig,
+    /// How the log is written.
     pub log: LogConfig,
-    /// By service name.
+    /// The backend services by name, at least one. A name is 1 to 64 characters out of
+    /// `A-Z a-z 0-9 . _ -`.
     pub services: BTreeMap<String, ServiceConfig>,
 }
 
 /// The listener for clients.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PublicConfig {
+    /// Where to listen; port 0 is any free one.
     pub listen: SocketAddr,
-    /// `None`: only callers without an `Origin`, or with one equal to the `Host`.
+    /// `None`: only callers without an `Origin`, or with one equal to the `Host`. Otherwise these
+    /// as well, in the form browsers send them: lower case, without the scheme's usual port. The
+    /// entry `*` allows every origin.
     pub allowed_origins: Option<Vec<String>>,
 }
 
 /// The listener for peers and operators.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct InternalConfig {
+    /// Where to listen; port 0 is any free one. A wildcard address only with `advertise`, or with
+    /// the registry `memory:`.
     pub listen: SocketAddr,
-    /// `None`: derived from the bound address.
+    /// `http://host[:port]` without a final `/`, as peers reach this node. Port 0 stands for the
+    /// bound port. `None`: derived from the bound address.
     pub advertise: Option<String>,
+    /// Shared by the nodes of a cluster: 16 to 1024 visible ASCII characters.
     pub secret: Secret,
 }
 
-#[derive(Clone, Debug)]
+/// The broker and our topics. `Debug` shows the names of the properties alone: a value may be a
+/// password.
+#[derive(Clone, PartialEq, Eq)]
 pub struct KafkaConfig {
+    /// `host[:port]`, several separated by commas without white space.
     pub bootstrap_servers: String,
+    /// Topic on which services answer.
     pub reply_topic: String,
+    /// Consumer group of the cluster.
     pub group_id: String,
-    /// What `topics` creates.
+    /// What `topics` creates: 1 to 10,000.
     pub reply_partitions: i32,
-    /// `None`: the broker's default.
+    /// What `topics` creates, at least 1. `None`: the broker's default.
     pub replication_factor: Option<i32>,
-    /// Handed to librdkafka as they are, over our own settings.
+    /// Handed to librdkafka as they are, over our own settings. None of those on which the
+    /// gateway's promises depend is among them.
     pub properties: BTreeMap<String, String>,
 }
 
-#[derive(Clone, Debug)]
+impl fmt::Debug for KafkaConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("KafkaConfig")
+            .field("bootstrap_servers", &self.bootstrap_servers)
+            .field("reply_topic", &self.reply_topic)
+            .field("group_id", &self.group_id)
+            .field("reply_partitions", &self.reply_partitions)
+            .field("replication_factor", &self.replication_factor)
+            .field("properties", &self.properties.keys().collect::<Vec<_>>())
+            .finish()
+    }
+}
+
+/// The table that all nodes share.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RegistryConfig {
-    /// May hold a password: shown redacted.
+    /// `redis://…`, `rediss://…`, `redis+cluster://…`, `redis+sentinel://…` or `memory:`. May hold
+    /// a password: see [`RegistryConfig::redacted_url`].
     pub url: Secret,
+    /// What all keys begin with: 1 to 64 characters, no braces among them.
     pub prefix: String,
 }
 
-#[derive(Clone, Debug)]
+impl RegistryConfig {
+    /// The URL as it may be logged: with `***` for user, password and query.
+    pub fn redacted_url(&self) -> String {
+        secret::redact_url(self.url.expose())
+    }
+}
+
+/// One client's connection.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SessionConfig {
+    /// Time between two pings, 100 ms to 1 h.
     pub ping_interval: Duration,
+    /// How long a pong may take, 100 ms to `ping_interval`.
     pub pong_timeout: Duration,
+    /// Bytes of frames that may wait for a slow client, 1 B to 1 GiB.
     pub outbox_bytes_max: usize,
 }
 
-#[derive(Clone, Debug)]
+/// What one node takes on.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LimitsConfig {
+    /// Bytes of one payload, 1 B to 256 MiB.
     pub message_bytes_max: usize,
+    /// Bytes of one WebSocket message, at most 512 MiB; has room for 4/3 of `message_bytes_max`
+    /// and 16 KiB.
     pub frame_bytes_max: usize,
-    /// 0: off.
+    /// Requests per second of one connection, at most 1,000,000. 0: off.
     pub requests_per_second_max: u32,
+    /// Requests of one connection that wait for their reply, 1 to 10,000,000.
     pub in_flight_per_connection_max: usize,
+    /// Requests of the node that wait for their reply, 1 to 10,000,000.
     pub in_flight_max: usize,
+    /// Connections of the node, 1 to 10,000,000.
     pub connections_max: usize,
 }
 
-#[derive(Clone, Debug)]
+/// What happens on SIGTERM.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ShutdownConfig {
+    /// How long the drain may take in all, 1 ms to 1 h.
     pub grace: Duration,
 }
 
+/// What a line of the log looks like.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LogFormat {
+    /// For people.
     Text,
+    /// One JSON object a line.
     Json,
 }
 
-#[derive(Clone, Debug)]
+/// How the log is written.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LogConfig {
+    /// What a line looks like.
     pub format: LogFormat,
 }
 
 /// What a service understands beside our own headers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Dialect {
+    /// Nothing else.
     Plain,
+    /// Spring Kafka's headers, with a correlation id of 36 characters.
     Spring,
+    /// Spring Kafka's headers, with a correlation id of 16 raw bytes.
     SpringBinary,
+    /// NestJS's headers.
     Nest,
 }
 
-#[derive(Clone, Debug)]
+/// A backend service.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ServiceConfig {
+    /// Topic on which it reads requests; never the reply topic.
     pub request_topic: String,
+    /// How long a request waits when the client does not say, 1 ms to `timeout_max`.
     pub timeout: Duration,
+    /// The longest wait a client may ask for, at most 24 h.
     pub timeout_max: Duration,
+    /// Whose headers it wants.
     pub dialect: Dialect,
     /// Lower case; the client's headers that are handed to the service, and the service's that are
-    /// handed to the client.
+    /// handed to the client. Without repeats.
     pub allowed_headers: Vec<String>,
+}
+
+impl Config {
+    /// Reads the environment's `ROUNDTRIP_…` over the file over the defaults.
+    ///
+    /// # Errors
+    /// Everything that is wrong, all at once. No problem shows a secret.
+    pub fn load(
+        file: Option<&Path>,
+        environment: impl Iterator<Item = (String, String)>,
+    ) -> Result<Self, ConfigProblems> {
+        read(File::open(file), environment).map(|(config, _)| config)
+    }
+
+    /// As [`Config::load`], with the text of a file that was never one.
+    ///
+    /// # Errors
+    /// Those of [`Config::load`], as of a file called `<text>`.
+    pub fn parse(
+        text: &str,
+        environment: impl Iterator<Item = (String, String)>,
+    ) -> Result<Self, ConfigProblems> {
+        let file = File { path: Path::new("<text>"), text: Ok(text.to_owned()) };
+        read(Some(file), environment).map(|(config, _)| config)
+    }
+
+    /// The configuration that [`Config::load`] would give, as TOML with `***` for secrets. A
+    /// comment says where each value comes from.
+    ///
+    /// # Errors
+    /// Those of [`Config::load`].
+    pub fn explain(
+        file: Option<&Path>,
+        environment: impl Iterator<Item = (String, String)>,
+    ) -> Result<String, ConfigProblems> {
+        read(File::open(file), environment)
+            .map(|(_, findings)| effective::render(&findings.declared))
+    }
+}
+
+/// The environment of this process, for [`Config::load`]. What is not UTF-8 comes with U+FFFD in
+/// it, which is refused where it is ours.
+#[expect(clippy::disallowed_methods, reason = "the one place that reads the environment")]
+pub fn process_environment() -> impl Iterator<Item = (String, String)> {
+    let lossy = |text: std::ffi::OsString| text.to_string_lossy().into_owned();
+    std::env::vars_os().map(move |(name, value)| (lossy(name), lossy(value)))
+}
+
+/// The reference of every option in Markdown, which is `gateway/CONFIG.md`.
+pub fn reference() -> String {
+    reference::render()
+}
+
+/// A file's name and text, or why it could not be read.
+struct File<'p> {
+    path: &'p Path,
+    text: std::io::Result<String>,
+}
+
+impl<'p> File<'p> {
+    fn open(path: Option<&'p Path>) -> Option<Self> {
+        path.map(|path| Self { path, text: std::fs::read_to_string(path) })
+    }
+
+    fn parse(self) -> Result<tree::Table, Vec<Problem>> {
+        match self.text {
+            Ok(text) => tree::parse(&text, self.path),
+            Err(error) => Err(vec![Problem {
+                key: String::new(),
+                source: Source::File { path: self.path.to_owned(), line: None },
+                reason: format!("cannot be read: {error}"),
+            }]),
+        }
+    }
+}
+
+fn read(
+    file: Option<File<'_>>,
+    environment: impl Iterator<Item = (String, String)>,
+) -> Result<(Config, reader::Findings), ConfigProblems> {
+    let (mut tree, broken) = match file.map_or_else(|| Ok(tree::Table::new()), File::parse) {
+        Ok(tree) => (tree, Vec::new()),
+        Err(problems) => (tree::Table::new(), problems),
+    };
+    properties::flatten(&mut tree);
+    let mut host_name = kernel_host_name();
+    let environment = environment.inspect(|(name, value)| {
+        if name == "HOSTNAME" && host_name.is_none() {
+            host_name = NodeId::parse(value).ok();
+        }
+    });
+    let problems = environment::merge(&mut tree, environment);
+
+    let mut findings = reader::Findings::default();
+    findings.problems = problems;
+    findings.lacks_file = !broken.is_empty();
+    let config = options::read(&mut findings, tree, host_name);
+    findings.report_unknown();
+    if broken.is_empty() {
+        relations::check(&config, &mut findings);
+    } else {
+        // Without the file's values, all that is known is which variables are wrong by themselves.
+        findings.problems.extend(broken);
+    }
+    match findings.problems.is_empty() {
+        true => Ok((config, findings)),
+        false => Err(ConfigProblems::new(findings.problems)),
+    }
+}
+
+/// The name the operating system gives this host, where it can be a node's.
+fn kernel_host_name() -> Option<NodeId> {
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").ok()?;
+    NodeId::parse(name.trim_end()).ok()
 }

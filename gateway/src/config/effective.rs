@@ -1,0 +1,30 @@
+//! The configuration in force, as TOML that says where each value comes from. Owns the layout;
+//! secrets were hidden when the values were read.
+
+use std::fmt::Write as _;
+
+use super::{problems::Source, reader::Declared, tree::KeyPath};
+
+/// Every option with its value and source, a comment where there is no value.
+pub(super) fn render(declared: &[Declared]) -> String {
+    let mut out = String::new();
+    let mut table: &[String] = &[];
+    for option in declared {
+        let Some((name, parent)) = option.path.0.split_last() else { continue };
+        if parent != table {
+            let header = KeyPath(parent.to_vec());
+            writeln!(out, "\n[{header}]").expect("a String takes every text");
+            table = parent;
+        }
+        let name = KeyPath(vec![name.clone()]);
+        let line = match (&option.shown, &option.source) {
+            (None, _) => format!("# {name}: {}", option.default),
+            (Some(value), Source::Unset) => format!("{name} = {value} # default"),
+            (Some(value), source) => format!("{name} = {value} # {source}"),
+        };
+        // A file's name may hold a line end, which would end the comment.
+        out.push_str(&line.replace(['\n', '\r'], " "));
+        out.push('\n');
+    }
+    out
+}

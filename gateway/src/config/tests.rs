@@ -1,0 +1,403 @@
+//! Loading as a whole: what the sources give together, and what is said of what is wrong.
+
+use std::time::Duration;
+
+use proptest::prelude::*;
+
+use super::{Config, ConfigProblems, Dialect, LogFormat, Source, reference::EXAMPLE};
+
+/// The least that loads.
+const LEAST: &str = "
+node_id = 'n'
+kafka.bootstrap_servers = 'k:9092'
+internal.secret = '0123456789abcdef'
+services.echo.request_topic = 'echo'
+";
+
+fn load(text: &str, variables: &[(&str, &str)]) -> Result<Config, ConfigProblems> {
+    Config::parse(text, pairs(variables))
+}
+
+fn pairs(variables: &[(&str, &str)]) -> impl Iterator<Item = (String, String)> {
+    variables.iter().map(|(name, text)| ((*name).to_owned(), (*text).to_owned()))
+}
+
+/// The problems of [`LEAST`] with `more` after it, one a line.
+fn problems_with(more: &str) -> String {
+    load(&format!("{LEAST}{more}"), &[]).unwrap_err().to_string()
+}
+
+/// The problem of [`LEAST`] with one variable.
+fn problem_of(name: &str, text: &str) -> String {
+    load(LEAST, &[(name, text)]).unwrap_err().to_string()
+}
+
+#[test]
+fn defaults_are_those_of_the_reference() {
+    let config = load(LEAST, &[]).unwrap();
+    assert_eq!(config.public.listen.to_string(), "127.0.0.1:8080");
+    assert_eq!(config.public.allowed_origins, None);
+    assert_eq!(config.internal.listen.to_string(), "127.0.0.1:9080");
+    assert_eq!(config.internal.advertise, None);
+    assert_eq!(config.kafka.reply_topic, "roundtrip.replies");
+    assert_eq!(config.kafka.group_id, "roundtrip");
+    assert_eq!(config.kafka.reply_partitions, 12);
+    assert_eq!(config.kafka.replication_factor, None);
+    assert!(config.kafka.properties.is_empty());
+    assert_eq!(config.registry.url.expose(), "redis://127.0.0.1:6379");
+    assert_eq!(config.registry.prefix, "rt:");
+    assert_eq!(config.session.ping_interval, Duration::from_secs(25));
+    assert_eq!(config.session.pong_timeout, Duration::from_secs(10));
+    assert_eq!(config.session.outbox_bytes_max, 1 << 20);
+    assert_eq!(config.limits.message_bytes_max, 900 << 10);
+    assert_eq!(config.limits.frame_bytes_max, 2 << 20);
+    assert_eq!(config.limits.requests_per_second_max, 0);
+    assert_eq!(config.limits.in_flight_per_connection_max, 256);
+    assert_eq!(config.limits.in_flight_max, 100_000);
+    assert_eq!(config.limits.connections_max, 100_000);
+    assert_eq!(config.shutdown.grace, Duration::from_secs(30));
+    assert_eq!(config.log.format, LogFormat::Text);
+    let echo = &config.services["echo"];
+    assert_eq!(echo.timeout, Duration::from_secs(5));
+    assert_eq!(echo.timeout_max, Duration::from_secs(60));
+    assert_eq!(echo.dialect, Dialect::Plain);
+    assert!(echo.allowed_headers.is_empty());
+}
+
+#[test]
+fn the_example_loads() {
+    let config = load(EXAMPLE, &[]).unwrap();
+    assert_eq!(config.node_id.as_str(), "gw-1");
+    assert_eq!(config.kafka.properties["security.protocol"], "SASL_SSL");
+    assert_eq!(config.services["orders"].dialect, Dialect::Spring);
+}
+
+#[test]
+fn the_environment_alone_is_enough() {
+    let config = Config::load(
+        None,
+        pairs(&[
+            ("ROUNDTRIP_NODE_ID", "n"),
+            ("ROUNDTRIP_KAFKA__BOOTSTRAP_SERVERS", "k:9092"),
+            ("ROUNDTRIP_INTERNAL__SECRET", "0123456789abcdef"),
+            ("ROUNDTRIP_SERVICES__ECHO__REQUEST_TOPIC", "echo"),
+        ]),
+    );
+    assert_eq!(config.unwrap(), load(LEAST, &[]).unwrap());
+}
+
+#[test]
+fn the_environment_goes_over_the_file() {
+    let config = load(
+        &format!("{LEAST}\n[services.my-service]\nrequest_topic = 'a'\ntimeout = '1s'"),
+        &[
+            ("ROUNDTRIP_SERVICES__MY_SERVICE__TIMEOUT", "2s"),
+            ("ROUNDTRIP_SERVICES__ECHO__ALLOWED_HEADERS", "['X-A', 'x-a', 'x-b']"),
+            ("ROUNDTRIP_PUBLIC__LISTEN", "0.0.0.0:80"),
+            ("ROUNDTRIP_LIMITS__IN_FLIGHT_MAX", "7"),
+            ("ROUNDTRIP_LIMITS__MESSAGE_BYTES_MAX", "1000"),
+            ("ROUNDTRIP_INTERNAL__SECRET", "00000000000000001234"),
+            ("ROUNDTRIP_KAFKA__PROPERTIES__SASL_PASSWORD", "1_2"),
+            ("ROUNDTRIP_NODE_ID", "12345"),
+        ],
+    )
+    .unwrap();
+    assert_eq!(config.services["my-service"].timeout, Duration::from_secs(2));
+    assert_eq!(config.services["my-service"].request_topic, "a");
+    assert_eq!(config.services["echo"].allowed_headers, ["x-a", "x-b"]);
+    assert_eq!(config.public.listen.to_string(), "0.0.0.0:80");
+    assert_eq!(config.limits.in_flight_max, 7);
+    assert_eq!(config.limits.message_bytes_max, 1000);
+    assert_eq!(config.internal.secret.expose(), "00000000000000001234");
+    assert_eq!(config.kafka.properties["sasl.password"], "1_2");
+    assert_eq!(config.node_id.as_str(), "12345");
+}
+
+#[test]
+fn takes_numbers_of_properties_from_the_file() {
+    let config = load(
+        &format!("{LEAST}\n[kafka.properties]\n'linger.ms' = 1_0\nsocket.keepalive.enable = true"),
+        &[],
+    );
+    let properties = config.unwrap().kafka.properties;
+    assert_eq!(properties["linger.ms"], "10");
+    assert_eq!(properties["socket.keepalive.enable"], "true");
+}
+
+#[test]
+fn reports_all_problems_at_once() {
+    let text = "\
+kafka = { reply_partitions = 0, reply_topic = 5 }
+[limits]
+in_flight_max = 'many'
+frame_bytes_mx = 1
+[services.orders]
+timeout = '5'
+gone_within = '1h'
+[services.'a b']
+request_topic = '..'
+[auth]
+jwt = { keys = 'x' }
+";
+    let problems = load(text, &[("ROUNDTRIP_LOG__FORMAT", "xml"), ("ROUNDTRIP_LOG__COLOR", "1")]);
+    let expected = "\
+kafka.bootstrap_servers: required: set it in the file or as ROUNDTRIP_KAFKA__BOOTSTRAP_SERVERS (<text>:1)
+kafka.reply_topic: expected a string, found an integer (<text>:1)
+kafka.reply_partitions: must be 1 to 10000, is 0 (<text>:1)
+limits.in_flight_max: expected an integer, found a string (<text>:3)
+limits.frame_bytes_mx: unknown key; did you mean limits.frame_bytes_max? (<text>:4)
+services.orders.request_topic: required: set it in the file or as ROUNDTRIP_SERVICES__ORDERS__REQUEST_TOPIC (<text>:5)
+services.orders.timeout: \"5\": expected a whole number and a unit (ms, s, m, h), as in \"25s\" (<text>:6)
+services.orders.gone_within: unknown key (<text>:7)
+services.\"a b\": a service's name is 1 to 64 characters out of A-Z a-z 0-9 . _ - (<text>:8)
+services.\"a b\".request_topic: \"..\": a topic's name is 1 to 249 characters out of A-Z a-z 0-9 . _ -, but not . or .. (<text>:9)
+auth: unknown key (<text>:10)
+log.color: unknown key (ROUNDTRIP_LOG__COLOR)
+log.format: \"xml\": expected \"text\" or \"json\" (ROUNDTRIP_LOG__FORMAT)
+internal.secret: required: set it in the file or as ROUNDTRIP_INTERNAL__SECRET";
+    assert_eq!(problems.unwrap_err().to_string(), expected);
+}
+
+#[test]
+fn refuses_options_of_later_days() {
+    for key in [
+        "auth.anonymous = true",
+        "views.orders.topic = 'x'",
+        "channels.news.history = 1",
+        "push.allow = []",
+        "rest.response_retention = '1s'",
+        "public.tls = {}",
+        "session.resume_window = '60s'",
+        "session.mailbox_frames_max = 1",
+        "kafka.push_topic = 'x'",
+        "services.echo.stream_idle_timeout = '10s'",
+        "services.echo.dead_letter_topic = 'x'",
+        "services.echo.deletable = true",
+        "services.echo.allow = []",
+    ] {
+        assert!(problems_with(key).contains("unknown key"), "{key}");
+    }
+}
+
+#[test]
+fn names_the_variable_of_an_unknown_key() {
+    for name in ["ROUNDTRIP_AUTH__JWT__KEYS", "ROUNDTRIP_", "ROUNDTRIP___", "ROUNDTRIP_KAFKA____X"]
+    {
+        let problem = problem_of(name, "x");
+        assert!(problem.contains("unknown key"), "{problem}");
+        assert!(problem.ends_with(&format!("({name})")), "{problem}");
+    }
+    let meant = "kafka.group: unknown key; did you mean kafka.group_id? (ROUNDTRIP_KAFKA__GROUP)";
+    assert_eq!(problem_of("ROUNDTRIP_KAFKA__GROUP", "x"), meant);
+    let link = problem_of("ROUNDTRIP_SERVICE_HOST", "10.0.0.1");
+    assert!(link.contains("enableServiceLinks"), "{link}");
+}
+
+#[test]
+fn finds_a_key_in_another_table() {
+    let problem = problems_with("[public]\nmessage_bytes_max = 1");
+    assert!(problem.contains("did you mean limits.message_bytes_max?"), "{problem}");
+}
+
+#[test]
+fn tells_the_lines_of_syntax_errors_and_the_variables_that_are_wrong() {
+    let variables = [("ROUNDTRIP_KAFKA__REPLY_PARTITIONS", "x"), ("ROUNDTRIP_X", "1")];
+    let problems = load("a = [\nb = 'x", &variables).unwrap_err();
+    let sources: Vec<_> = problems.as_slice().iter().map(|p| p.source.to_string()).collect();
+    assert!(sources[0].starts_with("<text>:"), "{sources:?}");
+    let last = &sources[sources.len() - 2..];
+    assert_eq!(last, ["ROUNDTRIP_KAFKA__REPLY_PARTITIONS", "ROUNDTRIP_X"]);
+    assert!(!problems.to_string().contains("required"), "{problems}");
+}
+
+#[test]
+fn tells_a_file_that_cannot_be_read() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("none.toml");
+    let problems = Config::load(Some(&path), std::iter::empty()).unwrap_err();
+    let problem = &problems.as_slice()[0];
+    assert_eq!(problem.source, Source::File { path: path.clone(), line: None });
+    assert!(problem.reason.starts_with("cannot be read: "), "{problem}");
+    std::fs::write(&path, LEAST).unwrap();
+    assert_eq!(Config::load(Some(&path), std::iter::empty()), load(LEAST, &[]));
+}
+
+#[test]
+fn checks_what_options_are_to_each_other() {
+    for (more, reason) in [
+        ("services.echo.timeout = '61s'", "must not be over timeout_max: 61s against 1m"),
+        ("services.echo.timeout_max = '1s'", "must not be over timeout_max: 5s against 1s"),
+        ("services.x.request_topic = 'roundtrip.replies'", "must not be kafka.reply_topic"),
+        ("limits.message_bytes_max = '2MiB'", "limits.frame_bytes_max must be at least 2"),
+        ("limits.frame_bytes_max = '900KiB'", "limits.frame_bytes_max must be at least 1216KiB"),
+        ("session.pong_timeout = '26s'", "session.pong_timeout must not be over"),
+        ("session.ping_interval = '5s'", "session.pong_timeout must not be over"),
+        ("public.listen = '127.0.0.1:9080'", "are both 127.0.0.1:9080"),
+        ("internal.listen = '0.0.0.0:9080'", "set internal.advertise"),
+    ] {
+        let problems = problems_with(more);
+        assert!(problems.contains(reason), "{problems}");
+        assert!(problems.ends_with("(<text>:6)"), "{problems}");
+    }
+    let none = LEAST.replace("services.echo.request_topic = 'echo'", "");
+    let problem = load(&none, &[]).unwrap_err().to_string();
+    assert_eq!(problem, "services: at least one service is required, as in [services.orders]");
+}
+
+#[test]
+fn accepts_what_only_looks_wrong() {
+    for more in [
+        "services.b.request_topic = 'echo'",
+        "internal = { listen = '0.0.0.0:0', advertise = 'http://10.0.0.5:0' }",
+        "internal.listen = '0.0.0.0:9080'\nregistry.url = 'memory:'",
+        "internal.listen = '127.0.0.1:0'\npublic.listen = '127.0.0.1:0'",
+        "public.allowed_origins = []",
+    ] {
+        let least = match more.starts_with("internal = {") {
+            true => LEAST.replace("internal.secret = '0123456789abcdef'", ""),
+            false => LEAST.to_owned(),
+        };
+        let more = more.replace("}", ", secret = '0123456789abcdef' }");
+        let loaded = load(&format!("{least}{more}"), &[]);
+        assert!(loaded.is_ok(), "{more}: {loaded:?}");
+    }
+}
+
+#[test]
+fn refuses_properties_the_promises_depend_on() {
+    let problem = problem_of("ROUNDTRIP_KAFKA__PROPERTIES__GROUP_ID", "x");
+    assert_eq!(
+        problem,
+        "kafka.properties.\"group.id\": must not be set: set kafka.group_id instead \
+         (ROUNDTRIP_KAFKA__PROPERTIES__GROUP_ID)"
+    );
+    assert!(problems_with("kafka.properties.acks = 1").contains("must stay all"));
+}
+
+#[test]
+fn explains_values_and_their_sources() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("gateway.toml");
+    let more = "registry.url = 'redis://u:pass@host/1'\nkafka.properties.sasl.password = 'pass'";
+    std::fs::write(&path, format!("{LEAST}{more}")).unwrap();
+    let variables = [("ROUNDTRIP_SHUTDOWN__GRACE", "60s"), ("ROUNDTRIP_LOG__FORMAT", "json")];
+    let text = Config::explain(Some(&path), pairs(&variables)).unwrap();
+    for line in [
+        &format!("node_id = \"n\" # {}:2", path.display()),
+        "\n[public]\nlisten = \"127.0.0.1:8080\" # default\n# allowed_origins: none\n",
+        "secret = \"***\" #",
+        "\n[kafka.properties]\n\"sasl.password\" = \"***\" #",
+        "url = \"redis://***@host/1\" #",
+        "grace = \"1m\" # ROUNDTRIP_SHUTDOWN__GRACE\n",
+        "format = \"json\" # ROUNDTRIP_LOG__FORMAT\n",
+        "\n[services.echo]\nrequest_topic = \"echo\" #",
+        "timeout = \"5s\" # default\n",
+        "outbox_bytes_max = \"1MiB\" # default\n",
+        "allowed_headers = [] # default\n",
+    ] {
+        assert!(text.contains(line), "{line} is not in\n{text}");
+    }
+    assert!(!text.contains("pass\"") && !text.contains("0123456789abcdef"), "{text}");
+}
+
+#[test]
+fn what_is_explained_loads_again() {
+    let directory = tempfile::tempdir().unwrap();
+    let (first, second) = (directory.path().join("1"), directory.path().join("2"));
+    std::fs::write(&first, EXAMPLE).unwrap();
+    let text = Config::explain(Some(&first), std::iter::empty()).unwrap();
+    std::fs::write(&second, text.replace("\"***\"", "\"0123456789abcdef\"")).unwrap();
+    let again = Config::explain(Some(&second), std::iter::empty()).unwrap();
+    let values = |text: &str| -> Vec<String> {
+        text.lines().map(|line| line.split(" # ").next().unwrap_or_default().to_owned()).collect()
+    };
+    assert_eq!(values(&again), values(&text));
+}
+
+#[test]
+fn the_process_environment_has_our_path() {
+    assert!(super::process_environment().any(|(name, _)| name == "PATH"));
+}
+
+/// What must never be shown, wherever a secret may stand.
+const MARK: &str = "Xyzzy-Plugh-Xyzzy";
+
+fn secretive(timeout: &str) -> String {
+    format!(
+        "
+[internal]
+secret = \"{MARK}\"
+[registry]
+url = \"redis://user:{MARK}@host:1/0?password={MARK}\"
+[kafka]
+bootstrap_servers = \"k:9092\"
+[kafka.properties]
+sasl.password = \"{MARK}\"
+\"ssl.key.pem\" = \"{MARK}\"
+[services.echo]
+request_topic = \"echo\"
+timeout = {timeout}
+"
+    )
+}
+
+/// Everything that may reach a log or a screen.
+fn shown(text: &str, variables: &[(&str, &str)]) -> String {
+    match load(text, variables) {
+        Ok(config) => format!("{config:?} {config:#?} {}", config.registry.redacted_url()),
+        Err(problems) => format!("{problems} {problems:?}"),
+    }
+}
+
+#[test]
+fn no_secret_of_the_environment_is_shown() {
+    let url = format!("http://u:{MARK}@host");
+    for text in [MARK.to_owned(), format!("[{MARK:?}]"), format!("{{ a = {MARK:?} }}"), url] {
+        for name in [
+            "ROUNDTRIP_INTERNAL__SECRET",
+            "ROUNDTRIP_REGISTRY__URL",
+            "ROUNDTRIP_KAFKA__PROPERTIES__SASL_PASSWORD",
+            "ROUNDTRIP_KAFKA__PROPERTIES__GROUP_ID",
+            "ROUNDTRIP_KAFKA__PROPERTIES",
+            "ROUNDTRIP_INTERNAL",
+            "ROUNDTRIP_REGISTRY",
+            "ROUNDTRIP_SECRET",
+        ] {
+            assert!(!shown(LEAST, &[(name, &text)]).contains(MARK), "{name}={text}");
+        }
+    }
+}
+
+proptest! {
+    #[test]
+    fn no_text_panics(text in ".{0,200}") {
+        let _loaded = load(&text, &[]);
+    }
+
+    #[test]
+    fn no_toml_panics(text in r#"([a-z._]{1,9} ?= ?("[^"]{0,5}"|[0-9a-z.+_-]{0,9}|\[1, "a"\]|\{ ?a = 1 ?\})\n|\[{1,2}[a-z."]{1,9}\]{1,2}\n){0,8}"#) {
+        let _loaded = load(&text, &[]);
+    }
+
+    #[test]
+    fn no_variable_panics(
+        name in "ROUNDTRIP_(KAFKA|SERVICES|LOG|kafka__properties)?[A-Z_]{0,20}",
+        text in ".{0,40}",
+    ) {
+        let _loaded = load(LEAST, &[(&name, &text)]);
+    }
+
+    #[test]
+    fn no_secret_is_shown(timeout in "\"[0-9]{1,3}(s|ms|h)\"|[a-z0-9\"]{1,5}") {
+        prop_assert!(!shown(&secretive(&timeout), &[]).contains(MARK));
+    }
+
+    /// A slip of the pen anywhere in the file does not show a secret either.
+    #[test]
+    fn no_secret_is_shown_of_a_damaged_file(at in any::<prop::sample::Index>(), instead in "[\"'=\\[\\]{}.#\n a]?") {
+        let text = secretive("\"5s\"");
+        let at = at.index(text.len());
+        let damaged = format!("{}{instead}{}", &text[..at], &text[at + 1..]);
+        prop_assert!(!shown(&damaged, &[]).contains(MARK), "{}", damaged);
+    }
+}

@@ -1,0 +1,264 @@
+//! What the sources say, before anybody knows what it means: a tree of values that remember where
+//! they stand. Owns the reading of TOML; knows no option.
+//!
+//! Nothing here is `Debug`: the tree holds secrets.
+
+use std::{collections::BTreeMap, fmt, path::Path};
+
+use toml::{
+    Spanned,
+    de::{DeTable, DeValue},
+};
+
+use super::problems::{Problem, Source};
+
+/// The keys of one table.
+pub(super) type Table = BTreeMap<String, Setting>;
+
+/// A value and where it stands.
+#[derive(Clone)]
+pub(super) struct Setting {
+    /// What is set.
+    pub(super) value: Value,
+    /// Where.
+    pub(super) source: Source,
+}
+
+/// A TOML value.
+#[derive(Clone)]
+pub(super) enum Value {
+    /// A string; from the environment also what is not TOML.
+    Text(String),
+    /// An integer, number or truth value.
+    Scalar(Scalar),
+    /// An array.
+    List(Vec<Setting>),
+    /// A table.
+    Table(Table),
+}
+
+/// A value that is neither a string nor a container.
+#[derive(Clone)]
+pub(super) struct Scalar {
+    /// What TOML calls it, with its article.
+    pub(super) kind: &'static str,
+    /// The value of an integer; beyond 128 bits the nearest.
+    pub(super) integer: Option<i128>,
+    /// As it is written.
+    pub(super) text: String,
+}
+
+impl Value {
+    /// What TOML calls the value, with its article.
+    pub(super) const fn kind(&self) -> &'static str {
+        match self {
+            Self::Text(_) => "a string",
+            Self::Scalar(scalar) => scalar.kind,
+            Self::List(_) => "an array",
+            Self::Table(_) => "a table",
+        }
+    }
+}
+
+/// The way to a value, written as a dotted key with quotes where TOML needs them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct KeyPath(pub(super) Vec<String>);
+
+impl KeyPath {
+    /// The path of `name` within the table at this path.
+    pub(super) fn child(&self, name: &str) -> Self {
+        Self(self.0.iter().cloned().chain([name.to_owned()]).collect())
+    }
+
+    /// The environment variable that sets the value.
+    pub(super) fn variable(&self) -> String {
+        let names = self.0.iter().map(|name| name.to_ascii_uppercase().replace(['-', '.'], "_"));
+        format!("{}{}", super::environment::PREFIX, names.collect::<Vec<_>>().join("__"))
+    }
+}
+
+impl<const N: usize> From<[&str; N]> for KeyPath {
+    fn from(names: [&str; N]) -> Self {
+        Self(names.map(str::to_owned).into())
+    }
+}
+
+impl fmt::Display for KeyPath {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, name) in self.0.iter().enumerate() {
+            if index > 0 {
+                f.write_str(".")?;
+            }
+            write_key(f, name)?;
+        }
+        Ok(())
+    }
+}
+
+fn write_key(f: &mut fmt::Formatter<'_>, name: &str) -> fmt::Result {
+    let is_bare = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-');
+    // `<name>` stands for any name in the reference.
+    if (!name.is_empty() && name.bytes().all(is_bare)) || name == "<name>" {
+        f.write_str(name)
+    } else {
+        f.write_str(&quoted(name))
+    }
+}
+
+/// `text` as a TOML basic string.
+pub(super) fn quoted(text: &str) -> String {
+    use fmt::Write as _;
+    let mut out = String::with_capacity(text.len() + 2);
+    out.push('"');
+    for c in text.chars() {
+        match c {
+            '"' | '\\' => out.extend(['\\', c]),
+            '\n' => out.push_str("\\n"),
+            '\t' => out.push_str("\\t"),
+            c if c.is_control() => {
+                write!(out, "\\u{:04X}", u32::from(c)).expect("a String takes every text");
+            }
+            c => out.push(c),
+        }
+    }
+    out.push('"');
+    out
+}
+
+/// Reads a file's text. With a syntax error there is no tree: what recovery makes up would only
+/// cause problems that are none.
+///
+/// # Errors
+/// Every syntax error, with its line.
+pub(super) fn parse(text: &str, path: &Path) -> Result<Table, Vec<Problem>> {
+    let source_at = |offset: usize| Source::File {
+        path: path.to_owned(),
+        line: Some(1 + text.bytes().take(offset).filter(|b| *b == b'\n').count()),
+    };
+    let (table, errors) = DeTable::parse_recoverable(text);
+    if errors.is_empty() {
+        return Ok(convert_table(table.into_inner(), text, &source_at));
+    }
+    // The error's own text would show the line, and with it perhaps a secret.
+    let problem = |error: toml::de::Error| Problem {
+        key: String::new(),
+        source: source_at(error.span().map_or(0, |span| span.start)),
+        reason: format!("not TOML: {}", error.message()),
+    };
+    Err(errors.into_iter().map(problem).collect())
+}
+
+/// Reads the value of an environment variable: TOML where it is, else a string.
+pub(super) fn parse_variable(name: &str, text: &str) -> Setting {
+    let source = Source::Variable(name.to_owned());
+    match DeValue::parse(text) {
+        Ok(value) => convert(value, text, &|_| source.clone(), source.clone()),
+        Err(_) => Setting { value: Value::Text(text.to_owned()), source },
+    }
+}
+
+fn convert_table(table: DeTable<'_>, text: &str, source_at: &dyn Fn(usize) -> Source) -> Table {
+    let entry = |(key, value): (Spanned<_>, _)| {
+        let source = source_at(key.span().start);
+        let name: std::borrow::Cow<'_, str> = key.into_inner();
+        (name.into_owned(), convert(value, text, source_at, source))
+    };
+    table.into_iter().map(entry).collect()
+}
+
+fn convert(
+    value: Spanned<DeValue<'_>>,
+    text: &str,
+    source_at: &dyn Fn(usize) -> Source,
+    source: Source,
+) -> Setting {
+    let written = text.get(value.span()).unwrap_or_default().to_owned();
+    let scalar = |kind, integer| Value::Scalar(Scalar { kind, integer, text: written });
+    let value = match value.into_inner() {
+        DeValue::String(text) => Value::Text(text.into_owned()),
+        DeValue::Integer(integer) => {
+            let parsed = i128::from_str_radix(integer.as_str(), integer.radix());
+            let nearest = if written_negative(integer.as_str()) { i128::MIN } else { i128::MAX };
+            scalar("an integer", Some(parsed.unwrap_or(nearest)))
+        }
+        DeValue::Float(_) => scalar("a decimal number", None),
+        DeValue::Boolean(_) => scalar("a boolean", None),
+        DeValue::Datetime(_) => scalar("a date or time", None),
+        DeValue::Array(items) => Value::List(
+            items
+                .into_iter()
+                .map(|item| {
+                    let source = source_at(item.span().start);
+                    convert(item, text, source_at, source)
+                })
+                .collect(),
+        ),
+        DeValue::Table(table) => Value::Table(convert_table(table, text, source_at)),
+    };
+    Setting { value, source }
+}
+
+fn written_negative(digits: &str) -> bool {
+    digits.starts_with('-')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn remembers_lines() {
+        let table = parse("a = 1\n\n[b]\nc = [\n  2,\n]\n", Path::new("x.toml")).ok().unwrap();
+        assert_eq!(table["a"].source.to_string(), "x.toml:1");
+        assert_eq!(table["b"].source.to_string(), "x.toml:3");
+        let Value::Table(b) = &table["b"].value else { panic!("not a table") };
+        assert_eq!(b["c"].source.to_string(), "x.toml:4");
+        let Value::List(items) = &b["c"].value else { panic!("not a list") };
+        assert_eq!(items[0].source.to_string(), "x.toml:5");
+    }
+
+    #[test]
+    fn reports_every_syntax_error_without_the_text() {
+        let problems =
+            parse("a = hunter2\nb = 1\nc = \"hunter2\nd = ]\n", Path::new("x")).err().unwrap();
+        let lines: Vec<_> = problems.iter().map(|p| p.source.to_string()).collect();
+        for line in ["x:1", "x:3", "x:4"] {
+            assert!(lines.contains(&line.to_owned()), "{lines:?}");
+        }
+        assert!(!format!("{problems:?}").contains("hunter2"));
+    }
+
+    #[test]
+    fn reads_variables_as_toml_where_they_are() {
+        let kind = |text| parse_variable("X", text).value.kind();
+        for text in ["0.0.0.0:80", "5s", "a b", "", "[::]:80", "12 13", "\"", "a = 1", "1\nb = 2"] {
+            let Value::Text(read) = parse_variable("X", text).value else {
+                panic!("{text} is {}", kind(text))
+            };
+            assert_eq!(read, text);
+        }
+        assert_eq!(kind("true"), "a boolean");
+        assert_eq!(kind("12"), "an integer");
+        assert_eq!(kind("1.5"), "a decimal number");
+        assert_eq!(kind("[\"a\"]"), "an array");
+        assert_eq!(kind("{ a = 1 }"), "a table");
+        let Value::Text(read) = parse_variable("X", "\"a\\tb\"").value else { panic!("no text") };
+        assert_eq!(read, "a\tb");
+    }
+
+    #[test]
+    fn keeps_numbers_as_they_are_written() {
+        for text in ["0x1F", "1_000", "99999999999999999999999999999999999999999999", "1e3"] {
+            let Value::Scalar(scalar) = parse_variable("X", text).value else { panic!("{text}") };
+            assert_eq!(scalar.text, text);
+        }
+    }
+
+    #[test]
+    fn writes_paths_as_toml_keys() {
+        let path = KeyPath::from(["services", "a.b", "request_topic"]);
+        assert_eq!(path.to_string(), "services.\"a.b\".request_topic");
+        assert_eq!(path.variable(), "ROUNDTRIP_SERVICES__A_B__REQUEST_TOPIC");
+        assert_eq!(quoted("a\"\\\n\u{1}"), "\"a\\\"\\\\\\n\\u0001\"");
+    }
+}
