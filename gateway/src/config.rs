@@ -288,14 +288,14 @@ fn read(
         Ok(tree) => (tree, Vec::new()),
         Err(problems) => (tree::Table::new(), problems),
     };
-    properties::flatten(&mut tree);
+    let mut problems = properties::flatten(&mut tree);
     let mut host_name = kernel_host_name();
     let environment = environment.inspect(|(name, value)| {
         if name == "HOSTNAME" && host_name.is_none() {
             host_name = NodeId::parse(value).ok();
         }
     });
-    let problems = environment::merge(&mut tree, environment);
+    problems.extend(environment::merge(&mut tree, environment));
 
     let mut findings = reader::Findings::default();
     findings.problems = problems;

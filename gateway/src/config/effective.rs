@@ -11,6 +11,10 @@ pub(super) fn render(declared: &[Declared]) -> String {
     let mut table: &[String] = &[];
     for option in declared {
         let Some((name, parent)) = option.path.0.split_last() else { continue };
+        let has_entries = || declared.iter().any(|other| is_within(other, option));
+        if option.shown.is_none() && has_entries() {
+            continue;
+        }
         if parent != table {
             let header = KeyPath(parent.to_vec());
             writeln!(out, "\n[{header}]").expect("a String takes every text");
@@ -27,4 +31,8 @@ pub(super) fn render(declared: &[Declared]) -> String {
         out.push('\n');
     }
     out
+}
+
+fn is_within(option: &Declared, table: &Declared) -> bool {
+    option.path.0.split_last().is_some_and(|(_, parent)| parent == table.path.0)
 }

@@ -50,7 +50,7 @@ pub(super) fn merge(
             continue;
         }
         let mut layer = nest(&path, parse_variable(&name, &text));
-        properties::flatten(&mut layer);
+        problems.extend(properties::flatten(&mut layer));
         lay_over(tree, layer);
     }
     problems
@@ -162,7 +162,7 @@ mod tests {
     /// The values after the merge, as `path=text`, and the problems.
     fn merged(file: &str, variables: &[(&str, &str)]) -> (Vec<String>, Vec<String>) {
         let mut tree = parse(file, Path::new("f")).ok().unwrap();
-        properties::flatten(&mut tree);
+        assert_eq!(properties::flatten(&mut tree), []);
         let variables = variables.iter().map(|(n, t)| ((*n).to_owned(), (*t).to_owned()));
         let problems = merge(&mut tree, variables);
         let mut found = Vec::new();

@@ -44,7 +44,7 @@ pub(super) fn read(findings: &mut Findings, tree: Table, host_name: Option<NodeI
             limits,
         ),
         shutdown: root.section("shutdown", "What happens on SIGTERM.", shutdown),
-        log: root.section("log", "The log, on standard error.", log),
+        log: root.section("log", "The log.", log),
         services: root.each(
             "services",
             "One table for each backend service that clients may call, at least one in all. \
@@ -149,9 +149,8 @@ fn kafka(section: &mut Section<'_>) -> KafkaConfig {
         ),
         properties: section.properties(
             "properties",
-            "Handed to librdkafka as they are, over our own settings. A dot needs no quotes here. \
-             Refused are names on which the gateway's promises depend, and those that have an \
-             option of their own. Not shown are values whose name has `password`, `secret`, \
+            "Handed to librdkafka as they are, over our own settings; see its `CONFIGURATION.md`. \
+             A dot needs no quotes here. Some are refused, see below. Not shown are values whose name has `password`, `secret`, \
              `token` or `key` in it.",
         ),
     }
@@ -320,8 +319,9 @@ fn service(section: &mut Section<'_>) -> ServiceConfig {
             Vec::new(),
             "Headers that pass between client and service, both ways; others are dropped. \
              `content-type`, `traceparent` and `tracestate` are handed on without being listed. \
-             Names are compared in lower case; those beginning with `roundtrip-` or `kafka_` are \
-             refused.",
+             Names are compared in lower case. \
+             Refused are those beginning with `roundtrip-` or `kafka_`, and those that belong to \
+             one connection, such as `content-length`.",
         ),
     }
 }

@@ -1,10 +1,13 @@
 //! `kafka.properties`: what is handed to librdkafka. Owns which names are refused, which values are
 //! hidden, and the forms a dotted name may take.
 
-use super::tree::{Table, Value};
+use super::{
+    problems::Problem,
+    tree::{KeyPath, Table, Value},
+};
 
 /// Names that would undo what the gateway promises, and what to do instead.
-const REFUSED: [(&str, &str); 11] = [
+const REFUSED: [(&str, &str); 12] = [
     ("bootstrap.servers", "set kafka.bootstrap_servers instead"),
     ("metadata.broker.list", "set kafka.bootstrap_servers instead"),
     ("group.id", "set kafka.group_id instead"),
@@ -15,6 +18,7 @@ const REFUSED: [(&str, &str); 11] = [
     ("group.instance.id", "a node that leaves must give up its partitions at once"),
     ("transactional.id", "requests are not produced in transactions"),
     ("delivery.report.only.error", "every request waits for its delivery report"),
+    ("enabled_events", "the gateway chooses the events it handles"),
     ("partitioner", "the gateway must know the partition of every key"),
 ];
 const AFTER_HANDLING: &str = "an offset is stored only after its record is handled";
@@ -47,24 +51,41 @@ pub(super) fn name_of(name: &str) -> String {
     if UNDERSCORED.contains(&name) { name.to_owned() } else { name.replace('_', ".") }
 }
 
-/// Joins the names of `kafka.properties` again where a dot without quotes made tables of them:
-/// `security.protocol = "SSL"` means what `"security.protocol" = "SSL"` does.
-pub(super) fn flatten(tree: &mut Table) {
-    let Some(Value::Table(kafka)) = tree.get_mut("kafka").map(|kafka| &mut kafka.value) else {
-        return;
-    };
-    if let Some(Value::Table(table)) = kafka.get_mut("properties").map(|found| &mut found.value) {
-        let nested = std::mem::take(table);
-        join("", nested, table);
-    }
+/// The rows of the reference's table of refused properties.
+pub(super) fn refusals() -> String {
+    let only = [("acks", "only `all`"), ("enable.idempotence", "only `true`")];
+    let rows = REFUSED.iter().chain(&only).map(|(name, why)| format!("| `{name}` | {why} |\n"));
+    rows.collect()
 }
 
-fn join(prefix: &str, nested: Table, flat: &mut Table) {
+/// Joins the names of `kafka.properties` again where a dot without quotes made tables of them:
+/// `security.protocol = "SSL"` means what `"security.protocol" = "SSL"` does. Returns what was set
+/// in both ways.
+pub(super) fn flatten(tree: &mut Table) -> Vec<Problem> {
+    let mut problems = Vec::new();
+    let kafka = tree.get_mut("kafka").map(|kafka| &mut kafka.value);
+    let properties = match kafka {
+        Some(Value::Table(kafka)) => kafka.get_mut("properties").map(|found| &mut found.value),
+        _ => None,
+    };
+    if let Some(Value::Table(table)) = properties {
+        let nested = std::mem::take(table);
+        join("", nested, table, &mut problems);
+    }
+    problems
+}
+
+fn join(prefix: &str, nested: Table, flat: &mut Table, problems: &mut Vec<Problem>) {
     for (name, setting) in nested {
         let name = if prefix.is_empty() { name } else { format!("{prefix}.{name}") };
         match setting.value {
-            Value::Table(inner) if !inner.is_empty() => join(&name, inner, flat),
+            Value::Table(inner) if !inner.is_empty() => join(&name, inner, flat, problems),
             _ => {
+                if flat.contains_key(&name) {
+                    let key = KeyPath::from(["kafka", "properties", &name]).to_string();
+                    let reason = "set twice, with quotes and without".to_owned();
+                    problems.push(Problem { key, source: setting.source.clone(), reason });
+                }
                 flat.insert(name, setting);
             }
         }

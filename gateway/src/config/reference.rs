@@ -4,7 +4,7 @@
 use std::fmt::Write as _;
 
 use super::{
-    options,
+    options, properties,
     reader::{Declared, Findings},
     tree::{KeyPath, Table},
 };
@@ -20,6 +20,7 @@ pub(super) fn render() -> String {
     let mut findings = Findings::for_reference();
     options::read(&mut findings, Table::new(), None);
     PAGE.replace("{{example}}", EXAMPLE.trim_end())
+        .replace("{{refused}}", properties::refusals().trim_end())
         .replace("{{tables}}", tables(&findings).trim_end())
 }
 

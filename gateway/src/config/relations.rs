@@ -25,7 +25,7 @@ pub(super) fn check(config: &Config, findings: &mut Findings) {
         let path = |key| KeyPath::from(["services", name, key]);
         if service.timeout > service.timeout_max {
             let reason = format!(
-                "must not be over timeout_max: {} against {}",
+                "timeout must not be over timeout_max: {} against {}",
                 format_duration(service.timeout),
                 format_duration(service.timeout_max)
             );

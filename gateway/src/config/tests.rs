@@ -225,8 +225,8 @@ fn tells_a_file_that_cannot_be_read() {
 #[test]
 fn checks_what_options_are_to_each_other() {
     for (more, reason) in [
-        ("services.echo.timeout = '61s'", "must not be over timeout_max: 61s against 1m"),
-        ("services.echo.timeout_max = '1s'", "must not be over timeout_max: 5s against 1s"),
+        ("services.echo.timeout = '61s'", "timeout must not be over timeout_max: 61s against 1m"),
+        ("services.echo.timeout_max = '1s'", "timeout must not be over timeout_max: 5s against 1s"),
         ("services.x.request_topic = 'roundtrip.replies'", "must not be kafka.reply_topic"),
         ("limits.message_bytes_max = '2MiB'", "limits.frame_bytes_max must be at least 2"),
         ("limits.frame_bytes_max = '900KiB'", "limits.frame_bytes_max must be at least 1216KiB"),
@@ -271,6 +271,8 @@ fn refuses_properties_the_promises_depend_on() {
         "kafka.properties.\"group.id\": must not be set: set kafka.group_id instead \
          (ROUNDTRIP_KAFKA__PROPERTIES__GROUP_ID)"
     );
+    let twice = problems_with("[kafka.properties]\n'a.b' = 1\na.b = 2");
+    assert!(twice.starts_with("kafka.properties.\"a.b\": set twice"), "{twice}");
     assert!(problems_with("kafka.properties.acks = 1").contains("must stay all"));
 }
 
@@ -297,6 +299,7 @@ fn explains_values_and_their_sources() {
     ] {
         assert!(text.contains(line), "{line} is not in\n{text}");
     }
+    assert!(!text.contains("# properties"), "{text}");
     assert!(!text.contains("pass\"") && !text.contains("0123456789abcdef"), "{text}");
 }
 
