@@ -11,6 +11,8 @@ pub mod kafka;
 pub mod memory;
 pub mod partitioner;
 
+mod outstanding;
+
 #[cfg(test)]
 mod conformance;
 

@@ -4,10 +4,7 @@
 use std::{
     fmt,
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicUsize, Ordering},
-    },
+    sync::{Arc, Mutex, PoisonError},
     thread,
     time::Duration,
 };
@@ -21,11 +18,13 @@ use rdkafka::{
     message::{DeliveryResult, Header, Message, OwnedHeaders},
     producer::{BaseRecord, Producer as _, ProducerContext, ThreadedProducer},
 };
-use tokio::{sync::Notify, time::timeout};
+use tokio::time::timeout;
 
 use self::health::Health;
 use super::{KafkaSettings, StartError, is_connectivity, log::ClientLog};
-use crate::bus::{OnDelivery, Outgoing, Position, ProduceError, Producer};
+use crate::bus::{
+    OnDelivery, Outgoing, Position, ProduceError, Producer, outstanding::Outstanding,
+};
 
 mod health;
 
@@ -105,7 +104,7 @@ impl fmt::Debug for KafkaProducer {
         f.debug_struct("KafkaProducer")
             .field("settings", &self.shared.settings)
             .field("health", &self.shared.health)
-            .field("outstanding", &self.shared.outstanding.count)
+            .field("outstanding", &self.shared.outstanding.count())
             .finish()
     }
 }
@@ -149,7 +148,7 @@ impl Producer for KafkaProducer {
 
     async fn flush(&self, within: Duration) {
         if timeout(within, self.shared.outstanding.none()).await.is_err() {
-            let records = self.shared.outstanding.count.load(Ordering::Relaxed);
+            let records = self.shared.outstanding.count();
             tracing::warn!(records, "gave up waiting for records to be acknowledged");
         }
     }
@@ -230,35 +229,6 @@ fn produce_error(code: RDKafkaErrorCode, taken: bool) -> ProduceError {
         // there to take the record; so does every code that is not known to be a refusal.
         _ if taken => ProduceError::Unconfirmed(code.to_string()),
         _ => ProduceError::Refused(code.to_string()),
-    }
-}
-
-/// How many records have been taken and not yet reported.
-#[derive(Debug, Default)]
-struct Outstanding {
-    count: AtomicUsize,
-    idle: Notify,
-}
-
-impl Outstanding {
-    fn add(&self) {
-        self.count.fetch_add(1, Ordering::AcqRel);
-    }
-
-    fn remove(&self) {
-        if self.count.fetch_sub(1, Ordering::AcqRel) == 1 {
-            self.idle.notify_waiters();
-        }
-    }
-
-    async fn none(&self) {
-        loop {
-            let idle = self.idle.notified();
-            if self.count.load(Ordering::Acquire) == 0 {
-                return;
-            }
-            idle.await;
-        }
     }
 }
 

@@ -1,0 +1,169 @@
+//! Who of a group reads which partition. Partition `p` of `n` members' goes to the one who came
+//! `p mod n`th; it moves once its reader has let go of it, as in Kafka's cooperative protocol.
+
+use std::{collections::BTreeMap, ops::Bound, sync::Arc};
+
+use super::log::{Record, Topic};
+use crate::bus::Lag;
+
+/// The members of a group and the progress of its partitions.
+#[derive(Debug, Default)]
+pub(super) struct Group {
+    /// In the order in which they came.
+    members: BTreeMap<u64, Member>,
+    partitions: BTreeMap<i32, Progress>,
+}
+
+#[derive(Debug, Default)]
+struct Member {
+    reading: BTreeMap<i32, Reading>,
+    joined: bool,
+    /// Its partitions have been given to others, which it is yet to be told.
+    lost: bool,
+    /// The partition it has had a record of last: the next one is another's.
+    last: i32,
+}
+
+/// How far a member has got in a partition.
+#[derive(Debug)]
+struct Reading {
+    position: i64,
+    paused: bool,
+}
+
+/// How far the group has got in a partition. Offsets of records to be read next.
+#[derive(Debug, Default)]
+struct Progress {
+    reader: Option<u64>,
+    stored: i64,
+    committed: i64,
+}
+
+/// What a member meets next.
+#[derive(Debug)]
+pub(super) enum Step {
+    Assigned(Vec<i32>),
+    Revoked { partitions: Vec<i32>, lost: bool },
+    Record { partition: i32, offset: i64, record: Arc<Record> },
+}
+
+impl Group {
+    pub(super) fn join(&mut self, member: u64) {
+        self.members.insert(member, Member::default());
+    }
+
+    /// Lets go of what the member has; what it stored is committed only if it takes its leave.
+    pub(super) fn leave(&mut self, member: u64, orderly: bool) {
+        self.members.remove(&member);
+        for progress in self.partitions.values_mut().filter(|p| p.reader == Some(member)) {
+            progress.release(orderly);
+        }
+    }
+
+    pub(super) fn lose_all(&mut self) {
+        self.partitions.values_mut().for_each(|progress| progress.release(false));
+        self.members.values_mut().for_each(|member| member.lost = true);
+    }
+
+    pub(super) fn commit(&mut self, member: u64) {
+        for progress in self.partitions.values_mut().filter(|p| p.reader == Some(member)) {
+            progress.committed = progress.stored;
+        }
+    }
+
+    pub(super) fn store(&mut self, member: u64, partition: i32, offset: i64) {
+        if let Some(progress) = self.partitions.get_mut(&partition)
+            && progress.reader == Some(member)
+        {
+            progress.stored = offset;
+        }
+    }
+
+    pub(super) fn set_paused(&mut self, member: u64, partition: i32, paused: bool) {
+        let member = self.members.get_mut(&member);
+        if let Some(reading) = member.and_then(|member| member.reading.get_mut(&partition)) {
+            reading.paused = paused;
+        }
+    }
+
+    pub(super) fn lag(&self, member: u64, topic: &Topic) -> Vec<Lag> {
+        let reading = self.members.get(&member).into_iter().flat_map(|member| &member.reading);
+        reading
+            .map(|(&partition, reading)| Lag {
+                partition,
+                records: (topic.end(partition) - reading.position).max(0),
+            })
+            .collect()
+    }
+
+    /// The next event for the member, if there is one.
+    pub(super) fn step(&mut self, id: u64, topic: &Topic) -> Option<Step> {
+        for partition in 0..topic.partition_count() {
+            self.partitions.entry(partition).or_default();
+        }
+        self.revoke(id).or_else(|| self.assign(id)).or_else(|| self.read(id, topic))
+    }
+
+    fn revoke(&mut self, id: u64) -> Option<Step> {
+        let owners: Vec<u64> = self.members.keys().copied().collect();
+        let member = self.members.get_mut(&id)?;
+        let lost = std::mem::take(&mut member.lost);
+        let keeps = |partition: &i32| !lost && owner(&owners, *partition) == Some(id);
+        let partitions: Vec<i32> = member
+            .reading
+            .extract_if(.., |partition, _| !keeps(partition))
+            .map(|(p, _)| p)
+            .collect();
+        for (partition, progress) in &mut self.partitions {
+            if !lost && partitions.contains(partition) {
+                progress.release(true);
+            }
+        }
+        (!partitions.is_empty()).then_some(Step::Revoked { partitions, lost })
+    }
+
+    fn assign(&mut self, id: u64) -> Option<Step> {
+        let owners: Vec<u64> = self.members.keys().copied().collect();
+        let member = self.members.get_mut(&id)?;
+        let mut assigned = Vec::new();
+        for (&partition, progress) in &mut self.partitions {
+            if progress.reader.is_none() && owner(&owners, partition) == Some(id) {
+                progress.reader = Some(id);
+                let position = progress.committed;
+                member.reading.insert(partition, Reading { position, paused: false });
+                assigned.push(partition);
+            }
+        }
+        let first = !std::mem::replace(&mut member.joined, true);
+        (first || !assigned.is_empty()).then_some(Step::Assigned(assigned))
+    }
+
+    fn read(&mut self, id: u64, topic: &Topic) -> Option<Step> {
+        let member = self.members.get_mut(&id)?;
+        let after_last = (Bound::Excluded(member.last), Bound::Unbounded);
+        let in_turn = member.reading.range(after_last).chain(member.reading.range(..=member.last));
+        let (partition, offset, record) =
+            in_turn.filter(|(_, reading)| !reading.paused).find_map(|(&partition, reading)| {
+                let (offset, record) = topic.read(partition, reading.position)?;
+                Some((partition, offset, record))
+            })?;
+        member.last = partition;
+        member.reading.get_mut(&partition)?.position = offset + 1;
+        Some(Step::Record { partition, offset, record })
+    }
+}
+
+impl Progress {
+    fn release(&mut self, commit: bool) {
+        self.reader = None;
+        if commit {
+            self.committed = self.stored;
+        }
+        self.stored = self.committed;
+    }
+}
+
+/// Who of the members is to read the partition.
+fn owner(members: &[u64], partition: i32) -> Option<u64> {
+    members.get(usize::try_from(partition).ok()?.checked_rem(members.len())?).copied()
+}
