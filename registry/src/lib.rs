@@ -6,10 +6,14 @@
 //!
 //! Every entry expires by itself; nothing is ever swept by hand.
 
+#[cfg(any(test, feature = "conformance"))]
+pub mod conformance;
 pub mod error;
 pub mod ids;
+mod memory;
 pub mod tables;
 
 pub use error::RegistryError;
 pub use ids::{InvalidId, NodeId, NodeRef, RequestId, SessionId};
+pub use memory::MemoryRegistry;
 pub use tables::{Announcement, NodeEntry, NodeState, NodeTable, Registry, RequestTable, Route};

@@ -1,7 +1,11 @@
 //! The tables as small traits, with what each call promises. One conformance suite checks every
 //! adapter against this text.
 
-use std::{fmt::Debug, sync::Arc, time::Duration};
+use std::{
+    fmt::Debug,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
@@ -22,6 +26,42 @@ pub struct Route {
     pub client_id: Option<Box<str>>,
     /// When the request ends by itself, in milliseconds since the Unix epoch.
     pub deadline_ms: u64,
+}
+
+impl Route {
+    /// How long a route outlives its request's deadline: a reply that is being forwarded when the
+    /// deadline passes still finds where it belongs.
+    pub const GRACE: Duration = Duration::from_secs(10);
+    /// The shortest life of a route, also of one whose deadline has long passed.
+    pub const TTL_MIN: Duration = Duration::from_secs(1);
+    /// The longest life of a route, whatever its deadline.
+    pub const TTL_MAX: Duration = Duration::from_secs(7 * 24 * 60 * 60);
+
+    /// How long the table keeps this route when it is written at `now_ms` (milliseconds since the
+    /// Unix epoch): until the deadline and [`Route::GRACE`] have passed, within
+    /// [`Route::TTL_MIN`] and [`Route::TTL_MAX`].
+    ///
+    /// The deadline and `now_ms` are of one clock, that of the node that writes: the difference
+    /// does not depend on how well the cluster's clocks agree.
+    pub fn ttl(&self, now_ms: u64) -> Duration {
+        let end_ms = self.deadline_ms.saturating_add(millis(Self::GRACE));
+        Duration::from_millis(end_ms.saturating_sub(now_ms)).clamp(Self::TTL_MIN, Self::TTL_MAX)
+    }
+}
+
+/// The shortest life of a node's entry: a shorter one could not be told from none.
+pub(crate) const NODE_TTL_MIN: Duration = Duration::from_millis(1);
+/// The longest life of a node's entry.
+pub(crate) const NODE_TTL_MAX: Duration = Duration::from_secs(7 * 24 * 60 * 60);
+
+/// Milliseconds since the Unix epoch, by this process's clock; 0 when that clock is before it.
+pub(crate) fn unix_ms() -> u64 {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, millis)
+}
+
+/// A duration in whole milliseconds, at most `u64::MAX`.
+pub(crate) fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// What a node says of its availability.
@@ -63,11 +103,13 @@ pub enum Announcement {
 /// RequestId → [`Route`].
 #[async_trait]
 pub trait RequestTable: Send + Sync + Debug + 'static {
-    /// Writes all routes, each for `route.deadline_ms - now + grace` (at least one second). An
-    /// entry that exists is replaced. In the order given; one round trip whatever their number.
+    /// Writes all routes, each for its [`Route::ttl`]. An entry that exists is replaced. In the
+    /// order given, so of two routes of one request the later stays; one round trip whatever
+    /// their number.
     ///
     /// # Errors
-    /// Any; each route may or may not have been written. Cancel safe in the same sense.
+    /// Any; each route may or may not have been written, and writing them again is harmless.
+    /// Cancel safe in the same sense.
     async fn put_routes(&self, routes: &[(RequestId, Arc<Route>)]) -> Result<(), RegistryError>;
 
     /// The routes of these requests, in the same order, with `None` where there is none (any
@@ -84,18 +126,21 @@ pub trait RequestTable: Send + Sync + Debug + 'static {
     /// Forgets these requests; one that is not there is no error. One round trip.
     ///
     /// # Errors
-    /// Any; what was not removed expires by itself.
+    /// Any; what was not removed expires by itself. Cancel safe in the same sense.
     async fn remove_routes(&self, requests: &[RequestId]) -> Result<(), RegistryError>;
 }
 
 /// Which nodes are alive.
 #[async_trait]
 pub trait NodeTable: Send + Sync + Debug + 'static {
-    /// Writes or refreshes a node's entry, for `ttl` from now, atomically against another run of
-    /// the same node: of two runs the one with the larger incarnation stays.
+    /// Writes or refreshes a node's entry, for `ttl` from now (at least one millisecond, at most
+    /// seven days), atomically against another run of the same node: of two runs the one with the
+    /// larger incarnation stays, for as long as its entry has not expired.
     ///
     /// # Errors
-    /// Any; the entry may or may not have been written. Repeating the call is harmless.
+    /// Any; the entry may or may not have been written. Repeating the call is harmless, and
+    /// [`Announcement::Fresh`] is never lost by it: whatever was written by a call that failed or
+    /// was dropped, the first call that succeeds after it says so.
     async fn announce(
         &self,
         entry: &NodeEntry,
@@ -105,13 +150,14 @@ pub trait NodeTable: Send + Sync + Debug + 'static {
     /// All nodes whose entry has not expired, ordered by their ids.
     ///
     /// # Errors
-    /// Any; then nothing is known. Cancel safe.
+    /// Any; then nothing is known. An entry that cannot be read is
+    /// [`RegistryError::Malformed`]: left out it would make a live node look dead. Cancel safe.
     async fn nodes(&self) -> Result<Vec<NodeEntry>, RegistryError>;
 
-    /// Removes this run's entry; that of a later run stays.
+    /// Removes this run's entry, where there is one; that of another run stays.
     ///
     /// # Errors
-    /// Any; an entry that stayed expires by itself.
+    /// Any; an entry that stayed expires by itself. Cancel safe in the same sense.
     async fn leave(&self, node: &NodeRef) -> Result<(), RegistryError>;
 }
 
@@ -119,3 +165,24 @@ pub trait NodeTable: Send + Sync + Debug + 'static {
 pub trait Registry: RequestTable + NodeTable {}
 
 impl<T: RequestTable + NodeTable> Registry for T {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ids::NodeId;
+
+    #[test]
+    fn a_route_outlives_its_deadline_by_the_grace_and_within_limits() {
+        let now_ms = 1_700_000_000_000;
+        let ttl = |deadline_ms| {
+            let node = NodeRef { id: NodeId::parse("gw-1").unwrap(), incarnation: 1 };
+            Route { node, session: None, client_id: None, deadline_ms }.ttl(now_ms)
+        };
+        assert_eq!(ttl(now_ms + 5_000), Duration::from_secs(15));
+        assert_eq!(ttl(now_ms), Route::GRACE);
+        assert_eq!(ttl(now_ms - 4_000), Duration::from_secs(6));
+        assert_eq!(ttl(now_ms - 9_999), Route::TTL_MIN);
+        assert_eq!(ttl(0), Route::TTL_MIN);
+        assert_eq!(ttl(u64::MAX), Route::TTL_MAX);
+    }
+}

@@ -1,0 +1,201 @@
+//! The table of one process: what dev mode and fast tests run on.
+//!
+//! Owns no task and no thread: an entry that has expired is not found from that moment on, and is
+//! dropped by a later write. Never talks to anything outside of the process.
+
+use std::{
+    collections::HashMap,
+    hash::Hash,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use tokio::time::Instant;
+
+use crate::{
+    error::RegistryError,
+    ids::{NodeId, NodeRef, RequestId},
+    tables::{
+        Announcement, NODE_TTL_MAX, NODE_TTL_MIN, NodeEntry, NodeTable, RequestTable, Route,
+        unix_ms,
+    },
+};
+
+/// A registry inside this process. A clone is another handle of the same table.
+///
+/// No call fails or waits. Entries expire by tokio's clock, so a test that pauses it decides when;
+/// what is held is bounded by what has been written and has not expired, times two.
+#[derive(Clone, Debug, Default)]
+pub struct MemoryRegistry {
+    tables: Arc<Mutex<Tables>>,
+}
+
+impl MemoryRegistry {
+    /// An empty table.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Loses everything at once, as a Redis does that comes back empty.
+    pub fn wipe(&self) {
+        *self.lock() = Tables::default();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Tables> {
+        // A panic between two writes leaves a table of whole entries, which is still one.
+        self.tables.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[async_trait]
+impl RequestTable for MemoryRegistry {
+    async fn put_routes(&self, routes: &[(RequestId, Arc<Route>)]) -> Result<(), RegistryError> {
+        let (now, now_ms) = (Instant::now(), unix_ms());
+        let table = &mut self.lock().routes;
+        for (request, route) in routes {
+            table.insert(*request, Arc::clone(route), now, route.ttl(now_ms));
+        }
+        Ok(())
+    }
+
+    async fn find_routes(
+        &self,
+        requests: &[RequestId],
+    ) -> Result<Vec<Option<Route>>, RegistryError> {
+        let now = Instant::now();
+        let table = &self.lock().routes;
+        Ok(requests.iter().map(|id| table.get(id, now).map(|route| (**route).clone())).collect())
+    }
+
+    async fn remove_routes(&self, requests: &[RequestId]) -> Result<(), RegistryError> {
+        let table = &mut self.lock().routes;
+        for request in requests {
+            table.entries.remove(request);
+        }
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl NodeTable for MemoryRegistry {
+    async fn announce(
+        &self,
+        entry: &NodeEntry,
+        ttl: Duration,
+    ) -> Result<Announcement, RegistryError> {
+        let now = Instant::now();
+        let table = &mut self.lock().nodes;
+        let known = table.get(&entry.node.id, now).map(|known| known.node.incarnation);
+        let announcement = match known {
+            Some(known) if known > entry.node.incarnation => return Ok(Announcement::Superseded),
+            Some(known) if known == entry.node.incarnation => Announcement::Refreshed,
+            _ => Announcement::Fresh,
+        };
+        let ttl = ttl.clamp(NODE_TTL_MIN, NODE_TTL_MAX);
+        table.insert(entry.node.id.clone(), entry.clone(), now, ttl);
+        Ok(announcement)
+    }
+
+    async fn nodes(&self) -> Result<Vec<NodeEntry>, RegistryError> {
+        let now = Instant::now();
+        let mut nodes: Vec<_> = self.lock().nodes.live(now).cloned().collect();
+        nodes.sort_unstable_by(|a, b| a.node.id.cmp(&b.node.id));
+        Ok(nodes)
+    }
+
+    async fn leave(&self, node: &NodeRef) -> Result<(), RegistryError> {
+        let table = &mut self.lock().nodes;
+        if table.entries.get(&node.id).is_some_and(|held| held.value.node == *node) {
+            table.entries.remove(&node.id);
+        }
+        Ok(())
+    }
+}
+
+#[derive(Debug, Default)]
+struct Tables {
+    routes: Expiring<RequestId, Arc<Route>>,
+    nodes: Expiring<NodeId, NodeEntry>,
+}
+
+/// A map whose entries end by themselves.
+#[derive(Debug)]
+struct Expiring<K, V> {
+    entries: HashMap<K, Held<V>>,
+    /// The number of entries at which the next write drops those that have expired.
+    sweep_at: usize,
+}
+
+#[derive(Debug)]
+struct Held<V> {
+    value: V,
+    until: Instant,
+}
+
+impl<K, V> Default for Expiring<K, V> {
+    fn default() -> Self {
+        Self { entries: HashMap::new(), sweep_at: Self::SWEEP_MIN }
+    }
+}
+
+impl<K, V> Expiring<K, V> {
+    /// Below this many entries a sweep is not worth its time.
+    const SWEEP_MIN: usize = 64;
+}
+
+impl<K: Eq + Hash, V> Expiring<K, V> {
+    fn get(&self, key: &K, now: Instant) -> Option<&V> {
+        self.entries.get(key).filter(|held| held.until > now).map(|held| &held.value)
+    }
+
+    fn live(&self, now: Instant) -> impl Iterator<Item = &V> {
+        self.entries.values().filter(move |held| held.until > now).map(|held| &held.value)
+    }
+
+    /// Sweeps whenever the map has doubled since the last sweep, which costs each write a
+    /// constant share of it.
+    fn insert(&mut self, key: K, value: V, now: Instant, ttl: Duration) {
+        if self.entries.len() >= self.sweep_at {
+            self.entries.retain(|_, held| held.until > now);
+            self.sweep_at = (self.entries.len() * 2).max(Self::SWEEP_MIN);
+        }
+        self.entries.insert(key, Held { value, until: now + ttl });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::conformance;
+
+    #[tokio::test(start_paused = true)]
+    async fn passes_the_conformance_suite() {
+        conformance::run_all(async || MemoryRegistry::new()).await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_clone_is_the_same_table_and_a_wipe_empties_it() {
+        let registry = MemoryRegistry::new();
+        let entry = conformance::node_entry("gw-1", 1);
+        let ttl = Duration::from_secs(6);
+        assert_eq!(registry.announce(&entry, ttl).await, Ok(Announcement::Fresh));
+        assert_eq!(registry.clone().announce(&entry, ttl).await, Ok(Announcement::Refreshed));
+        registry.wipe();
+        assert_eq!(registry.nodes().await, Ok(Vec::new()));
+        assert_eq!(registry.announce(&entry, ttl).await, Ok(Announcement::Fresh));
+    }
+
+    #[test]
+    fn expired_entries_are_dropped_by_later_writes() {
+        let mut map = Expiring::default();
+        let start = Instant::now();
+        for key in 0..100_000_u32 {
+            // Each entry lives as long as ten further writes take.
+            let now = start + Duration::from_millis(key.into());
+            map.insert(key, (), now, Duration::from_millis(10));
+            assert!(map.entries.len() <= Expiring::<u32, ()>::SWEEP_MIN, "{}", map.entries.len());
+        }
+        assert_eq!(map.live(start + Duration::from_millis(99_999)).count(), 10);
+    }
+}
