@@ -37,7 +37,7 @@ pub(super) trait Bed: Send + Sync {
     async fn set_reachable(&self, reachable: bool) -> bool;
 }
 
-/// Makes a test of each check; the argument makes a [`Bed`].
+/// Makes a test of each check; the argument makes a [`Bed`], or `None` where there is none.
 macro_rules! checks {
     ($bed:expr) => {
         $crate::bus::conformance::checks!($bed;
@@ -53,7 +53,9 @@ macro_rules! checks {
         $(
             #[tokio::test]
             async fn $check() {
-                $crate::bus::conformance::$check(&$bed).await;
+                if let Some(bed) = $bed {
+                    $crate::bus::conformance::$check(&bed).await;
+                }
             }
         )*
     };

@@ -267,6 +267,26 @@ mod tests {
         assert_eq!(headers.as_ptr().addr(), memory);
     }
 
+    /// What rdkafka does with headers named `a`, something that is not UTF-8, and `c`.
+    struct Foreign;
+
+    impl Headers for Foreign {
+        fn count(&self) -> usize {
+            3
+        }
+
+        fn try_get(&self, index: usize) -> Option<Header<'_, &[u8]>> {
+            let names: [&[u8]; 3] = [b"a", b"\xff", b"c"];
+            Some(Header { key: std::str::from_utf8(names[index]).unwrap(), value: None })
+        }
+    }
+
+    #[test]
+    fn a_header_with_a_foreign_name_is_left_out() {
+        let names: Vec<_> = (0..3).filter_map(|i| header(&Foreign, i)).map(|h| h.key).collect();
+        assert_eq!(names, ["a", "c"]);
+    }
+
     #[test]
     fn the_classic_protocols_properties_are_left_out_of_the_next_generations() {
         let mut settings = KafkaSettings::default();

@@ -44,7 +44,7 @@ impl Bed for Memory {
     }
 }
 
-checks!(memory());
+checks!(Some(memory()));
 
 #[tokio::test]
 async fn a_missing_topic_is_told_and_waited_for() {

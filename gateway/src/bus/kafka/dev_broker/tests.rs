@@ -1,0 +1,155 @@
+//! The Kafka bus against the broker in process: the list of all buses, and what only Kafka can do.
+
+use std::{
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU32, AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use rdkafka::{
+    message::{Header, OwnedHeaders},
+    producer::{BaseProducer, BaseRecord},
+    types::{RDKafkaApiKey, RDKafkaRespErr},
+};
+
+use super::*;
+use crate::bus::{
+    Consumer, ProduceError, Producer,
+    conformance::{Bed, Reader, checks, eventually, plain, write},
+    kafka::{consumer::KafkaConsumer, producer::KafkaProducer},
+};
+
+struct Dev {
+    broker: DevBroker,
+    topics: AtomicU32,
+}
+
+fn dev() -> Dev {
+    Dev { broker: DevBroker::start(&[]).unwrap(), topics: AtomicU32::new(0) }
+}
+
+#[async_trait]
+impl Bed for Dev {
+    fn producer(&self, queue: usize) -> Arc<dyn Producer> {
+        let mut settings = self.broker.settings();
+        let queue = queue.to_string();
+        settings.properties.insert("queue.buffering.max.messages".to_owned(), queue);
+        Arc::new(KafkaProducer::start(&settings).unwrap())
+    }
+
+    fn consumer(&self, group: &str, topic: &str) -> Box<dyn Consumer> {
+        Box::new(KafkaConsumer::start(&self.broker.settings(), group, topic).unwrap())
+    }
+
+    async fn topic(&self, partitions: i32) -> String {
+        let topic = format!("topic-{}", self.topics.fetch_add(1, Ordering::Relaxed));
+        self.broker.create_topic(&topic, partitions).unwrap();
+        topic
+    }
+
+    async fn set_reachable(&self, reachable: bool) -> bool {
+        self.broker.set_reachable(reachable).unwrap();
+        true
+    }
+}
+
+checks!(Some(dev()));
+
+#[tokio::test]
+async fn header_values_can_be_null() {
+    let bed = dev();
+    let topic = bed.topic(1).await;
+    let raw: BaseProducer = bed.broker.settings().client_config(&[], &[]).create().unwrap();
+    let headers = OwnedHeaders::new()
+        .insert(Header { key: "a", value: None::<&[u8]> })
+        .insert(Header { key: "a", value: Some(b"" as &[u8]) });
+    let record = BaseRecord::<[u8], [u8]>::to(&topic).payload(b"x").headers(headers);
+    raw.send(record).map_err(|(error, _)| error).unwrap();
+    let mut reader = Reader::new(bed.consumer("null-header", &topic));
+    reader
+        .read_until("the record", |reader| {
+            raw.poll(Duration::ZERO);
+            reader.records().count() == 1
+        })
+        .await;
+    let record = reader.records().next().unwrap();
+    assert_eq!(record.headers, [("a".to_owned(), None), ("a".to_owned(), Some(vec![]))]);
+}
+
+#[tokio::test]
+async fn a_missing_topic_is_waited_for() {
+    let bed = dev();
+    let mut reader = Reader::new(bed.consumer("early", "late"));
+    reader.read(Duration::from_millis(1500)).await;
+    assert_eq!((reader.seen.len(), reader.consumer.control().partition_count()), (0, None));
+    bed.broker.create_topic("late", 2).unwrap();
+    write(&*bed.producer(10), &plain("late", 1, b"x")).await;
+    reader.read_until("the record", |reader| reader.records().count() == 1).await;
+    assert_eq!(reader.assigned.len(), 2);
+    assert_eq!(reader.consumer.control().partition_count(), Some(2));
+}
+
+#[tokio::test]
+async fn lag_is_seen() {
+    let bed = dev();
+    let (topic, producer) = (bed.topic(1).await, bed.producer(10));
+    let mut reader = Reader::new(bed.consumer("lag", &topic));
+    reader.read_until("the assignment", |reader| !reader.assigned.is_empty()).await;
+    let control = reader.consumer.control();
+    control.pause(0);
+    for _ in 0..3 {
+        write(&*producer, &plain(&topic, 0, b"x")).await;
+    }
+    control.resume(0);
+    reader
+        .read_until("the lag of nothing", |reader| {
+            reader.records().count() == 3 && control.lag().iter().any(|lag| lag.records == 0)
+        })
+        .await;
+}
+
+#[tokio::test]
+async fn a_dropped_producer_tells_what_it_gives_up() {
+    let bed = dev();
+    let (topic, producer) = (bed.topic(1).await, bed.producer(10));
+    write(&*producer, &plain(&topic, 0, b"x")).await;
+    bed.set_reachable(false).await;
+    let told = Arc::new(AtomicUsize::new(0));
+    for _ in 0..10 {
+        let told = Arc::clone(&told);
+        let on_delivery = Box::new(move |result: Result<_, _>| {
+            assert!(result.is_err());
+            told.fetch_add(1, Ordering::Relaxed);
+        });
+        producer.produce(&plain(&topic, 0, b"x"), on_delivery).unwrap();
+    }
+    drop(producer);
+    eventually("all are told", || told.load(Ordering::Relaxed) == 10).await;
+}
+
+#[tokio::test]
+async fn a_producer_that_failed_for_good_is_replaced() {
+    let bed = dev();
+    let topic = bed.topic(1).await;
+    let cluster = mock_cluster(&bed.broker.owner).unwrap();
+    let refusal = RDKafkaRespErr::RD_KAFKA_RESP_ERR_CLUSTER_AUTHORIZATION_FAILED;
+    cluster.request_errors(RDKafkaApiKey::InitProducerId, &[refusal]);
+    let producer = bed.producer(10);
+    let told = Arc::new(Mutex::new(None));
+    let tell = Arc::clone(&told);
+    let on_delivery = Box::new(move |result| *tell.lock().unwrap() = Some(result));
+    if producer.produce(&plain(&topic, 0, b"x"), on_delivery).is_ok() {
+        eventually("it has failed", || told.lock().unwrap().is_some()).await;
+        let told = told.lock().unwrap().take();
+        assert!(matches!(told, Some(Err(ProduceError::Refused(_)))), "{told:?}");
+    }
+    eventually("it is back", || {
+        producer.produce(&plain(&topic, 0, b"y"), Box::new(drop)).is_ok() && producer.is_available()
+    })
+    .await;
+    producer.flush(Duration::from_secs(10)).await;
+    write(&*producer, &plain(&topic, 0, b"z")).await;
+}
