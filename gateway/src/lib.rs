@@ -1,4 +1,27 @@
 //! Roundtrip: a WebSocket push gateway cluster in front of Kafka.
+//!
+//! Clients submit requests over WebSockets or HTTP; the gateway writes each to its service's
+//! request topic and brings the answer from the reply topic home to whoever waits, on whichever
+//! node. The modules in reading order:
+//!
+//! * [`edge`]: the listeners. Bytes in, calls of the relay; answers in, bytes out.
+//! * [`relay`]: everything in between. A request's life is [`relay::submit`] → [`relay::pending`] →
+//!   [`relay::dispatch`] → (for those that wait elsewhere) [`relay::homing`] → its ending.
+//! * [`bus`], [`peer`] and the `registry` crate: the traits below the relay, and their adapters.
+//! * [`wire`], [`error`]: frames and codes.
+//! * [`app`], [`dev`]: the only places that choose adapters and join all of it; [`cli`], [`config`],
+//!   [`telemetry`] and [`tasks`] around them.
 
+pub mod app;
 pub mod bus;
+pub mod cli;
 pub mod config;
+pub mod dev;
+pub mod edge;
+pub mod error;
+pub mod peer;
+pub mod relay;
+pub mod samples;
+pub mod tasks;
+pub mod telemetry;
+pub mod wire;

@@ -1,0 +1,373 @@
+//! One node: joins its parts, runs them, and drains them in order.
+
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+
+use registry::{MemoryRegistry, NodeRef, NodeState, Registry, RegistryError};
+use tokio::{sync::watch, task::JoinHandle, time::Instant};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    bus::{
+        Consumer, ConsumerControl, Producer,
+        kafka::{
+            KafkaSettings, Profile, StartError, consumer::KafkaConsumer, producer::KafkaProducer,
+        },
+    },
+    config::Config,
+    edge::{
+        Edge,
+        internal::{self, Internal},
+        public,
+        server::Server,
+    },
+    error::CloseCode,
+    peer::http::HttpPeers,
+    relay::{Relay, dispatch::Dispatch, homing::Homing, membership::Membership, unix_ms},
+    tasks::{LostTasks, Tasks},
+    telemetry::Telemetry,
+};
+
+/// TCP connections of the public listener beyond `limits.connections_max` sockets: HTTP callers,
+/// and those that are told that the node is full.
+const SPARE_CONNECTIONS: usize = 4096;
+/// TCP connections of the internal listener.
+const INTERNAL_CONNECTIONS_MAX: usize = 4096;
+/// How often lag and readiness are looked at.
+const UPKEEP_INTERVAL: Duration = Duration::from_millis(500);
+/// The same for who waits for a node to start.
+const READINESS_INTERVAL: Duration = Duration::from_millis(20);
+/// The end of `shutdown.grace` that is kept for telling those who could not be answered, and for
+/// leaving in order.
+const FAREWELL: Duration = Duration::from_secs(2);
+
+/// What a node stands on.
+#[derive(Debug)]
+pub struct Adapters {
+    /// Writes requests.
+    pub producer: Arc<dyn Producer>,
+    /// Reads replies.
+    pub consumer: Box<dyn Consumer>,
+    /// The shared table.
+    pub registry: Arc<dyn Registry>,
+}
+
+/// Why a node could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartFailure {
+    /// A listener's address cannot be bound.
+    #[error("cannot listen on {0}: {1}")]
+    Listen(SocketAddr, io::Error),
+    /// A Kafka client cannot be set up.
+    #[error(transparent)]
+    Kafka(#[from] StartError),
+    /// The registry's URL or prefix is no good.
+    #[error(transparent)]
+    Registry(#[from] RegistryError),
+    /// The shared secret does not fit an HTTP header.
+    #[error("internal.secret: {0}")]
+    Secret(#[from] http::header::InvalidHeaderValue),
+}
+
+/// Why a node stopped without being asked to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Stopped {
+    /// One of its tasks ended.
+    #[error("the task {0} was lost")]
+    LostTask(&'static str),
+    /// Its name has been taken.
+    #[error("another node with the same node_id has started")]
+    Superseded,
+}
+
+impl Adapters {
+    /// Kafka and the registry as configured. Neither has to be reachable yet.
+    ///
+    /// # Errors
+    /// A setting that no client can be made of.
+    pub async fn connect(config: &Config) -> Result<Self, StartFailure> {
+        let settings = kafka_settings(config);
+        let url = config.registry.url.expose();
+        let registry: Arc<dyn Registry> = if url == "memory:" {
+            Arc::new(MemoryRegistry::new())
+        } else {
+            Arc::new(MemoryRegistry::new())
+        };
+        Self::with(&settings, config, registry)
+    }
+
+    /// Kafka as `settings` say, and a registry that is there.
+    ///
+    /// # Errors
+    /// A setting that no client can be made of.
+    pub fn with(
+        settings: &KafkaSettings,
+        config: &Config,
+        registry: Arc<dyn Registry>,
+    ) -> Result<Self, StartFailure> {
+        let kafka = &config.kafka;
+        let consumer = KafkaConsumer::start(settings, &kafka.group_id, &kafka.reply_topic)?;
+        let producer = Arc::new(KafkaProducer::start(settings)?);
+        Ok(Self { producer, consumer: Box::new(consumer), registry })
+    }
+}
+
+/// How this node's Kafka clients are set up.
+pub fn kafka_settings(config: &Config) -> KafkaSettings {
+    KafkaSettings {
+        bootstrap_servers: config.kafka.bootstrap_servers.clone(),
+        client_id: format!("roundtrip-{}", config.node_id),
+        properties: config.kafka.properties.clone(),
+        profile: Profile::Production,
+    }
+}
+
+/// A node that has bound its ports and runs nothing yet.
+#[derive(Debug)]
+pub struct App {
+    config: Config,
+    adapters: Adapters,
+    public: Server,
+    internal: Server,
+    public_address: SocketAddr,
+    internal_address: SocketAddr,
+}
+
+impl App {
+    /// Binds both listeners.
+    ///
+    /// # Errors
+    /// An address that cannot be bound.
+    pub fn build(config: Config, adapters: Adapters) -> Result<Self, StartFailure> {
+        let bind = |address: SocketAddr, connections_max: usize| {
+            Server::bind(address, connections_max)
+                .and_then(|server| Ok((server.address()?, server)))
+                .map_err(|error| StartFailure::Listen(address, error))
+        };
+        let connections_max = config.limits.connections_max.saturating_add(SPARE_CONNECTIONS);
+        let (public_address, public) = bind(config.public.listen, connections_max)?;
+        let (internal_address, internal) = bind(config.internal.listen, INTERNAL_CONNECTIONS_MAX)?;
+        Ok(Self { config, adapters, public, internal, public_address, internal_address })
+    }
+
+    /// Where clients connect.
+    pub fn public_address(&self) -> SocketAddr {
+        self.public_address
+    }
+
+    /// Where peers and operators connect.
+    pub fn internal_address(&self) -> SocketAddr {
+        self.internal_address
+    }
+
+    /// Starts all parts.
+    ///
+    /// # Errors
+    /// A secret that no HTTP header can carry.
+    pub fn start(self) -> Result<Node, StartFailure> {
+        let Self { config, adapters, public, internal, internal_address, .. } = self;
+        let Adapters { producer, consumer, registry } = adapters;
+        let telemetry = Arc::new(Telemetry::new());
+        let (tasks, lost) = Tasks::new();
+        let node = NodeRef { id: config.node_id.clone(), incarnation: unix_ms() };
+        let relay = Arc::new(Relay::new(&config, node.clone(), Arc::clone(&producer), telemetry));
+        let url = config.internal.advertised(internal_address);
+        let membership = Arc::new(Membership::new(node, url, Arc::clone(&registry)));
+        let link = Arc::new(HttpPeers::new(&config.internal.secret)?);
+        let homing = Arc::new(Homing::new(
+            Arc::clone(&relay),
+            Arc::clone(&registry),
+            Arc::clone(&membership),
+            link,
+            tasks.clone(),
+        ));
+        let control = consumer.control();
+        let (dispatch, assigned) =
+            Dispatch::new(Arc::clone(&relay), Arc::clone(&homing), Arc::clone(&control));
+        let stops = Stops::default();
+        let reading = stops.reading.clone();
+        let reader =
+            tasks.until("dispatch", &stops.reading, dispatch.run(consumer, reading, FAREWELL));
+        let node =
+            Node { config, relay, membership, producer, tasks, lost, stops, reader, assigned };
+        node.start_upkeep(control);
+        node.start_relay(registry, homing);
+        node.start_edges(public, internal);
+        Ok(node)
+    }
+}
+
+/// When which part stops.
+#[derive(Clone, Debug, Default)]
+struct Stops {
+    accepting: CancellationToken,
+    reading: CancellationToken,
+    internal: CancellationToken,
+    superseded: CancellationToken,
+}
+
+/// A node at work.
+#[derive(Debug)]
+pub struct Node {
+    config: Config,
+    relay: Arc<Relay>,
+    membership: Arc<Membership>,
+    producer: Arc<dyn Producer>,
+    tasks: Tasks,
+    lost: LostTasks,
+    stops: Stops,
+    reader: JoinHandle<()>,
+    assigned: watch::Receiver<bool>,
+}
+
+impl Node {
+    /// Works until `shutdown` is ready, then drains.
+    ///
+    /// # Errors
+    /// [`Stopped`] when it ends before. What it holds is drained all the same.
+    pub async fn run(mut self, shutdown: impl Future<Output = ()>) -> Result<(), Stopped> {
+        let result = tokio::select! {
+            () = shutdown => Ok(()),
+            () = self.stops.superseded.cancelled() => Err(Stopped::Superseded),
+            name = self.lost.next() => Err(Stopped::LostTask(name)),
+        };
+        if let Err(stopped) = result {
+            tracing::error!(%stopped, "stopping");
+        }
+        self.drain().await;
+        result
+    }
+
+    /// Whether the node may take requests, or why not; for as long as anybody wants to know.
+    fn readiness(&self) -> impl Fn() -> Result<(), &'static str> + Send + Sync + use<> {
+        let (relay, membership) = (Arc::clone(&self.relay), Arc::clone(&self.membership));
+        let assigned = self.assigned.clone();
+        move || {
+            if relay.is_draining() {
+                Err("draining")
+            } else if !membership.is_announced() {
+                Err("not announced in the registry yet")
+            } else if !*assigned.borrow() {
+                Err("no assignment of reply partitions yet")
+            } else if !relay.is_bus_available() {
+                Err("kafka cannot be reached")
+            } else {
+                Ok(())
+            }
+        }
+    }
+
+    /// Waits until the node takes requests.
+    pub fn ready(&self) -> impl Future<Output = ()> + use<> {
+        let readiness = self.readiness();
+        async move {
+            let mut tick = tokio::time::interval(READINESS_INTERVAL);
+            while readiness().is_err() {
+                tick.tick().await;
+            }
+        }
+    }
+
+    fn start_relay(&self, registry: Arc<dyn Registry>, homing: Arc<Homing>) {
+        let relay = Arc::clone(&self.relay);
+        self.tasks.long_lived("deadlines", async move { relay.run_deadlines().await });
+        let relay = Arc::clone(&self.relay);
+        self.tasks.long_lived("routes", async move {
+            relay.routes().run(registry, relay.pending(), relay.telemetry()).await;
+        });
+        self.tasks.long_lived("homing", homing.run());
+        let (relay, membership) = (Arc::clone(&self.relay), Arc::clone(&self.membership));
+        let superseded = self.stops.superseded.clone();
+        let watched = self.tasks.until("membership", &superseded, {
+            let superseded = superseded.clone();
+            let stop = self.tasks.stop().clone();
+            async move {
+                tokio::select! {
+                    Err(_) = membership.run(&relay) => superseded.cancel(),
+                    () = stop.cancelled() => superseded.cancel(),
+                }
+            }
+        });
+        drop(watched);
+    }
+
+    fn start_upkeep(&self, control: Arc<dyn ConsumerControl>) {
+        let (relay, membership) = (Arc::clone(&self.relay), Arc::clone(&self.membership));
+        let readiness = self.readiness();
+        let topic = self.config.kafka.reply_topic.clone();
+        self.tasks.long_lived("upkeep", async move {
+            let mut tick = tokio::time::interval(UPKEEP_INTERVAL);
+            loop {
+                tick.tick().await;
+                let lag = control.lag().into_iter().map(|lag| (lag.partition, lag.records));
+                relay.telemetry().set_lag(&topic, lag);
+                membership.set_state(match readiness() {
+                    _ if relay.is_draining() => NodeState::Draining,
+                    Ok(()) => NodeState::Ready,
+                    Err(_) => NodeState::Starting,
+                });
+            }
+        });
+    }
+
+    fn start_edges(&self, public: Server, internal: Server) {
+        let edge = Arc::new(Edge::new(&self.config, Arc::clone(&self.relay), self.tasks.clone()));
+        let (tasks, stop) = (self.tasks.clone(), self.stops.accepting.clone());
+        let routes = public::routes(&edge);
+        drop(self.tasks.until("public listener", &self.stops.accepting, async move {
+            public.run(routes, || edge.rate(), &tasks, stop).await;
+        }));
+        let internal_edge = Arc::new(Internal {
+            relay: Arc::clone(&self.relay),
+            secret: self.config.internal.secret.clone(),
+            readiness: Box::new(self.readiness()),
+        });
+        let routes = internal::routes(internal_edge);
+        let (tasks, stop) = (self.tasks.clone(), self.stops.internal.clone());
+        drop(self.tasks.until("internal listener", &self.stops.internal, async move {
+            internal.run(routes, crate::edge::Rate::unlimited, &tasks, stop).await;
+        }));
+    }
+
+    /// The ordered end, within `shutdown.grace`.
+    async fn drain(self) {
+        let grace = self.config.shutdown.grace;
+        let deadline = Instant::now() + grace;
+        let waiting = self.relay.pending().len();
+        tracing::info!(waiting, sessions = self.relay.hub().len(), "draining");
+        // 1. Not ready; peers see it; each session closes once it is owed nothing.
+        self.relay.drain();
+        self.membership.set_state(NodeState::Draining);
+        // 2. No new connections. Parked HTTP calls go on.
+        self.stops.accepting.cancel();
+        // 3. Whoever waits is answered, as far as the services answer in time.
+        let is_idle = || self.relay.pending().is_empty() && self.relay.hub().is_empty();
+        wait_for(deadline - FAREWELL.min(grace / 2), is_idle).await;
+        // 4. The others are told that they will not be.
+        let given_up = self.relay.give_up_all();
+        wait_for(deadline - FAREWELL.min(grace / 2) / 2, is_idle).await;
+        self.relay.hub().close(CloseCode::Draining);
+        // 5. Store offsets, leave the group.
+        self.stops.reading.cancel();
+        within(deadline, "reader", self.reader).await;
+        // 6. What is still with the producer.
+        self.producer.flush(deadline.saturating_duration_since(Instant::now())).await;
+        // 7. Out of the node table; peers may not call any more.
+        within(deadline, "node table", self.membership.leave()).await;
+        self.stops.internal.cancel();
+        // 8. The rest: sockets that are still reading their good-bye.
+        within(deadline, "tasks", self.tasks.stop_and_wait()).await;
+        tracing::info!(given_up, "drained");
+    }
+}
+
+/// Waits until `done`, or the deadline.
+async fn wait_for(deadline: Instant, done: impl Fn() -> bool) {
+    let mut tick = tokio::time::interval(Duration::from_millis(10));
+    while !done() && tick.tick().await < deadline {}
+}
+
+async fn within<T>(deadline: Instant, what: &str, step: impl Future<Output = T>) {
+    if tokio::time::timeout_at(deadline, step).await.is_err() {
+        tracing::warn!(what, "not finished within shutdown.grace");
+    }
+}

@@ -1,0 +1,253 @@
+//! The commands of the `roundtrip` binary and their exit codes.
+
+use std::{
+    io::Write,
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
+
+use clap::{Parser, Subcommand, error::ErrorKind};
+use tokio::{
+    runtime::Runtime,
+    signal::unix::{SignalKind, signal},
+};
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
+
+use crate::{
+    app::{Adapters, App, kafka_settings},
+    bus::kafka::admin::{TopicOutcome, TopicResult, TopicSpec, create_topics},
+    config::{Config, process_environment},
+    dev,
+    samples::Samples,
+    tasks::Tasks,
+    telemetry,
+};
+
+/// Ready when the process has been asked to stop.
+type Shutdown = WaitForCancellationFutureOwned;
+
+/// Could not start, or lost a task.
+const FAILED: u8 = 1;
+/// Bad configuration or usage (`EX_USAGE` of `sysexits.h`).
+const BAD_USAGE: u8 = 64;
+
+/// A WebSocket push gateway cluster in front of Kafka.
+#[derive(Debug, Parser)]
+#[command(name = "roundtrip", version, arg_required_else_help = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run one node of a cluster.
+    Serve {
+        /// The node's configuration; environment variables ROUNDTRIP_… come over it.
+        #[arg(long)]
+        config: PathBuf,
+    },
+    /// Run everything in this process, to try it: nodes, a broker, a registry, sample services.
+    Dev {
+        /// How many nodes.
+        #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=16))]
+        nodes: u16,
+        /// Port of the first node's public listener; the others follow. 0: any free ones.
+        #[arg(long, default_value_t = 8080)]
+        port: u16,
+    },
+    /// Create the topics that the configuration names, and say what differs where they exist.
+    Topics {
+        /// The configuration of a node.
+        #[arg(long)]
+        config: PathBuf,
+        /// Only say what would be done.
+        #[arg(long)]
+        dry_run: bool,
+    },
+    /// Say everything that is wrong with a configuration, or show it as it takes effect.
+    CheckConfig {
+        /// The configuration.
+        file: PathBuf,
+    },
+    /// Run the sample services for those of echo, slow, fail and orders that are configured.
+    Samples {
+        /// The configuration of a node.
+        #[arg(long)]
+        config: PathBuf,
+    },
+}
+
+/// Runs the command that the process was started with.
+pub fn run() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Standard output or standard error, whichever fits.
+            let printed = error.print();
+            let asked = matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion);
+            return ExitCode::from(if asked && printed.is_ok() { 0 } else { BAD_USAGE });
+        }
+    };
+    match execute(cli.command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(exit) => {
+            complain(&exit.message);
+            ExitCode::from(exit.code)
+        }
+    }
+}
+
+/// Why the process ends with another code than 0.
+struct Exit {
+    code: u8,
+    message: String,
+}
+
+impl Exit {
+    fn failed(error: impl std::fmt::Display) -> Self {
+        Self { code: FAILED, message: error.to_string() }
+    }
+}
+
+fn execute(command: Command) -> Result<(), Exit> {
+    match command {
+        Command::Serve { config } => {
+            let config = load(&config)?;
+            telemetry::init_logs(config.log.format);
+            in_runtime(until_signalled(|shutdown| serve(config, shutdown)))
+        }
+        Command::Dev { nodes, port } => {
+            telemetry::init_logs(crate::config::LogFormat::Text);
+            in_runtime(until_signalled(async |shutdown| {
+                dev::run(nodes, port, shutdown).await.map_err(Exit::failed)
+            }))
+        }
+        Command::Topics { config, dry_run } => {
+            let config = load(&config)?;
+            telemetry::init_logs(config.log.format);
+            in_runtime(async move { topics(&config, dry_run).await })
+        }
+        Command::CheckConfig { file } => {
+            let shown = Config::explain(Some(&file), process_environment())
+                .map_err(|problems| Exit { code: BAD_USAGE, message: problems.to_string() })?;
+            say(&shown);
+            Ok(())
+        }
+        Command::Samples { config } => {
+            let config = load(&config)?;
+            telemetry::init_logs(config.log.format);
+            in_runtime(until_signalled(|shutdown| samples(config, shutdown)))
+        }
+    }
+}
+
+fn load(file: &Path) -> Result<Config, Exit> {
+    Config::load(Some(file), process_environment())
+        .map_err(|problems| Exit { code: BAD_USAGE, message: problems.to_string() })
+}
+
+/// Runs a command to its end; what blocks in the background is left behind, so that a client whose
+/// broker is gone cannot keep the process alive.
+fn in_runtime(command: impl Future<Output = Result<(), Exit>>) -> Result<(), Exit> {
+    let runtime = Runtime::new().map_err(Exit::failed)?;
+    let result = runtime.block_on(command);
+    runtime.shutdown_background();
+    result
+}
+
+async fn serve(config: Config, shutdown: Shutdown) -> Result<(), Exit> {
+    let adapters = Adapters::connect(&config).await.map_err(Exit::failed)?;
+    let app = App::build(config, adapters).map_err(Exit::failed)?;
+    say(&format!(
+        "listening public={}\nlistening internal={}\n",
+        app.public_address(),
+        app.internal_address()
+    ));
+    app.start().map_err(Exit::failed)?.run(shutdown).await.map_err(Exit::failed)
+}
+
+async fn topics(config: &Config, dry_run: bool) -> Result<(), Exit> {
+    let replication = config.kafka.replication_factor;
+    let spec = |name: &str, partitions| TopicSpec {
+        name: name.to_owned(),
+        partitions,
+        replication,
+        config: Vec::new(),
+    };
+    let mut specs = vec![spec(&config.kafka.reply_topic, Some(config.kafka.reply_partitions))];
+    for service in config.services.values() {
+        if specs.iter().all(|known| known.name != service.request_topic) {
+            specs.push(spec(&service.request_topic, None));
+        }
+    }
+    let outcomes = create_topics(&kafka_settings(config), &specs, dry_run).await;
+    let outcomes = outcomes.map_err(Exit::failed)?;
+    outcomes.iter().for_each(|outcome| say(&described(outcome)));
+    let failed = outcomes.iter().any(|outcome| matches!(outcome.result, TopicResult::Failed(_)));
+    if failed { Err(Exit::failed("not every topic is there")) } else { Ok(()) }
+}
+
+fn described(TopicOutcome { name, result }: &TopicOutcome) -> String {
+    match result {
+        TopicResult::Created => format!("{name}: created\n"),
+        TopicResult::WouldCreate => format!("{name}: would be created\n"),
+        TopicResult::Exists { differences } if differences.is_empty() => {
+            format!("{name}: exists as configured\n")
+        }
+        TopicResult::Exists { differences } => {
+            let lines: String = differences.iter().map(|line| format!("  {line}\n")).collect();
+            format!("{name}: exists and differs\n{lines}")
+        }
+        TopicResult::Failed(why) => format!("{name}: failed: {why}\n"),
+    }
+}
+
+async fn samples(config: Config, shutdown: Shutdown) -> Result<(), Exit> {
+    let (tasks, mut lost) = Tasks::new();
+    let samples =
+        Samples::start(&kafka_settings(&config), &config, &tasks).map_err(Exit::failed)?;
+    say(&format!("answering {}\n", samples.names().join(", ")));
+    let result = tokio::select! {
+        () = shutdown => Ok(()),
+        name = lost.next() => Err(Exit::failed(format!("the task {name} was lost"))),
+    };
+    tasks.stop_and_wait().await;
+    result
+}
+
+/// Runs a command that lasts, and tells it of the first SIGTERM or SIGINT. The second one ends it
+/// at once.
+async fn until_signalled<F>(command: impl FnOnce(Shutdown) -> F) -> Result<(), Exit>
+where
+    F: Future<Output = Result<(), Exit>>,
+{
+    let mut terminate = signal(SignalKind::terminate()).map_err(Exit::failed)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(Exit::failed)?;
+    let mut next = async move || {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    };
+    let shutdown = CancellationToken::new();
+    tokio::select! {
+        result = command(shutdown.clone().cancelled_owned()) => result,
+        () = async {
+            next().await;
+            shutdown.cancel();
+            next().await;
+        } => Err(Exit::failed("stopped at once by a second signal")),
+    }
+}
+
+/// Prints to standard output. A reader that has gone is no reason to stop.
+pub(crate) fn say(text: &str) {
+    let mut out = std::io::stdout().lock();
+    drop(out.write_all(text.as_bytes()).and_then(|()| out.flush()));
+}
+
+fn complain(text: &str) {
+    let mut out = std::io::stderr().lock();
+    drop(writeln!(out, "roundtrip: {}", text.trim_end()));
+}

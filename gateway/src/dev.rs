@@ -1,0 +1,171 @@
+//! Everything in one process, with nothing installed: nodes that forward to each other over HTTP, a
+//! broker and a registry in memory, and the sample services.
+
+use std::{net::SocketAddr, sync::Arc};
+
+use futures_util::future::join_all;
+use registry::{MemoryRegistry, Registry};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    app::{Adapters, App, Node, StartFailure, Stopped},
+    bus::kafka::{KafkaSettings, dev_broker::DevBroker},
+    cli::say,
+    config::{Config, ConfigProblems},
+    samples::Samples,
+    tasks::Tasks,
+};
+
+const REPLY_TOPIC: &str = "roundtrip.replies";
+const REPLY_PARTITIONS: i32 = 12;
+const REQUEST_PARTITIONS: i32 = 4;
+/// The sample services, and one that waits for the user's own code.
+const SERVICES: [&str; 5] = ["echo", "slow", "fail", "orders", "mine"];
+
+/// Why dev mode ended.
+#[derive(Debug, thiserror::Error)]
+pub enum DevFailure {
+    /// A node could not start.
+    #[error(transparent)]
+    Start(#[from] StartFailure),
+    /// The broker or the sample services could not.
+    #[error(transparent)]
+    Kafka(#[from] crate::bus::kafka::StartError),
+    /// A node's configuration is no good.
+    #[error("{0}")]
+    Config(ConfigProblems),
+    /// There are not enough ports after the first.
+    #[error("--port {0} leaves no room for {1} nodes")]
+    Ports(u16, u16),
+    /// A node stopped.
+    #[error(transparent)]
+    Stopped(#[from] Stopped),
+}
+
+/// Runs `nodes` nodes until `shutdown`, the first on `port`.
+///
+/// # Errors
+/// Whatever keeps a part from starting, or stops it.
+pub async fn run(
+    nodes: u16,
+    port: u16,
+    shutdown: impl Future<Output = ()>,
+) -> Result<(), DevFailure> {
+    if port != 0 && port.checked_add(nodes - 1).is_none() {
+        return Err(DevFailure::Ports(port, nodes));
+    }
+    let topics: Vec<(String, i32)> = SERVICES
+        .iter()
+        .map(|service| (request_topic(service), REQUEST_PARTITIONS))
+        .chain([(REPLY_TOPIC.to_owned(), REPLY_PARTITIONS)])
+        .collect();
+    let topics: Vec<(&str, i32)> = topics.iter().map(|(name, count)| (&**name, *count)).collect();
+    let broker = DevBroker::start(&topics)?;
+    let registry: Arc<dyn Registry> = Arc::new(MemoryRegistry::new());
+
+    let mut apps = Vec::new();
+    for number in 0..nodes {
+        let port = if port == 0 { 0 } else { port + number };
+        let config = config(number + 1, port, broker.bootstrap_servers())?;
+        let settings = KafkaSettings {
+            client_id: format!("roundtrip-{}", config.node_id),
+            ..broker.settings()
+        };
+        let adapters = Adapters::with(&settings, &config, Arc::clone(&registry))?;
+        let app = App::build(config, adapters)?;
+        say(&format!(
+            "listening public={}\nlistening internal={}\n",
+            app.public_address(),
+            app.internal_address()
+        ));
+        apps.push(app);
+    }
+    let addresses: Vec<SocketAddr> = apps.iter().map(App::public_address).collect();
+    let any_config = config(1, 0, broker.bootstrap_servers())?;
+    let (tasks, mut lost) = Tasks::new();
+    let samples = Samples::start(&broker.settings(), &any_config, &tasks)?;
+    let nodes: Vec<Node> = apps.into_iter().map(App::start).collect::<Result<_, _>>()?;
+
+    let stop = CancellationToken::new();
+    let ready = join_all(nodes.iter().map(Node::ready).collect::<Vec<_>>());
+    let run = join_all(nodes.into_iter().map(|node| {
+        let (asked, stop) = (stop.clone().cancelled_owned(), stop.clone());
+        async move {
+            let result = node.run(asked).await;
+            // One that stops takes the others along.
+            stop.cancel();
+            result
+        }
+    }));
+    let introduce = async {
+        ready.await;
+        say(&introduction(&addresses, broker.bootstrap_servers(), &samples));
+        shutdown.await;
+    };
+    let mut run = std::pin::pin!(run);
+    let results = tokio::select! {
+        results = &mut run => results,
+        () = introduce => {
+            stop.cancel();
+            run.await
+        }
+        name = lost.next() => {
+            tracing::error!(name, "a sample service was lost");
+            stop.cancel();
+            run.await
+        }
+    };
+    tasks.stop_and_wait().await;
+    results.into_iter().collect::<Result<(), Stopped>>()?;
+    Ok(())
+}
+
+fn request_topic(service: &str) -> String {
+    format!("{service}.requests")
+}
+
+fn config(number: u16, port: u16, bootstrap_servers: &str) -> Result<Config, DevFailure> {
+    let services: String = SERVICES
+        .iter()
+        .map(|service| {
+            let topic = request_topic(service);
+            format!("[services.{service}]\nrequest_topic = \"{topic}\"\n")
+        })
+        .collect();
+    let text = format!(
+        r#"
+        node_id = "dev-{number}"
+        public = {{ listen = "127.0.0.1:{port}" }}
+        internal = {{ listen = "127.0.0.1:0", secret = "one-process-one-secret" }}
+        kafka = {{ bootstrap_servers = "{bootstrap_servers}", reply_topic = "{REPLY_TOPIC}" }}
+        registry = {{ url = "memory:" }}
+        {services}
+        "#
+    );
+    Config::parse(&text, std::iter::empty()).map_err(DevFailure::Config)
+}
+
+fn introduction(addresses: &[SocketAddr], bootstrap_servers: &str, samples: &Samples) -> String {
+    let addresses: Vec<String> = addresses.iter().map(ToString::to_string).collect();
+    let (first, nodes) = (&addresses[0], addresses.join(" "));
+    let samples = samples.names().join(", ");
+    format!(
+        r#"
+ready. Paste into another terminal:
+
+  wscat -c ws://{first}/ws
+  > {{"service":"echo","payload":"hi"}}
+
+  curl -i http://{first}/v1/services/echo -d '{{"hello":"world"}}'
+
+  nodes         {nodes}
+  services      {samples}
+  Kafka broker  {bootstrap_servers}
+  your own      read the topic {mine} there, answer on the topic that the header
+                kafka_replyTopic names, with kafka_correlationId; call it as "mine"
+
+All of it is in memory, and gone with this process. Ctrl-C stops it.
+"#,
+        mine = request_topic("mine"),
+    )
+}

@@ -1,0 +1,274 @@
+//! `/v1/services/…`: the request-response gateway. A call is parked until its reply comes.
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::{Buf, BytesMut};
+use futures_util::{Stream, StreamExt};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, header};
+use percent_encoding::percent_decode_str;
+use registry::RequestId;
+use warp::{Filter, Reply as _, path::FullPath, reply::Response as WarpResponse};
+
+use super::{
+    Answer, Edge, Rate, Refusal, origin::Origins, problem, problem_with, refused, server::query,
+};
+use crate::{
+    error::{ErrorCode, Failure},
+    relay::{
+        pending::{Answer as Parked, Outcome, Timing},
+        submit::Submission,
+    },
+    wire::Reply,
+};
+
+const PREFIX: &str = "/v1/services/";
+const METHODS: [Method; 5] =
+    [Method::GET, Method::POST, Method::PUT, Method::PATCH, Method::DELETE];
+/// How long a body may take to arrive.
+const BODY_TIMEOUT: Duration = Duration::from_secs(30);
+/// What a service never says through us: the framing of the answer is ours.
+const FRAMING: [&str; 6] =
+    ["connection", "content-length", "keep-alive", "transfer-encoding", "upgrade", "trailer"];
+
+/// The routes under `/v1/services/`.
+pub fn route(
+    edge: &Arc<Edge>,
+) -> impl Filter<Extract = (WarpResponse,), Error = warp::Rejection> + Clone + use<> {
+    let edge = Arc::clone(edge);
+    warp::path!("v1" / "services" / ..)
+        .and(warp::path::full())
+        .and(query())
+        .and(warp::method())
+        .and(warp::header::headers_cloned())
+        .and(warp::ext::get::<Rate>())
+        .and(warp::body::stream())
+        .then(move |path: FullPath, query, method, headers, rate, body| {
+            let edge = Arc::clone(&edge);
+            async move {
+                let call = Call { path: path.as_str().to_owned(), query, method, headers };
+                edge.answer(&call, &rate, body).await.into_response()
+            }
+        })
+}
+
+/// One HTTP call, but for its body.
+struct Call {
+    path: String,
+    query: Option<String>,
+    method: Method,
+    headers: HeaderMap,
+}
+
+impl Edge {
+    async fn answer<B: Buf>(
+        &self,
+        call: &Call,
+        rate: &Rate,
+        body: impl Stream<Item = Result<B, warp::Error>> + Send,
+    ) -> Answer {
+        if let Err(failure) = self.origins.check(&call.headers) {
+            return problem(&failure, None);
+        }
+        if call.is_preflight() {
+            return Origins::preflight(&call.headers);
+        }
+        let answer = async {
+            if !METHODS.contains(&call.method) {
+                return Err(Box::new(method_not_allowed()));
+            }
+            rate.take(&self.relay).map_err(|failure| refused(&failure))?;
+            let body = self.read(call, body).await.map_err(|failure| refused(&failure))?;
+            self.call(call, &body).await
+        };
+        let mut answer = answer.await.unwrap_or_else(|refusal| *refusal);
+        let node = HeaderValue::from_str(self.relay.node().id.as_str());
+        let node = node.expect("a node id fits a header");
+        answer.headers_mut().insert("roundtrip-node", node);
+        Origins::allow(&call.headers, answer.headers_mut());
+        answer
+    }
+
+    /// Reads the body, as far as it may be long.
+    async fn read<B: Buf>(
+        &self,
+        call: &Call,
+        body: impl Stream<Item = Result<B, warp::Error>> + Send,
+    ) -> Result<BytesMut, Failure> {
+        let max = self.relay.limits().message_bytes_max;
+        let too_large = || self.relay.limit_hit("message_bytes_max", max, ErrorCode::TooLarge);
+        let announced = call.headers.get(header::CONTENT_LENGTH);
+        let announced: Option<u64> =
+            announced.and_then(|length| length.to_str().ok()?.parse().ok());
+        if announced.is_some_and(|length| length > max as u64) {
+            return Err(too_large());
+        }
+        let mut bytes = BytesMut::new();
+        let read = async {
+            let mut body = std::pin::pin!(body);
+            while let Some(piece) = body.next().await {
+                let mut piece = piece.map_err(|error| {
+                    Failure::new(ErrorCode::BadRequest, format!("body not read: {error}"))
+                })?;
+                if bytes.len() + piece.remaining() > max {
+                    return Err(too_large());
+                }
+                while piece.has_remaining() {
+                    let chunk = piece.chunk().len();
+                    bytes.extend_from_slice(piece.chunk());
+                    piece.advance(chunk);
+                }
+            }
+            Ok(())
+        };
+        match tokio::time::timeout(BODY_TIMEOUT, read).await {
+            Ok(result) => result.map(|()| bytes),
+            Err(_) => {
+                let message = format!("the body did not arrive within {BODY_TIMEOUT:?}");
+                Err(Failure::new(ErrorCode::BadRequest, message))
+            }
+        }
+    }
+
+    async fn call(&self, call: &Call, body: &[u8]) -> Result<Answer, Refusal> {
+        let (service, path) = call.target().map_err(|failure| refused(&failure))?;
+        let headers: Vec<(&str, &[u8])> =
+            call.headers.iter().map(|(name, value)| (name.as_str(), value.as_bytes())).collect();
+        let submission = Submission {
+            service: &service,
+            key: call.headers.get("roundtrip-key").map(HeaderValue::as_bytes),
+            payload: body,
+            headers: &headers,
+            method: call.method.as_str(),
+            path: Some(&path),
+            timeout: call.wait(),
+        };
+        let mut parked = self.relay.park(&submission).map_err(|failure| refused(&failure))?;
+        let request = parked.request();
+        let mut answer = match parked.answer().await {
+            Some(Parked { outcome, timing }) => {
+                let mut answer = answer_of(outcome, request);
+                if let Some(value) = server_timing(&timing) {
+                    answer.headers_mut().insert("server-timing", value);
+                }
+                answer
+            }
+            None => {
+                tracing::error!(%request, "a parked call was dropped");
+                let failure = Failure::new(ErrorCode::Internal, "the request was lost");
+                problem(&failure.recorded(true), Some(request))
+            }
+        };
+        let id = HeaderValue::from_str(request.encode(&mut [0; 36])).expect("an id fits a header");
+        answer.headers_mut().insert("roundtrip-request-id", id);
+        Ok(answer)
+    }
+}
+
+impl Call {
+    fn is_preflight(&self) -> bool {
+        self.method == Method::OPTIONS
+            && self.headers.contains_key(header::ORIGIN)
+            && self.headers.contains_key(header::ACCESS_CONTROL_REQUEST_METHOD)
+    }
+
+    /// The service's name, and the path and query that it sees: as they came.
+    fn target(&self) -> Result<(String, String), Failure> {
+        let rest = self.path.strip_prefix(PREFIX).unwrap_or_default();
+        let (name, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+        let name = percent_decode_str(name)
+            .decode_utf8()
+            .map_err(|_| Failure::new(ErrorCode::BadRequest, "the service's name is not UTF-8"))?;
+        let path = match &self.query {
+            Some(query) => format!("{path}?{query}"),
+            None => path.to_owned(),
+        };
+        Ok((name.into_owned(), path))
+    }
+
+    /// `Prefer: wait=<seconds>` (RFC 7240). What cannot be understood is not preferred.
+    fn wait(&self) -> Option<Duration> {
+        let seconds = self
+            .headers
+            .get_all("prefer")
+            .iter()
+            .filter_map(|value| value.to_str().ok())
+            .flat_map(|value| value.split([',', ';']))
+            .filter_map(|preference| preference.split_once('='))
+            .find(|(name, _)| name.trim().eq_ignore_ascii_case("wait"))
+            .and_then(|(_, value)| value.trim().trim_matches('"').parse::<u64>().ok())?;
+        (seconds > 0).then(|| Duration::from_secs(seconds))
+    }
+}
+
+fn answer_of(outcome: Outcome, request: RequestId) -> Answer {
+    match outcome {
+        Outcome::Reply(reply) if reply.is_error() && reply.payload.is_empty() => {
+            let status = reply.status_or_ok();
+            let message = format!("the service answered with status {status}");
+            let failure = Failure::new(ErrorCode::ServiceError, message).recorded(true);
+            let mut answer = problem_with(status, &failure, Some(request));
+            hand_on(&reply, answer.headers_mut());
+            answer
+        }
+        Outcome::Reply(reply) => {
+            let status =
+                StatusCode::from_u16(reply.status_or_ok()).unwrap_or(StatusCode::BAD_GATEWAY);
+            let media_type = match reply.content_type() {
+                Some(given) => HeaderValue::from_bytes(given).ok(),
+                None if reply.json().is_some() => {
+                    Some(HeaderValue::from_static("application/json"))
+                }
+                None => None,
+            };
+            let octets = || HeaderValue::from_static("application/octet-stream");
+            // These have no body (RFC 9110), whatever the service wrote.
+            let bodiless = [204, 205, 304].contains(&status.as_u16());
+            let body = if bodiless { Vec::new() } else { reply.payload.to_vec() };
+            let mut answer = Response::new(body);
+            *answer.status_mut() = status;
+            hand_on(&reply, answer.headers_mut());
+            if !bodiless {
+                let media_type = media_type.unwrap_or_else(octets);
+                answer.headers_mut().insert(header::CONTENT_TYPE, media_type);
+            }
+            answer
+        }
+        Outcome::Failure(failure) => problem(&failure, Some(request)),
+    }
+}
+
+/// Hands a service's headers to the client, but for those that frame the answer.
+fn hand_on(reply: &Reply, headers: &mut HeaderMap) {
+    for (name, value) in &reply.headers {
+        if &**name == "content-type" || FRAMING.contains(&&**name) {
+            continue;
+        }
+        if let (Ok(name), Ok(value)) =
+            (HeaderName::from_bytes(name.as_bytes()), HeaderValue::from_bytes(value))
+        {
+            headers.append(name, value);
+        }
+    }
+}
+
+/// The stages' times in milliseconds (W3C Server Timing).
+fn server_timing(timing: &Timing) -> Option<HeaderValue> {
+    let stages =
+        [("produce", timing.produce), ("service", timing.service), ("forward", timing.forward)];
+    let metrics: Vec<String> = stages
+        .iter()
+        .filter_map(|(name, took)| {
+            took.map(|took| format!("{name};dur={:.3}", took.as_secs_f64() * 1000.0))
+        })
+        .collect();
+    HeaderValue::from_str(&metrics.join(", ")).ok().filter(|value| !value.is_empty())
+}
+
+fn method_not_allowed() -> Answer {
+    let failure =
+        Failure::new(ErrorCode::BadRequest, "a service takes GET, POST, PUT, PATCH, DELETE");
+    let mut answer = problem_with(StatusCode::METHOD_NOT_ALLOWED.as_u16(), &failure, None);
+    let allow = HeaderValue::from_static("GET, POST, PUT, PATCH, DELETE, OPTIONS");
+    answer.headers_mut().insert(header::ALLOW, allow);
+    answer
+}

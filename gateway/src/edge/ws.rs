@@ -1,0 +1,183 @@
+//! `GET /ws`: the WebSocket handshake (RFC 6455, section 4.2), and what it starts.
+
+use std::sync::Arc;
+
+use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, header};
+use hyper::upgrade::OnUpgrade;
+use hyper_util::rt::TokioIo;
+use tokio_tungstenite::{
+    WebSocketStream,
+    tungstenite::{
+        handshake::derive_accept_key,
+        protocol::{Role, WebSocketConfig},
+    },
+};
+use warp::{Filter, Reply, reply::Response as WarpResponse};
+
+use super::{Answer, Edge, Rate, Refusal, problem_with, refused, server::query};
+use crate::error::{ErrorCode, Failure};
+
+mod connection;
+
+use connection::Connection;
+
+/// The subprotocol of the contract. A client may offer none: `wscat` works bare.
+const SUBPROTOCOL: &str = "roundtrip.v1";
+/// Bytes that are read from a socket at once. The buffer lives as long as the connection, so it
+/// decides what an idle one costs.
+const READ_BUFFER_BYTES: usize = 2 * 1024;
+/// Bytes that are gathered before they are written, when there is more than one frame.
+const WRITE_BUFFER_BYTES: usize = 16 * 1024;
+
+/// The route of `/ws`.
+pub fn route(
+    edge: &Arc<Edge>,
+) -> impl Filter<Extract = (WarpResponse,), Error = warp::Rejection> + Clone + use<> {
+    let edge = Arc::clone(edge);
+    warp::path!("ws")
+        .and(warp::method())
+        .and(warp::header::headers_cloned())
+        .and(query())
+        .and(warp::ext::optional::<OnUpgrade>())
+        .and(warp::ext::get::<Rate>())
+        .map(move |method: Method, headers, query: Option<String>, upgrade, rate| {
+            let call = Handshake { method, headers, query, upgrade };
+            edge.accept(call, rate).unwrap_or_else(|refusal| *refusal).into_response()
+        })
+}
+
+/// A call of `/ws`.
+struct Handshake {
+    method: Method,
+    headers: HeaderMap,
+    query: Option<String>,
+    upgrade: Option<OnUpgrade>,
+}
+
+/// What the client has to be told to come in.
+struct Accepted {
+    upgrade: OnUpgrade,
+    accept_key: String,
+    subprotocol: Option<&'static str>,
+}
+
+impl Edge {
+    fn accept(self: &Arc<Self>, call: Handshake, rate: Rate) -> Result<Answer, Refusal> {
+        self.origins.check(&call.headers).map_err(|failure| refused(&failure))?;
+        check_query(call.query.as_deref())?;
+        let accepted = call.check()?;
+        if self.relay.is_draining() {
+            let failure = Failure::new(ErrorCode::Unavailable, "this node is draining");
+            return Err(refused(&failure));
+        }
+        let max = self.relay.limits().connections_max;
+        if self.relay.hub().len() >= max {
+            let failure = self.relay.limit_hit("connections_max", max, ErrorCode::Overloaded);
+            return Err(refused(&failure));
+        }
+        let config = self.socket_config();
+        // The session exists from here on, so that handshakes in a burst count against the limit.
+        let connection = Connection::start(&self.relay, &self.session, rate);
+        self.tasks.short_lived(async move {
+            match accepted.upgrade.await {
+                Ok(socket) => {
+                    let socket = TokioIo::new(socket);
+                    let role = Role::Server;
+                    let socket = WebSocketStream::from_raw_socket(socket, role, Some(config)).await;
+                    connection.run(socket).await;
+                }
+                Err(error) => tracing::debug!(%error, "connection not upgraded"),
+            }
+        });
+        Ok(switching(&accepted.accept_key, accepted.subprotocol))
+    }
+
+    fn socket_config(&self) -> WebSocketConfig {
+        let frame_bytes_max = self.relay.limits().frame_bytes_max;
+        WebSocketConfig::default()
+            .read_buffer_size(READ_BUFFER_BYTES)
+            .write_buffer_size(WRITE_BUFFER_BYTES)
+            .max_message_size(Some(frame_bytes_max))
+            .max_frame_size(Some(frame_bytes_max))
+    }
+}
+
+impl Handshake {
+    fn check(self) -> Result<Accepted, Refusal> {
+        let bad = |status: StatusCode, message: &'static str| {
+            let failure = Failure::new(ErrorCode::BadRequest, message);
+            Box::new(problem_with(status.as_u16(), &failure, None))
+        };
+        if self.method != Method::GET {
+            let mut answer = bad(StatusCode::METHOD_NOT_ALLOWED, "a handshake is a GET");
+            answer.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET"));
+            return Err(answer);
+        }
+        let upgrade_wanted = has_token(&self.headers, &header::CONNECTION, "upgrade")
+            && has_token(&self.headers, &header::UPGRADE, "websocket");
+        let Some(upgrade) = self.upgrade.filter(|_| upgrade_wanted) else {
+            let mut answer = bad(StatusCode::UPGRADE_REQUIRED, "this is a WebSocket endpoint");
+            answer.headers_mut().insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+            answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
+            return Err(answer);
+        };
+        if self.headers.get(header::SEC_WEBSOCKET_VERSION).map(HeaderValue::as_bytes) != Some(b"13")
+        {
+            let mut answer = bad(StatusCode::UPGRADE_REQUIRED, "the WebSocket version is 13");
+            let version = HeaderValue::from_static("13");
+            answer.headers_mut().insert(header::SEC_WEBSOCKET_VERSION, version);
+            return Err(answer);
+        }
+        let key = self.headers.get(header::SEC_WEBSOCKET_KEY).map(HeaderValue::as_bytes);
+        let Some(key) = key.filter(|key| BASE64.decode(key).is_ok_and(|raw| raw.len() == 16))
+        else {
+            let message = "sec-websocket-key is 16 bytes in base64";
+            return Err(bad(StatusCode::BAD_REQUEST, message));
+        };
+        let offered = has_token(&self.headers, &header::SEC_WEBSOCKET_PROTOCOL, SUBPROTOCOL);
+        let subprotocol = offered.then_some(SUBPROTOCOL);
+        Ok(Accepted { upgrade, accept_key: derive_accept_key(key), subprotocol })
+    }
+}
+
+/// `resume` needs a good `last_seq` beside it. A session ends with its connection in this version,
+/// so a good one starts a new session like none.
+fn check_query(query: Option<&str>) -> Result<(), Refusal> {
+    let parameter = |name: &str| {
+        query?.split('&').find_map(|pair| pair.split_once('=').filter(|(found, _)| *found == name))
+    };
+    let last_seq = parameter("last_seq").map(|(_, value)| value.parse::<u64>());
+    match (parameter("resume"), last_seq) {
+        (None, None) | (_, Some(Ok(_))) => Ok(()),
+        (_, Some(Err(_))) | (Some(_), None) => {
+            let message = "resume needs last_seq, an integer of 64 bits";
+            Err(refused(&Failure::new(ErrorCode::BadRequest, message)))
+        }
+    }
+}
+
+/// Whether a header that is a list of tokens has this one.
+fn has_token(headers: &HeaderMap, name: &HeaderName, token: &str) -> bool {
+    headers
+        .get_all(name)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .any(|found| found.trim().eq_ignore_ascii_case(token))
+}
+
+fn switching(accept_key: &str, subprotocol: Option<&'static str>) -> Answer {
+    let mut answer = Response::new(Vec::new());
+    *answer.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+    let headers = answer.headers_mut();
+    headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
+    headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+    let accept_key = HeaderValue::from_str(accept_key).expect("base64 fits a header");
+    headers.insert(header::SEC_WEBSOCKET_ACCEPT, accept_key);
+    if let Some(subprotocol) = subprotocol {
+        let subprotocol = HeaderValue::from_static(subprotocol);
+        headers.insert(header::SEC_WEBSOCKET_PROTOCOL, subprotocol);
+    }
+    answer
+}

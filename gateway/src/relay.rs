@@ -1,0 +1,217 @@
+//! The relay: takes requests from the edge, brings replies home. Everything between a socket and
+//! the bus.
+//!
+//! The edge calls the verbs of [`Relay`]; answers come back as data, through a [`Session`]'s queue
+//! or a parked call's channel. Never names a socket, Kafka or Redis.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use registry::{NodeRef, RequestId};
+use tokio::time::Instant;
+
+use crate::{
+    bus::Producer,
+    config::{Config, LimitsConfig},
+    telemetry::{ServiceMetrics, Telemetry},
+};
+
+pub mod affinity;
+pub mod dispatch;
+mod ending;
+pub mod homing;
+pub mod hub;
+pub mod membership;
+pub mod pending;
+pub mod reply;
+pub mod routes;
+pub mod service;
+pub mod session;
+pub mod submit;
+pub mod window;
+
+pub use ending::Delivery;
+pub use session::Session;
+
+use affinity::Affinity;
+use hub::Hub;
+use pending::Pending;
+use routes::Routes;
+use service::Service;
+
+/// How often deadlines are looked at: a request may end this much late.
+const DEADLINE_TICK: Duration = Duration::from_millis(10);
+
+/// One node's relay. Shared by all of the node's tasks.
+#[derive(Debug)]
+pub struct Relay {
+    node: NodeRef,
+    reply_topic: String,
+    limits: LimitsConfig,
+    outbox_bytes_max: usize,
+    services: HashMap<String, Arc<Service>>,
+    /// Counts what names no configured service.
+    unknown: ServiceMetrics,
+    affinity: Affinity,
+    pending: Pending,
+    hub: Hub,
+    routes: Routes,
+    producer: Arc<dyn Producer>,
+    telemetry: Arc<Telemetry>,
+    draining: AtomicBool,
+}
+
+impl Relay {
+    /// A relay in which nothing waits.
+    pub fn new(
+        config: &Config,
+        node: NodeRef,
+        producer: Arc<dyn Producer>,
+        telemetry: Arc<Telemetry>,
+    ) -> Self {
+        let service = |(name, config): (&String, _)| {
+            (name.clone(), Arc::new(Service::new(name, config, &telemetry)))
+        };
+        Self {
+            node,
+            reply_topic: config.kafka.reply_topic.clone(),
+            limits: config.limits.clone(),
+            outbox_bytes_max: config.session.outbox_bytes_max,
+            services: config.services.iter().map(service).collect(),
+            unknown: telemetry.service("-"),
+            affinity: Affinity::default(),
+            pending: Pending::new(),
+            hub: Hub::default(),
+            routes: Routes::new(),
+            producer,
+            telemetry,
+            draining: AtomicBool::new(false),
+        }
+    }
+
+    /// Which run of which node this is.
+    pub fn node(&self) -> &NodeRef {
+        &self.node
+    }
+
+    /// The metrics of the node.
+    pub fn telemetry(&self) -> &Telemetry {
+        &self.telemetry
+    }
+
+    /// The limits that the edge enforces.
+    pub fn limits(&self) -> &LimitsConfig {
+        &self.limits
+    }
+
+    /// What this node wants the registry to know.
+    pub fn routes(&self) -> &Routes {
+        &self.routes
+    }
+
+    /// The requests that wait here.
+    pub fn pending(&self) -> &Pending {
+        &self.pending
+    }
+
+    /// Which replies come home by themselves.
+    pub fn affinity(&self) -> &Affinity {
+        &self.affinity
+    }
+
+    /// Whether Kafka can be reached, as far as is known.
+    pub fn is_bus_available(&self) -> bool {
+        self.producer.is_available()
+    }
+
+    /// From now on no new request is taken, and each session closes once it is owed nothing.
+    pub fn drain(&self) {
+        self.draining.store(true, Ordering::SeqCst);
+        self.hub.drain();
+    }
+
+    /// Whether the node is about to stop.
+    pub fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::SeqCst)
+    }
+
+    /// The longest that any request may wait.
+    pub fn timeout_max(&self) -> Duration {
+        self.services.values().map(|service| service.timeout_max()).max().unwrap_or_default()
+    }
+
+    /// The sessions on this node.
+    pub fn hub(&self) -> &Hub {
+        &self.hub
+    }
+
+    /// Starts a session.
+    pub fn start_session(&self) -> Arc<Session> {
+        let session = Arc::new(Session::new(registry::SessionId::random(), self.outbox_bytes_max));
+        self.hub.add(&session);
+        if self.is_draining() {
+            session.drain();
+        }
+        session
+    }
+
+    /// Ends a session whose connection is gone: what it waited for is given up, and counted.
+    pub fn end_session(&self, session: &Session) {
+        self.hub.remove(session.id());
+        let (requests, unread) = session.end();
+        let given_up = requests.iter().filter(|request| self.abandon(**request)).count();
+        self.telemetry.frames_abandoned("session_ended", (unread + given_up) as u64);
+    }
+
+    /// Ends what waits too long, for as long as the node lives.
+    pub async fn run_deadlines(&self) {
+        let mut tick = tokio::time::interval(DEADLINE_TICK);
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            let now = tick.tick().await;
+            for (request, entry) in self.pending.take_expired(now) {
+                self.time_out(request, entry, now);
+            }
+        }
+    }
+}
+
+/// Milliseconds since the Unix epoch by this node's clock; 0 before it.
+pub fn unix_ms() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// Logs the same kind of trouble once per burst: the first at once, then one line per interval
+/// that says how many there were.
+#[derive(Debug, Default)]
+pub(crate) struct Burst {
+    since: Option<Instant>,
+    muted: u64,
+}
+
+impl Burst {
+    const INTERVAL: Duration = Duration::from_secs(10);
+
+    /// Whether to log now, and how many were not logged since the last time.
+    pub(crate) fn tick(&mut self, now: Instant) -> Option<u64> {
+        if self.since.is_some_and(|since| now < since + Self::INTERVAL) {
+            self.muted += 1;
+            return None;
+        }
+        self.since = Some(now);
+        Some(std::mem::take(&mut self.muted))
+    }
+}
+
+/// Whether a request id is too old for anyone to wait for it still.
+pub(crate) fn is_out_of_date(request: RequestId, now_ms: u64, lifetime: Duration) -> bool {
+    let lifetime_ms = u64::try_from(lifetime.as_millis()).unwrap_or(u64::MAX);
+    request.unix_ms().saturating_add(lifetime_ms) < now_ms
+}

@@ -1,0 +1,246 @@
+//! The requests that wait on this node: who waits, until when, and what is known of the record.
+//!
+//! A sharded table. Whoever takes an entry out owns its one ending; nothing else ends a request.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use registry::{RequestId, Route};
+use tokio::{sync::oneshot, time::Instant};
+
+use super::{service::Service, session::Session};
+use crate::{
+    bus::Position,
+    error::Failure,
+    tasks::locked,
+    telemetry::Edge,
+    wire::{ClientId, Reply},
+};
+
+/// Enough that two threads seldom meet in one.
+const SHARDS: usize = 64;
+
+/// How a request ended.
+#[derive(Clone, Debug)]
+pub enum Outcome {
+    /// With the service's reply, good or bad.
+    Reply(Reply),
+    /// Without one.
+    Failure(Failure),
+}
+
+/// When a request passed its stages, for a caller that shows it.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Timing {
+    /// Until the broker had acknowledged it.
+    pub produce: Option<Duration>,
+    /// From there until its reply was read.
+    pub service: Option<Duration>,
+    /// From the node that read the reply to this one.
+    pub forward: Option<Duration>,
+}
+
+/// What a parked call gets in the end.
+#[derive(Clone, Debug)]
+pub struct Answer {
+    /// How the request ended.
+    pub outcome: Outcome,
+    /// How long its stages took.
+    pub timing: Timing,
+}
+
+/// Who waits.
+#[derive(Debug)]
+pub enum Waiter {
+    /// A session, which knows the request under an id of its own.
+    Session {
+        /// Whom to tell.
+        session: Arc<Session>,
+        /// The client's id.
+        id: ClientId,
+        /// Whether it is to be told when the broker has recorded the request.
+        receipt: bool,
+    },
+    /// An HTTP call.
+    Call(oneshot::Sender<Answer>),
+}
+
+impl Waiter {
+    /// Through which edge the request came.
+    pub const fn edge(&self) -> Edge {
+        match self {
+            Self::Session { .. } => Edge::Ws,
+            Self::Call(_) => Edge::Rest,
+        }
+    }
+
+    /// Whether somebody is to be told when the broker has recorded the request.
+    pub const fn wants_receipt(&self) -> bool {
+        matches!(self, Self::Session { receipt: true, .. })
+    }
+}
+
+/// What is known of the request's record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Recording {
+    /// Handed to the producer: it may be in the log.
+    Unconfirmed,
+    /// Acknowledged by the broker.
+    Confirmed {
+        /// When the acknowledgement came.
+        at: Instant,
+        /// Where the record is.
+        position: Position,
+    },
+}
+
+/// A reply that came before the receipt its client wants to see first.
+#[derive(Debug)]
+pub struct Early {
+    /// What the service said.
+    pub reply: Reply,
+    /// How long the way from another node took.
+    pub forward: Option<Duration>,
+}
+
+/// One waiting request.
+#[derive(Debug)]
+pub struct Entry {
+    /// Who answers.
+    pub service: Arc<Service>,
+    /// Who waits.
+    pub waiter: Waiter,
+    /// When it was submitted.
+    pub started: Instant,
+    /// When it ends by itself.
+    pub deadline: Instant,
+    /// The owned partition that its reply is expected on.
+    pub partition: Option<i32>,
+    /// What is known of its record.
+    pub recording: Recording,
+    /// The reply, when it has to wait for the receipt.
+    pub early: Option<Early>,
+    /// Its line in the registry.
+    pub route: Arc<Route>,
+}
+
+type Entries = HashMap<RequestId, Entry>;
+
+#[derive(Debug, Default)]
+struct Shard {
+    entries: Entries,
+    /// No entry's deadline is before this; `None` when the shard was empty.
+    earliest: Option<Instant>,
+}
+
+/// All waiting requests of a node.
+#[derive(Debug)]
+pub struct Pending {
+    shards: Box<[Mutex<Shard>]>,
+    count: AtomicUsize,
+}
+
+impl Pending {
+    /// An empty table.
+    pub fn new() -> Self {
+        Self { shards: (0..SHARDS).map(|_| Mutex::default()).collect(), count: AtomicUsize::new(0) }
+    }
+
+    /// How many requests wait.
+    pub fn len(&self) -> usize {
+        self.count.load(Ordering::Relaxed)
+    }
+
+    /// Whether nobody waits.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Parks a request.
+    pub fn insert(&self, request: RequestId, entry: Entry) {
+        let mut shard = locked(self.shard(request));
+        shard.earliest = Some(shard.earliest.map_or(entry.deadline, |e| e.min(entry.deadline)));
+        if shard.entries.insert(request, entry).is_none() {
+            self.count.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Takes a request out, to end it.
+    pub fn take(&self, request: RequestId) -> Option<Entry> {
+        self.take_if(request, |_| true)
+    }
+
+    /// Takes a request out if `ready` says so; `ready` may change the entry and leave it.
+    pub fn take_if(
+        &self,
+        request: RequestId,
+        ready: impl FnOnce(&mut Entry) -> bool,
+    ) -> Option<Entry> {
+        let mut shard = locked(self.shard(request));
+        if !ready(shard.entries.get_mut(&request)?) {
+            return None;
+        }
+        let entry = shard.entries.remove(&request)?;
+        self.count.fetch_sub(1, Ordering::Relaxed);
+        Some(entry)
+    }
+
+    /// Whether the request waits here; `look` may read and change its entry.
+    pub fn look<T>(&self, request: RequestId, look: impl FnOnce(&mut Entry) -> T) -> Option<T> {
+        locked(self.shard(request)).entries.get_mut(&request).map(look)
+    }
+
+    /// Takes out every request whose deadline has passed. Cheap while none has: a shard is walked
+    /// only when one of its entries may be due.
+    pub fn take_expired(&self, now: Instant) -> Vec<(RequestId, Entry)> {
+        let mut expired = Vec::new();
+        for shard in &self.shards {
+            let mut shard = locked(shard);
+            if shard.earliest.is_some_and(|earliest| earliest <= now) {
+                expired.extend(shard.entries.extract_if(|_, entry| entry.deadline <= now));
+                shard.earliest = shard.entries.values().map(|entry| entry.deadline).min();
+            }
+        }
+        self.count.fetch_sub(expired.len(), Ordering::Relaxed);
+        expired
+    }
+
+    /// Takes out everything.
+    pub fn take_all(&self) -> Vec<(RequestId, Entry)> {
+        let all: Vec<_> = self
+            .shards
+            .iter()
+            .flat_map(|shard| std::mem::take(&mut *locked(shard)).entries)
+            .collect();
+        self.count.fetch_sub(all.len(), Ordering::Relaxed);
+        all
+    }
+
+    /// Every waiting request's line in the registry.
+    pub fn routes(&self) -> Vec<(RequestId, Arc<Route>)> {
+        let mut routes = Vec::with_capacity(self.len());
+        for shard in &self.shards {
+            let shard = locked(shard);
+            routes.extend(shard.entries.iter().map(|(id, entry)| (*id, Arc::clone(&entry.route))));
+        }
+        routes
+    }
+
+    fn shard(&self, request: RequestId) -> &Mutex<Shard> {
+        // The bytes before the last word: random, and not bent by affinity.
+        let at = request.as_uuid().as_bytes()[10] as usize % SHARDS;
+        &self.shards[at]
+    }
+}
+
+impl Default for Pending {
+    fn default() -> Self {
+        Self::new()
+    }
+}

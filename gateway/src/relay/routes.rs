@@ -1,0 +1,159 @@
+//! Writes this node's routes to the registry, behind the requests' backs: batched, in order, and
+//! written again when the registry has lost them.
+//!
+//! Nobody waits for a write. A route that is no longer needed before it was sent is never sent.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use registry::{Registry, RegistryError, RequestId, Route};
+use tokio::{sync::Notify, time::Instant};
+
+use super::pending::Pending;
+use crate::{tasks::locked, telemetry::Telemetry};
+
+/// Routes in one round trip; more wait for the next.
+const BATCH_MAX: usize = 1024;
+/// Between two attempts while the registry cannot be reached.
+const RETRY_INTERVAL: Duration = Duration::from_millis(250);
+
+/// The routes to write and to remove. Shared by all who submit and end requests.
+#[derive(Debug)]
+pub struct Routes {
+    queue: Mutex<Queue>,
+    wake: Notify,
+    reachable: AtomicBool,
+}
+
+#[derive(Debug, Default)]
+struct Queue {
+    puts: HashMap<RequestId, Arc<Route>>,
+    removes: Vec<RequestId>,
+    /// The registry lacks what this node holds.
+    rewrite: bool,
+}
+
+#[derive(Debug, Default)]
+struct Batch {
+    puts: Vec<(RequestId, Arc<Route>)>,
+    removes: Vec<RequestId>,
+}
+
+impl Routes {
+    /// An empty queue. The registry counts as reachable until a call has failed.
+    pub fn new() -> Self {
+        Self { queue: Mutex::default(), wake: Notify::new(), reachable: AtomicBool::new(true) }
+    }
+
+    /// Whether the last call to the registry succeeded.
+    pub fn is_reachable(&self) -> bool {
+        self.reachable.load(Ordering::Relaxed)
+    }
+
+    /// Takes note of how a call to the registry went.
+    pub fn set_reachable(&self, reachable: bool) {
+        if self.reachable.swap(reachable, Ordering::Relaxed) != reachable {
+            if reachable {
+                tracing::info!("registry is reachable again");
+            } else {
+                tracing::warn!("registry is not reachable; replies to other nodes wait");
+            }
+        }
+    }
+
+    /// Queues a route. While the registry is away nothing is queued: what is still waiting when
+    /// it comes back is written then.
+    pub fn put(&self, request: RequestId, route: Arc<Route>) {
+        let mut queue = locked(&self.queue);
+        if !queue.rewrite {
+            queue.puts.insert(request, route);
+            drop(queue);
+            self.wake.notify_one();
+        }
+    }
+
+    /// Forgets a route: unsent ones at once, the others with the next batch.
+    pub fn remove(&self, request: RequestId) {
+        let mut queue = locked(&self.queue);
+        if queue.puts.remove(&request).is_none() && !queue.rewrite {
+            queue.removes.push(request);
+            drop(queue);
+            self.wake.notify_one();
+        }
+    }
+
+    /// The registry has lost what it held: everything that waits is written again.
+    pub fn rewrite(&self) {
+        let mut queue = locked(&self.queue);
+        *queue = Queue { rewrite: true, ..Queue::default() };
+        drop(queue);
+        self.wake.notify_one();
+    }
+
+    /// Writes for as long as the node lives.
+    pub async fn run(&self, registry: Arc<dyn Registry>, pending: &Pending, metrics: &Telemetry) {
+        loop {
+            self.wake.notified().await;
+            while let Some(batch) = self.next_batch(pending) {
+                let result = send(&*registry, &batch, metrics).await;
+                self.set_reachable(result.is_ok());
+                if let Err(error) = result {
+                    tracing::debug!(%error, "routes not written");
+                    self.rewrite();
+                    tokio::time::sleep(RETRY_INTERVAL).await;
+                }
+            }
+        }
+    }
+
+    fn next_batch(&self, pending: &Pending) -> Option<Batch> {
+        let mut queue = locked(&self.queue);
+        if std::mem::take(&mut queue.rewrite) {
+            drop(queue);
+            // A request that ends meanwhile is removed after it was written: its removal is queued
+            // from now on.
+            return Some(Batch { puts: pending.routes(), removes: Vec::new() });
+        }
+        let mut batch = Batch::default();
+        if queue.puts.len() <= BATCH_MAX {
+            batch.puts.extend(queue.puts.drain());
+        } else {
+            let next: Vec<RequestId> = queue.puts.keys().take(BATCH_MAX).copied().collect();
+            batch.puts.extend(next.iter().filter_map(|id| queue.puts.remove_entry(id)));
+        }
+        let keep = queue.removes.len().saturating_sub(BATCH_MAX);
+        batch.removes = queue.removes.split_off(keep);
+        (!batch.puts.is_empty() || !batch.removes.is_empty()).then_some(batch)
+    }
+}
+
+impl Default for Routes {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+async fn send(
+    registry: &dyn Registry,
+    batch: &Batch,
+    metrics: &Telemetry,
+) -> Result<(), RegistryError> {
+    // A rewrite may be long: it goes in pieces.
+    for puts in batch.puts.chunks(BATCH_MAX) {
+        let started = Instant::now();
+        registry.put_routes(puts).await?;
+        metrics.registry_call("put_routes", started.elapsed());
+    }
+    if !batch.removes.is_empty() {
+        let started = Instant::now();
+        registry.remove_routes(&batch.removes).await?;
+        metrics.registry_call("remove_routes", started.elapsed());
+    }
+    Ok(())
+}

@@ -1,0 +1,373 @@
+//! How a request begins: checked, given an id, parked, and produced.
+
+use std::{sync::Arc, time::Duration};
+
+use registry::{RequestId, Route, SessionId};
+use tokio::{sync::oneshot, time::Instant};
+
+use super::{
+    Relay,
+    affinity::Choice,
+    ending::refusal,
+    pending::{Answer, Entry, Recording, Waiter},
+    reply::{CORRELATION_ID, REPLY_PARTITION, REPLY_TOPIC},
+    service::Service,
+    session::{Digest, Known, Session},
+    unix_ms,
+};
+use crate::{
+    bus::Outgoing,
+    config::Dialect,
+    error::{ErrorCode, Failure},
+    telemetry::Edge,
+    wire::{ClientId, Frame, RequestFrame},
+};
+
+/// The method that a service sees for a request that came over a WebSocket.
+const METHOD_WS: &str = "WS";
+
+/// A request as the edge hands it over.
+#[derive(Clone, Copy, Debug)]
+pub struct Submission<'a> {
+    /// Name of the service.
+    pub service: &'a str,
+    /// Record key; the request id when absent.
+    pub key: Option<&'a [u8]>,
+    /// Record value.
+    pub payload: &'a [u8],
+    /// The client's headers, names in lower case; those that may not pass are left out.
+    pub headers: &'a [(&'a str, &'a [u8])],
+    /// `WS`, or the HTTP method.
+    pub method: &'a str,
+    /// For HTTP: the path after the service's name and the query, as they came.
+    pub path: Option<&'a str>,
+    /// How long to wait; the service's own time-out when absent.
+    pub timeout: Option<Duration>,
+}
+
+/// An HTTP call that waits. Dropping it ends the wait, not the command.
+#[derive(Debug)]
+pub struct ParkedCall {
+    relay: Arc<Relay>,
+    request: RequestId,
+    answer: oneshot::Receiver<Answer>,
+}
+
+impl ParkedCall {
+    /// The request's id.
+    pub fn request(&self) -> RequestId {
+        self.request
+    }
+
+    /// The answer. Cancel safe.
+    pub async fn answer(&mut self) -> Option<Answer> {
+        (&mut self.answer).await.ok()
+    }
+}
+
+impl Drop for ParkedCall {
+    fn drop(&mut self) {
+        self.relay.abandon(self.request);
+    }
+}
+
+impl Relay {
+    /// Submits a request for an HTTP caller, who gets the answer from the parked call.
+    ///
+    /// # Errors
+    /// Whatever keeps the request from being produced; it is not recorded then.
+    pub fn park(self: &Arc<Self>, submission: &Submission<'_>) -> Result<ParkedCall, Failure> {
+        let (sender, answer) = oneshot::channel();
+        let request = self.admit(submission).and_then(|service| {
+            let choice = self.choose()?;
+            self.produce(&service, submission, choice, Waiter::Call(sender))?;
+            Ok(choice.request)
+        });
+        match request {
+            Ok(request) => Ok(ParkedCall { relay: Arc::clone(self), request, answer }),
+            Err(failure) => Err(self.refused(submission.service, Edge::Rest, failure)),
+        }
+    }
+
+    /// Submits a request for a session, which gets every answer, refusals among them, as frames.
+    pub fn request(self: &Arc<Self>, session: &Arc<Session>, frame: &RequestFrame<'_>) {
+        let mut digest = Digest(0);
+        if let Some(id) = &frame.id {
+            digest = content(frame);
+            match session.known(id, digest) {
+                Known::No => {}
+                Known::Joins => return,
+                Known::Conflicts => {
+                    let message = "the id is in flight on this session with another content";
+                    let failure = Failure::new(ErrorCode::Duplicate, message);
+                    return self.refuse(session, frame, failure);
+                }
+            }
+        }
+        if let Err(failure) = self.submit_frame(session, frame, digest) {
+            self.refuse(session, frame, failure);
+        }
+    }
+
+    /// Tells a session that its request was not taken.
+    pub fn refuse(&self, session: &Session, frame: &RequestFrame<'_>, failure: Failure) {
+        let failure = self.refused(&frame.service, Edge::Ws, failure);
+        session
+            .push(Frame::Error { id: frame.id.clone(), request: None, failure, reply: None }, None);
+    }
+
+    fn submit_frame(
+        self: &Arc<Self>,
+        session: &Arc<Session>,
+        frame: &RequestFrame<'_>,
+        digest: Digest,
+    ) -> Result<(), Failure> {
+        let headers: Vec<(&str, &[u8])> =
+            frame.headers.iter().map(|(name, value)| (&**name, value.as_bytes())).collect();
+        let submission = Submission {
+            service: &frame.service,
+            key: frame.key.as_deref().map(str::as_bytes),
+            payload: frame.payload.as_bytes(),
+            headers: &headers,
+            method: METHOD_WS,
+            path: None,
+            timeout: frame.timeout_ms.map(Duration::from_millis),
+        };
+        let service = self.admit(&submission)?;
+        let max = self.limits.in_flight_per_connection_max;
+        if session.in_flight() >= max {
+            return Err(self.limit_hit("in_flight_per_connection_max", max, ErrorCode::Overloaded));
+        }
+        let choice = self.choose()?;
+        let id = frame.id.clone().unwrap_or_else(|| ClientId::from_request(choice.request));
+        session.begin(id.clone(), choice.request, digest);
+        let (session_of, receipt) = (Arc::clone(session), frame.receipt);
+        let waiter = Waiter::Session { session: session_of, id: id.clone(), receipt };
+        let produced = self.produce(&service, &submission, choice, waiter);
+        if produced.is_err() {
+            session.written([id]);
+        }
+        produced
+    }
+
+    /// The limits that hold for every request, wherever it came from.
+    fn admit(&self, submission: &Submission<'_>) -> Result<Arc<Service>, Failure> {
+        let Some(service) = self.services.get(submission.service) else {
+            let shown: String = submission.service.chars().take(64).collect();
+            return Err(Failure::new(
+                ErrorCode::UnknownService,
+                format!("no service is called {shown:?}"),
+            ));
+        };
+        let max = self.limits.message_bytes_max;
+        if submission.payload.len() > max {
+            return Err(self.limit_hit("message_bytes_max", max, ErrorCode::TooLarge));
+        }
+        let max = self.limits.in_flight_max;
+        if self.pending.len() >= max {
+            return Err(self.limit_hit("in_flight_max", max, ErrorCode::Overloaded));
+        }
+        if self.is_draining() {
+            return Err(Failure::new(ErrorCode::Unavailable, "this node is draining"));
+        }
+        if !self.producer.is_available() {
+            return Err(Failure::new(ErrorCode::Unavailable, "Kafka cannot be reached"));
+        }
+        Ok(Arc::clone(service))
+    }
+
+    fn choose(&self) -> Result<Choice, Failure> {
+        let choice = self.affinity.choose(unix_ms(), rand::random());
+        // Without affinity the reply is read by another node, which needs the route.
+        if choice.partition.is_none() && !self.routes.is_reachable() {
+            return Err(Failure::new(ErrorCode::Unavailable, "the registry cannot be reached"));
+        }
+        Ok(choice)
+    }
+
+    /// Parks the waiter, then produces: the reply may be faster than this function's end.
+    fn produce(
+        self: &Arc<Self>,
+        service: &Arc<Service>,
+        submission: &Submission<'_>,
+        choice: Choice,
+        waiter: Waiter,
+    ) -> Result<(), Failure> {
+        let request = choice.request;
+        let timeout = service.timeout(submission.timeout);
+        let deadline_ms = unix_ms().saturating_add(timeout.as_millis() as u64);
+        let (session, client_id) = match &waiter {
+            Waiter::Session { session, id, .. } => (Some(session.id()), Some(id.as_json().into())),
+            Waiter::Call(_) => (None, None),
+        };
+        let route = Arc::new(Route { node: self.node.clone(), session, client_id, deadline_ms });
+        let started = Instant::now();
+        let entry = Entry {
+            service: Arc::clone(service),
+            waiter,
+            started,
+            deadline: started + timeout,
+            partition: choice.partition,
+            recording: Recording::Unconfirmed,
+            early: None,
+            route: Arc::clone(&route),
+        };
+        service.metrics.in_flight.inc();
+        self.pending.insert(request, entry);
+        self.routes.put(request, route);
+        let relay = Arc::clone(self);
+        let record = RecordParts::new(self, service, request, session, deadline_ms);
+        let on_delivery = Box::new(move |result| relay.produced(request, result));
+        let result =
+            record.with(service, submission, |record| self.producer.produce(record, on_delivery));
+        if let Err(error) = result {
+            // Nobody has been told anything of it yet: it never was.
+            if self.pending.take(request).is_some() {
+                service.metrics.in_flight.dec();
+                self.routes.remove(request);
+            }
+            if error == crate::bus::ProduceError::QueueFull {
+                self.telemetry.limit_hit("producer_queue");
+            }
+            return Err(refusal(&error));
+        }
+        Ok(())
+    }
+
+    /// The failure for a limit of `limits.*` that was hit, counted.
+    pub fn limit_hit(&self, limit: &'static str, max: usize, code: ErrorCode) -> Failure {
+        self.telemetry.limit_hit(limit);
+        Failure::new(code, format!("limits.{limit} is {max}"))
+    }
+
+    fn refused(&self, service: &str, edge: Edge, failure: Failure) -> Failure {
+        let metrics = self.services.get(service).map_or(&self.unknown, |known| &known.metrics);
+        metrics.ended(edge, Err(&failure));
+        failure
+    }
+}
+
+/// The texts of a record's headers.
+struct RecordParts<'a> {
+    correlation_text: [u8; 36],
+    correlation_raw: [u8; 16],
+    session: Option<String>,
+    deadline: String,
+    partition: Option<Vec<u8>>,
+    reply_topic: &'a str,
+}
+
+impl<'a> RecordParts<'a> {
+    fn new(
+        relay: &'a Relay,
+        service: &Service,
+        request: RequestId,
+        session: Option<SessionId>,
+        deadline_ms: u64,
+    ) -> Self {
+        let mut correlation_text = [0; 36];
+        request.encode(&mut correlation_text);
+        let partition = match service.dialect {
+            Dialect::Plain => None,
+            _ => relay.affinity.any_partition(request),
+        };
+        let partition = partition.map(|partition| match service.dialect {
+            Dialect::Nest => partition.to_string().into_bytes(),
+            _ => partition.to_be_bytes().to_vec(),
+        });
+        Self {
+            correlation_text,
+            correlation_raw: request.as_uuid().into_bytes(),
+            session: session.map(|id| id.to_string()),
+            deadline: deadline_ms.to_string(),
+            partition,
+            reply_topic: &relay.reply_topic,
+        }
+    }
+
+    fn with<T>(
+        &self,
+        service: &Service,
+        submission: &Submission<'_>,
+        use_it: impl FnOnce(&Outgoing<'_>) -> T,
+    ) -> T {
+        let correlation: &[u8] = match service.dialect {
+            Dialect::SpringBinary => &self.correlation_raw,
+            _ => &self.correlation_text,
+        };
+        let mut headers: Vec<(&str, &[u8])> = Vec::with_capacity(8 + submission.headers.len());
+        headers.push((CORRELATION_ID, correlation));
+        headers.push((REPLY_TOPIC, self.reply_topic.as_bytes()));
+        if let Some(partition) = &self.partition {
+            headers.push((REPLY_PARTITION, partition));
+        }
+        headers.push(("roundtrip-method", submission.method.as_bytes()));
+        if let Some(path) = submission.path {
+            headers.push(("roundtrip-path", path.as_bytes()));
+        }
+        if let Some(session) = &self.session {
+            headers.push(("roundtrip-session", session.as_bytes()));
+        }
+        headers.push(("roundtrip-deadline", self.deadline.as_bytes()));
+        let passes = |(name, _): &&(&str, _)| service.passes_to_service(name);
+        headers.extend(submission.headers.iter().filter(passes));
+        use_it(&Outgoing {
+            topic: &service.topic,
+            partition: None,
+            key: Some(submission.key.unwrap_or(&self.correlation_text)),
+            value: Some(submission.payload),
+            headers: &headers,
+        })
+    }
+}
+
+/// What a request asks for, as one number: equal for the same request only, short of a collision
+/// of 128 bits, by which a client could mislead nobody but itself.
+fn content(frame: &RequestFrame<'_>) -> Digest {
+    let mut hasher = xxhash_rust::xxh3::Xxh3::new();
+    let mut add = |part: &[u8]| {
+        hasher.update(&(part.len() as u64).to_le_bytes());
+        hasher.update(part);
+    };
+    add(frame.service.as_bytes());
+    add(&[u8::from(frame.key.is_some())]);
+    add(frame.key.as_deref().unwrap_or_default().as_bytes());
+    for (name, value) in &frame.headers {
+        add(name.as_bytes());
+        add(value.as_bytes());
+    }
+    add(frame.payload.as_bytes());
+    Digest(hasher.digest128())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::ClientFrame;
+
+    fn digest(text: &str) -> Digest {
+        match ClientFrame::parse(text) {
+            Ok(ClientFrame::Request(frame)) => content(&frame),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn the_digest_is_of_service_key_headers_and_payload_alone() {
+        let base = r#"{"id":1,"service":"s","key":"k","headers":{"a":"b"},"payload":1}"#;
+        let same =
+            r#"{"payload":1,"timeout_ms":7,"headers":{"A":"b"},"key":"k","service":"s","id":1}"#;
+        assert_eq!(digest(base), digest(same));
+        for other in [
+            r#"{"id":1,"service":"t","key":"k","headers":{"a":"b"},"payload":1}"#,
+            r#"{"id":1,"service":"s","key":"l","headers":{"a":"b"},"payload":1}"#,
+            r#"{"id":1,"service":"s","headers":{"a":"b"},"payload":1}"#,
+            r#"{"id":1,"service":"s","key":"k","headers":{"a":"c"},"payload":1}"#,
+            r#"{"id":1,"service":"s","key":"k","payload":1}"#,
+            r#"{"id":1,"service":"s","key":"k","headers":{"a":"b"},"payload":1.0}"#,
+        ] {
+            assert_ne!(digest(base), digest(other), "{other}");
+        }
+        assert_ne!(digest(r#"{"service":"s","key":""}"#), digest(r#"{"service":"s"}"#));
+    }
+}

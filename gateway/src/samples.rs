@@ -1,0 +1,226 @@
+//! The sample services, as backends in any language would be written: they read a request topic and
+//! answer on the topic that each request names. Used by `dev` and by `samples`.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use serde_json::{Value, json};
+
+use crate::{
+    bus::{
+        BusEvent, Consumer, Incoming, Outgoing, Producer,
+        kafka::{KafkaSettings, StartError, consumer::KafkaConsumer, producer::KafkaProducer},
+    },
+    config::Config,
+    relay::reply::{CORRELATION_ID, REPLY_TOPIC},
+    tasks::Tasks,
+};
+
+/// The longest that `slow` sleeps.
+const SLEEP_MAX: Duration = Duration::from_secs(60);
+/// How long `orders` takes.
+const VALIDATION_TIME: Duration = Duration::from_millis(200);
+/// How long a consumer may take to leave.
+const CLOSE_WITHIN: Duration = Duration::from_secs(2);
+
+/// What a sample service does with a request's value.
+type Behaviour = fn(&[u8]) -> Reaction;
+
+/// The services, by their names.
+const SERVICES: [(&str, Behaviour); 4] =
+    [("echo", echo), ("slow", slow), ("fail", fail), ("orders", orders)];
+
+struct Reaction {
+    after: Duration,
+    status: u16,
+    /// `None`: the request's own value.
+    value: Option<Value>,
+}
+
+/// The sample services at work.
+#[derive(Debug)]
+pub struct Samples {
+    names: Vec<&'static str>,
+}
+
+impl Samples {
+    /// Answers for those sample services that the configuration has.
+    ///
+    /// # Errors
+    /// A setting that no Kafka client can be made of.
+    pub fn start(
+        settings: &KafkaSettings,
+        config: &Config,
+        tasks: &Tasks,
+    ) -> Result<Self, StartError> {
+        let producer: Arc<dyn Producer> = Arc::new(KafkaProducer::start(settings)?);
+        let mut names = Vec::new();
+        for (name, behaviour) in SERVICES {
+            let Some(service) = config.services.get(name) else { continue };
+            let group = format!("roundtrip-sample-{name}");
+            let consumer = KafkaConsumer::start(settings, &group, &service.request_topic)?;
+            let sample =
+                Sample { behaviour, producer: Arc::clone(&producer), tasks: tasks.clone() };
+            drop(tasks.until(name, tasks.stop(), sample.run(Box::new(consumer))));
+            names.push(name);
+        }
+        Ok(Self { names })
+    }
+
+    /// Which services are answered.
+    pub fn names(&self) -> &[&'static str] {
+        &self.names
+    }
+}
+
+struct Sample {
+    behaviour: Behaviour,
+    producer: Arc<dyn Producer>,
+    tasks: Tasks,
+}
+
+/// A request's answer, complete.
+struct Answer {
+    topic: String,
+    correlation: Bytes,
+    status: u16,
+    content_type: Option<Bytes>,
+    value: Bytes,
+}
+
+impl Sample {
+    async fn run(self, mut consumer: Box<dyn Consumer>) {
+        let control = consumer.control();
+        let stop = self.tasks.stop().clone();
+        loop {
+            // A sample answers at most once: what it has read counts as handled.
+            let mut read = BTreeMap::new();
+            let mut sink = |event: BusEvent<'_>| {
+                if let BusEvent::Record(record) = event {
+                    self.handle(&record);
+                    read.insert(record.partition, record.offset + 1);
+                }
+            };
+            tokio::select! {
+                () = stop.cancelled() => break,
+                () = consumer.next(256, &mut sink) => {}
+            }
+            read.into_iter().for_each(|(partition, offset)| control.store(partition, offset));
+        }
+        consumer.close(CLOSE_WITHIN).await;
+    }
+
+    fn handle(&self, record: &Incoming<'_>) {
+        let header = |name: &str| {
+            record.headers.iter().find(|(found, _)| *found == name).and_then(|(_, value)| *value)
+        };
+        let topic = header(REPLY_TOPIC).and_then(|topic| std::str::from_utf8(topic).ok());
+        let (Some(topic), Some(correlation)) = (topic, header(CORRELATION_ID)) else {
+            return tracing::debug!("a record that wants no reply");
+        };
+        let request = record.value.unwrap_or_default();
+        let Reaction { after, status, value } = (self.behaviour)(request);
+        let content_type = match value {
+            None => header("content-type").map(Bytes::copy_from_slice),
+            Some(_) => Some(Bytes::from_static(b"application/json")),
+        };
+        let answer = Answer {
+            topic: topic.to_owned(),
+            correlation: Bytes::copy_from_slice(correlation),
+            status,
+            content_type,
+            value: value.map_or_else(
+                || Bytes::copy_from_slice(request),
+                |value| Bytes::from(value.to_string()),
+            ),
+        };
+        if after.is_zero() {
+            return answer.send(&*self.producer);
+        }
+        let producer = Arc::clone(&self.producer);
+        self.tasks.short_lived(async move {
+            tokio::time::sleep(after).await;
+            answer.send(&*producer);
+        });
+    }
+}
+
+impl Answer {
+    fn send(&self, producer: &dyn Producer) {
+        let status = self.status.to_string();
+        let mut headers: Vec<(&str, &[u8])> =
+            vec![(CORRELATION_ID, &self.correlation), ("roundtrip-status", status.as_bytes())];
+        if let Some(content_type) = &self.content_type {
+            headers.push(("content-type", content_type));
+        }
+        let record = Outgoing {
+            topic: &self.topic,
+            partition: None,
+            key: Some(&self.correlation),
+            value: Some(&self.value),
+            headers: &headers,
+        };
+        let unsent = |error| tracing::warn!(%error, "sample reply not sent");
+        let on_delivery = Box::new(move |result: Result<_, _>| {
+            result.map_or_else(unsent, drop);
+        });
+        if let Err(error) = producer.produce(&record, on_delivery) {
+            unsent(error);
+        }
+    }
+}
+
+fn echo(_: &[u8]) -> Reaction {
+    Reaction { after: Duration::ZERO, status: 200, value: None }
+}
+
+/// Answers with the request's own value after `ms` milliseconds.
+fn slow(request: &[u8]) -> Reaction {
+    let ms = field(request, "ms").and_then(|ms| ms.as_u64()).unwrap_or(1000);
+    Reaction { after: Duration::from_millis(ms).min(SLEEP_MAX), status: 200, value: None }
+}
+
+/// Fails with the request's own `status`.
+fn fail(request: &[u8]) -> Reaction {
+    let status = field(request, "status").and_then(|status| status.as_u64());
+    let status = status.and_then(|status| u16::try_from(status).ok());
+    let status = status.filter(|status| (400..600).contains(status)).unwrap_or(500);
+    let value = json!({ "error": "failed as asked", "status": status });
+    Reaction { after: Duration::ZERO, status, value: Some(value) }
+}
+
+/// Validates an order, which takes a while: it needs an `id`, and at least one of `items` where it
+/// names any.
+fn orders(request: &[u8]) -> Reaction {
+    let Some(id) = field(request, "id").filter(|id| id.is_string() || id.is_number()) else {
+        let value = json!({ "error": "an order is an object with an id, a string or a number" });
+        return Reaction { after: Duration::ZERO, status: 422, value: Some(value) };
+    };
+    let is_empty = field(request, "items").is_some_and(|items| items == json!([]));
+    let state = if is_empty { "FAILED" } else { "VALIDATED" };
+    let value = json!({ "id": id, "state": state });
+    Reaction { after: VALIDATION_TIME, status: 200, value: Some(value) }
+}
+
+fn field(request: &[u8], name: &str) -> Option<Value> {
+    let mut request: Value = serde_json::from_slice(request).ok()?;
+    request.get_mut(name).map(Value::take)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn samples_do_what_they_say() {
+        assert!(echo(b"x").value.is_none());
+        assert_eq!(slow(br#"{"ms":5}"#).after, Duration::from_millis(5));
+        assert_eq!(slow(b"not json").after, Duration::from_secs(1));
+        assert_eq!(slow(br#"{"ms":99999999}"#).after, SLEEP_MAX);
+        assert_eq!(fail(br#"{"status":418}"#).status, 418);
+        assert_eq!(fail(br#"{"status":200}"#).status, 500);
+        assert_eq!(orders(br#"{"id":7}"#).value.unwrap()["state"], "VALIDATED");
+        assert_eq!(orders(br#"{"id":7,"items":[]}"#).value.unwrap()["state"], "FAILED");
+        assert_eq!(orders(b"null").status, 422);
+    }
+}
