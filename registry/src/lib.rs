@@ -11,8 +11,10 @@ pub mod conformance;
 pub mod error;
 pub mod ids;
 mod memory;
+mod redis;
 pub mod tables;
 
+pub use self::redis::RedisRegistry;
 pub use error::RegistryError;
 pub use ids::{InvalidId, NodeId, NodeRef, RequestId, SessionId};
 pub use memory::MemoryRegistry;
