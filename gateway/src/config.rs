@@ -47,7 +47,7 @@ pub struct Config {
     pub shutdown: ShutdownConfig,
     /// How the log is written.
     pub log: LogConfig,
-    /// The backend services by name, at least one. A name is 1 to 64 characters out of
+    /// The backend services by name. A name is 1 to 64 characters out of
     /// `A-Z a-z 0-9 . _ -`.
     pub services: BTreeMap<String, ServiceConfig>,
 }
@@ -66,14 +66,34 @@ pub struct PublicConfig {
 /// The listener for peers and operators.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct InternalConfig {
-    /// Where to listen; port 0 is any free one. A wildcard address only with `advertise`, or with
-    /// the registry `memory:`.
+    /// Where to listen; port 0 is any free one.
     pub listen: SocketAddr,
     /// `http://host[:port]` without a final `/`, as peers reach this node. Port 0 stands for the
-    /// bound port. `None`: derived from the bound address.
+    /// bound port. `None`: derived from the bound address. See [`InternalConfig::advertised`].
     pub advertise: Option<String>,
-    /// Shared by the nodes of a cluster: 16 to 1024 visible ASCII characters.
+    /// Shared by the nodes of a cluster: 1 to 1024 visible ASCII characters.
     pub secret: Secret,
+}
+
+impl InternalConfig {
+    /// Where peers reach the node that listens on `bound`: the configured URL, else that address.
+    /// The host's name, or else `localhost`, stands in for a wildcard address.
+    pub fn advertised(&self, bound: SocketAddr) -> String {
+        match &self.advertise {
+            Some(url) => match url.rsplit_once(':') {
+                Some((host, port)) if port.parse() == Ok(0_u16) => {
+                    format!("{host}:{}", bound.port())
+                }
+                _ => url.clone(),
+            },
+            None if bound.ip().is_unspecified() => {
+                let host = kernel_host_name();
+                let host = host.as_ref().map_or("localhost", NodeId::as_str);
+                format!("http://{host}:{}", bound.port())
+            }
+            None => format!("http://{bound}"),
+        }
+    }
 }
 
 /// The broker and our topics. `Debug` shows the names of the properties alone: a value may be a
@@ -130,7 +150,7 @@ impl RegistryConfig {
 pub struct SessionConfig {
     /// Time between two pings, 100 ms to 1 h.
     pub ping_interval: Duration,
-    /// How long a pong may take, 100 ms to `ping_interval`.
+    /// How long a pong may take, 100 ms to 1 h.
     pub pong_timeout: Duration,
     /// Bytes of frames that may wait for a slow client, 1 B to 1 GiB.
     pub outbox_bytes_max: usize,
@@ -141,8 +161,7 @@ pub struct SessionConfig {
 pub struct LimitsConfig {
     /// Bytes of one payload, 1 B to 256 MiB.
     pub message_bytes_max: usize,
-    /// Bytes of one WebSocket message, at most 512 MiB; has room for 4/3 of `message_bytes_max`
-    /// and 16 KiB.
+    /// Bytes of one WebSocket message, at most 512 MiB and more than `message_bytes_max`.
     pub frame_bytes_max: usize,
     /// Requests per second of one connection, at most 1,000,000. 0: off.
     pub requests_per_second_max: u32,

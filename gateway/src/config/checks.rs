@@ -175,15 +175,14 @@ pub(super) fn header(text: &str) -> Result<String, String> {
     Err(format!("{}: {refused}", shown(name)))
 }
 
-/// The secret that peers share: it travels in a header, and is too long to be guessed. The reason
-/// never shows it.
+/// The secret that peers share, which travels in a header. The reason never shows it.
 pub(super) fn shared_secret(text: &str) -> Result<(), String> {
     if !text.bytes().all(|b| b.is_ascii_graphic()) {
         Err("must be visible ASCII characters only, without spaces".to_owned())
-    } else if (16..=1024).contains(&text.len()) {
+    } else if (1..=1024).contains(&text.len()) {
         Ok(())
     } else {
-        Err(format!("must be 16 to 1024 characters, is {}", text.len()))
+        Err(format!("must be 1 to 1024 characters, is {}", text.len()))
     }
 }
 
@@ -374,11 +373,11 @@ mod tests {
 
     #[test]
     fn wants_a_secret_that_fits_a_header() {
-        assert_eq!(shared_secret("0123456789abcdef"), Ok(()));
-        for text in
-            ["", "0123456789abcde", "0123456789 abcdef", "0123456789abcdefü", &"x".repeat(1025)]
-        {
-            assert!(shared_secret(text).is_err());
+        for text in ["s", "0123456789abcdef", "!\"#~", &"x".repeat(1024)] {
+            assert_eq!(shared_secret(text), Ok(()), "{text}");
+        }
+        for text in ["", " ", "0123456789 abcdef", "a\n", "0123456789abcdefü", &"x".repeat(1025)] {
+            assert!(shared_secret(text).is_err(), "{text}");
         }
     }
 

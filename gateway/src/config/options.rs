@@ -47,8 +47,8 @@ pub(super) fn read(findings: &mut Findings, tree: Table, host_name: Option<NodeI
         log: root.section("log", "The log.", log),
         services: root.each(
             "services",
-            "One table for each backend service that clients may call, at least one in all. \
-             `<name>` is what clients say: 1 to 64 characters out of `A-Z a-z 0-9 . _ -`.",
+            "One table for each backend service that clients may call. `<name>` is what \
+             clients say: 1 to 64 characters out of `A-Z a-z 0-9 . _ -`.",
             checks::service_name,
             service,
         ),
@@ -97,19 +97,21 @@ fn internal(section: &mut Section<'_>) -> InternalConfig {
         advertise: section.option(
             "advertise",
             &Text { name: "URL, `http://host:port`", check: checks::advertise },
-            Preset::Absent("the bound address"),
-            "Where the other nodes reach this one. Required where `internal.listen` is a wildcard \
-             such as 0.0.0.0, unless the registry is `memory:`. With port 0: the bound port.",
+            Preset::Absent("the bound address, or the host name"),
+            "Where the other nodes reach this one. With port 0: the bound port. Where it is not \
+             set and `internal.listen` is a wildcard such as 0.0.0.0, the others are told the \
+             host's name, which they must be able to resolve.",
         ),
         secret: section.required(
             "secret",
             &Hidden {
-                name: "string, 16 to 1024 characters",
+                name: "string, 1 to 1024 characters",
                 check: checks::shared_secret,
                 is_url: false,
             },
             "Shared by all nodes of the cluster; a call between nodes without it is answered with \
-             HTTP 401. Visible ASCII without spaces. Never shown.",
+             HTTP 401. Visible ASCII without spaces. Make it long and random: whoever guesses it \
+             may call the node as its peers do. Never shown.",
         ),
     }
 }
@@ -190,8 +192,7 @@ fn session(section: &mut Section<'_>) -> SessionConfig {
             "pong_timeout",
             &Period { ms_min: 100, ms_max: HOUR },
             Duration::from_secs(10),
-            "How long a pong may take; later, the connection is closed with 4000. Not over \
-             `ping_interval`.",
+            "How long a pong may take; later, the connection is closed with 4000.",
         ),
         outbox_bytes_max: section.defaulted(
             "outbox_bytes_max",
@@ -220,8 +221,8 @@ fn limits(section: &mut Section<'_>) -> LimitsConfig {
             &Size { bytes_max: 512 * MIB },
             (2 * MIB) as usize,
             "Bytes of one WebSocket message, however it is fragmented. Over it, the connection is \
-             closed with 1009. Must have room for a payload of `message_bytes_max` in base64 (4/3 \
-             of it) and 16KiB around it.",
+             closed with 1009. Must be over `message_bytes_max`. A payload of that size in base64 \
+             takes 4/3 of it, and the rest of the message has to fit as well.",
         ),
         requests_per_second_max: section.defaulted(
             "requests_per_second_max",

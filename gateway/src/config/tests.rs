@@ -228,20 +228,15 @@ fn checks_what_options_are_to_each_other() {
         ("services.echo.timeout = '61s'", "timeout must not be over timeout_max: 61s against 1m"),
         ("services.echo.timeout_max = '1s'", "timeout must not be over timeout_max: 5s against 1s"),
         ("services.x.request_topic = 'roundtrip.replies'", "must not be kafka.reply_topic"),
-        ("limits.message_bytes_max = '2MiB'", "limits.frame_bytes_max must be at least 2"),
-        ("limits.frame_bytes_max = '900KiB'", "limits.frame_bytes_max must be at least 1216KiB"),
-        ("session.pong_timeout = '26s'", "session.pong_timeout must not be over"),
-        ("session.ping_interval = '5s'", "session.pong_timeout must not be over"),
-        ("public.listen = '127.0.0.1:9080'", "are both 127.0.0.1:9080"),
-        ("internal.listen = '0.0.0.0:9080'", "set internal.advertise"),
+        ("limits.message_bytes_max = '2MiB'", "must be over limits.message_bytes_max: 2MiB"),
+        ("limits.frame_bytes_max = '900KiB'", "must be over limits.message_bytes_max: 900KiB"),
+        ("public.listen = '127.0.0.1:9080'", "overlap: 127.0.0.1:9080 and 127.0.0.1:9080"),
+        ("internal.listen = '0.0.0.0:8080'", "overlap: 127.0.0.1:8080 and 0.0.0.0:8080"),
     ] {
         let problems = problems_with(more);
         assert!(problems.contains(reason), "{problems}");
         assert!(problems.ends_with("(<text>:6)"), "{problems}");
     }
-    let none = LEAST.replace("services.echo.request_topic = 'echo'", "");
-    let problem = load(&none, &[]).unwrap_err().to_string();
-    assert_eq!(problem, "services: at least one service is required, as in [services.orders]");
 }
 
 #[test]
@@ -249,9 +244,13 @@ fn accepts_what_only_looks_wrong() {
     for more in [
         "services.b.request_topic = 'echo'",
         "internal = { listen = '0.0.0.0:0', advertise = 'http://10.0.0.5:0' }",
-        "internal.listen = '0.0.0.0:9080'\nregistry.url = 'memory:'",
+        "internal.listen = '0.0.0.0:9080'",
+        "internal.listen = '[::]:0'",
         "internal.listen = '127.0.0.1:0'\npublic.listen = '127.0.0.1:0'",
         "public.allowed_origins = []",
+        "session.pong_timeout = '26s'",
+        "session.ping_interval = '5s'",
+        "limits.frame_bytes_max = 921601",
     ] {
         let least = match more.starts_with("internal = {") {
             true => LEAST.replace("internal.secret = '0123456789abcdef'", ""),
@@ -260,6 +259,48 @@ fn accepts_what_only_looks_wrong() {
         let more = more.replace("}", ", secret = '0123456789abcdef' }");
         let loaded = load(&format!("{least}{more}"), &[]);
         assert!(loaded.is_ok(), "{more}: {loaded:?}");
+    }
+}
+
+#[test]
+fn a_node_needs_no_services() {
+    let none = LEAST.replace("services.echo.request_topic = 'echo'", "");
+    assert!(load(&none, &[]).unwrap().services.is_empty());
+    assert!(load(&format!("{none}[services]"), &[]).unwrap().services.is_empty());
+}
+
+#[test]
+fn takes_a_secret_of_any_length() {
+    let config = load(&LEAST.replace("0123456789abcdef", "s"), &[]).unwrap();
+    assert_eq!(config.internal.secret.expose(), "s");
+    let problem = load(&LEAST.replace("0123456789abcdef", ""), &[]).unwrap_err().to_string();
+    assert_eq!(problem, "internal.secret: must be 1 to 1024 characters, is 0 (<text>:4)");
+}
+
+#[test]
+fn advertises_what_peers_can_call() {
+    let told = |advertise: Option<&str>, bound: &str| {
+        let mut internal = load(LEAST, &[]).unwrap().internal;
+        internal.advertise = advertise.map(str::to_owned);
+        internal.advertised(bound.parse().unwrap())
+    };
+    for (advertise, bound, url) in [
+        (Some("http://10.0.0.5:9080"), "0.0.0.0:1234", "http://10.0.0.5:9080"),
+        (Some("http://gw-1"), "127.0.0.1:1234", "http://gw-1"),
+        (Some("http://gw-1:0"), "0.0.0.0:1234", "http://gw-1:1234"),
+        (Some("http://[::1]:0"), "[::]:1234", "http://[::1]:1234"),
+        (Some("http://[::]"), "[::]:1234", "http://[::]"),
+        (None, "127.0.0.1:1234", "http://127.0.0.1:1234"),
+        (None, "[::1]:1234", "http://[::1]:1234"),
+    ] {
+        assert_eq!(told(advertise, bound), url);
+    }
+    let host = super::kernel_host_name();
+    let host = host.as_ref().map_or("localhost", registry::NodeId::as_str);
+    for bound in ["0.0.0.0:1234", "[::]:1234"] {
+        let url = told(None, bound);
+        assert_eq!(url, format!("http://{host}:1234"));
+        assert_eq!(super::checks::advertise(&url), Ok(url));
     }
 }
 
