@@ -3,7 +3,9 @@
 //!
 //! * [`cluster`]: N nodes with their topics, and what may be done to them
 //! * [`client`], [`raw`], [`http`]: those who ask
+//! * [`traffic`]: many of them at once, who count what they got
 //! * [`worker`]: those who answer
+//! * [`tokens`]: who vouches for users
 //! * [`metrics`]: what a node says of itself
 //! * [`infra`]: Kafka and Redis, attached to or started
 //! * [`process`]: child processes that never outlive the tests, and their logs
@@ -22,6 +24,8 @@ pub mod infra;
 pub mod metrics;
 pub mod process;
 pub mod raw;
+pub mod tokens;
+pub mod traffic;
 pub mod worker;
 
 /// How long anything that should happen soon may take on a busy machine.
