@@ -3,39 +3,27 @@
 //! A test ends with [`Cluster::finish`], which drains every node and wants exit code 0. A cluster
 //! that is dropped without it has failed: its logs are kept, and their ends are shown.
 
-use std::{
-    collections::BTreeMap,
-    fs,
-    path::{Path, PathBuf},
-    sync::Arc,
-};
+use std::{collections::BTreeMap, fs, path::PathBuf, sync::Arc};
 
 use anyhow::{Context, Result, bail, ensure};
-use toml::{Table, Value};
-use uuid::Uuid;
+use http::Method;
 
+pub use builder::ClusterBuilder;
 pub use node::Node;
 
 use crate::{
+    SOON, eventually,
+    http::HttpClient,
     infra::{kafka::Kafka, redis::Redis},
-    process::{keep_files, run_dir, tail},
-    worker::{Partitioner, WorkerBuilder},
+    process::{keep_files, tail},
+    worker::{Partitioner, Worker, WorkerBuilder},
 };
 
+mod builder;
 mod node;
 
-/// What a cluster is made of, before it runs.
-#[derive(Debug)]
-pub struct ClusterBuilder {
-    nodes: usize,
-    services: Vec<String>,
-    topics: Vec<(String, i32)>,
-    config: Vec<String>,
-    reply_partitions: i32,
-    own_kafka: Option<Vec<String>>,
-    own_redis: bool,
-    program: Option<PathBuf>,
-}
+/// What the nodes authenticate each other with.
+const SECRET: &str = "not-a-secret-in-tests";
 
 /// A running cluster.
 #[derive(Debug)]
@@ -50,178 +38,10 @@ pub struct Cluster {
     kafka: Arc<Kafka>,
 }
 
-impl ClusterBuilder {
-    /// How many nodes; one, unless said otherwise.
-    #[must_use]
-    pub fn nodes(mut self, nodes: usize) -> Self {
-        self.nodes = nodes;
-        self
-    }
-
-    /// A service with a request topic of four partitions.
-    #[must_use]
-    pub fn service(mut self, name: &str) -> Self {
-        self.services.push(name.to_owned());
-        self
-    }
-
-    /// A topic of the cluster's own: `{tag}.NAME`.
-    #[must_use]
-    pub fn topic(mut self, name: &str, partitions: i32) -> Self {
-        self.topics.push((name.to_owned(), partitions));
-        self
-    }
-
-    /// Configuration in TOML, merged over what the harness writes; `{tag}` stands for the
-    /// cluster's tag, with which the names of its topics begin.
-    #[must_use]
-    pub fn config(mut self, toml: &str) -> Self {
-        self.config.push(toml.to_owned());
-        self
-    }
-
-    /// Partitions of the reply topic; 12, unless said otherwise.
-    #[must_use]
-    pub fn reply_partitions(mut self, partitions: i32) -> Self {
-        self.reply_partitions = partitions;
-        self
-    }
-
-    /// A broker that only this cluster uses, so that it may be stopped.
-    #[must_use]
-    pub fn own_kafka(mut self, settings: &[&str]) -> Self {
-        self.own_kafka = Some(settings.iter().map(|&setting| setting.to_owned()).collect());
-        self
-    }
-
-    /// A Redis server that only this cluster uses, so that it may be stopped.
-    #[must_use]
-    pub fn own_redis(mut self) -> Self {
-        self.own_redis = true;
-        self
-    }
-
-    /// Another program than the node built with these tests.
-    #[must_use]
-    pub fn program(mut self, path: &Path) -> Self {
-        self.program = Some(path.to_owned());
-        self
-    }
-
-    /// Creates the topics, starts the nodes, and waits until all are ready.
-    ///
-    /// # Errors
-    /// When anything of that fails; the logs are shown.
-    pub async fn start(self) -> Result<Cluster> {
-        let mut cluster = self.prepare().await?;
-        for node in &mut cluster.nodes {
-            node.start()?;
-        }
-        for node in &mut cluster.nodes {
-            node.ready().await?;
-        }
-        Ok(cluster)
-    }
-
-    /// Creates the topics and writes the configuration, but starts no node.
-    ///
-    /// # Errors
-    /// When anything of that fails.
-    pub async fn prepare(mut self) -> Result<Cluster> {
-        let tag = format!("t-{}", &Uuid::new_v4().simple().to_string()[..8]);
-        let dir = run_dir().join(&tag);
-        fs::create_dir_all(&dir)?;
-        let kafka = match self.own_kafka.take() {
-            Some(settings) => {
-                let settings: Vec<&str> = settings.iter().map(String::as_str).collect();
-                Kafka::start(&dir.join("kafka"), &settings).await?
-            }
-            None => Kafka::shared().await?,
-        };
-        let redis = match self.own_redis {
-            true => Redis::start(&dir.join("redis")).await?,
-            false => Redis::shared().await?,
-        };
-        self.create_topics(&kafka, &tag).await?;
-        let program = match self.program.take() {
-            Some(program) => program,
-            None => node::program()?,
-        };
-        let mut nodes = Vec::new();
-        for number in 1..=self.nodes {
-            let id = format!("gw-{number}");
-            let config = self.node_config(&id, &tag, &kafka, &redis)?;
-            nodes.push(Node::new(&program, &dir, &id, &config.to_string())?);
-        }
-        let reply_partitions = self.reply_partitions;
-        Ok(Cluster { nodes, tag, dir, reply_partitions, finished: false, redis, kafka })
-    }
-
-    async fn create_topics(&self, kafka: &Kafka, tag: &str) -> Result<()> {
-        let mut topics =
-            vec![(format!("{tag}.replies"), self.reply_partitions), (format!("{tag}.pushes"), 4)];
-        topics.extend(self.services.iter().map(|name| (format!("{tag}.{name}.requests"), 4)));
-        topics.extend(self.topics.iter().map(|(name, count)| (format!("{tag}.{name}"), *count)));
-        let topics: Vec<(&str, i32)> =
-            topics.iter().map(|(n, count)| (n.as_str(), *count)).collect();
-        kafka.create_topics(&topics).await
-    }
-
-    fn node_config(&self, id: &str, tag: &str, kafka: &Kafka, redis: &Redis) -> Result<Table> {
-        let mut config: Table = toml::from_str(&format!(
-            r#"
-            node_id = "{id}"
-            public.listen = "127.0.0.1:0"
-            internal = {{ listen = "127.0.0.1:0", secret = "not-a-secret-in-tests" }}
-            registry = {{ url = "{redis}", prefix = "{tag}:" }}
-            [kafka]
-            bootstrap_servers = "{kafka}"
-            reply_topic = "{tag}.replies"
-            push_topic = "{tag}.pushes"
-            group_id = "{tag}"
-            reply_partitions = {partitions}
-            "#,
-            redis = redis.url(),
-            kafka = kafka.bootstrap(),
-            partitions = self.reply_partitions,
-        ))?;
-        for name in &self.services {
-            let service = format!("[services.{name}]\nrequest_topic = \"{tag}.{name}.requests\"\n");
-            merge(&mut config, toml::from_str(&service)?);
-        }
-        for text in &self.config {
-            let text = text.replace("{tag}", tag);
-            merge(&mut config, toml::from_str(&text).with_context(|| text.clone())?);
-        }
-        Ok(config)
-    }
-}
-
-/// Lays one table over another, level by level.
-fn merge(under: &mut Table, over: Table) {
-    for (key, value) in over {
-        match (under.get_mut(&key), value) {
-            (Some(Value::Table(under)), Value::Table(over)) => merge(under, over),
-            (_, value) => {
-                under.insert(key, value);
-            }
-        }
-    }
-}
-
 impl Cluster {
     /// A cluster of one node, to be changed.
     pub fn builder() -> ClusterBuilder {
-        ClusterBuilder {
-            nodes: 1,
-            services: Vec::new(),
-            topics: Vec::new(),
-            config: Vec::new(),
-            reply_partitions: 12,
-            own_kafka: None,
-            own_redis: false,
-            program: None,
-        }
+        ClusterBuilder::new()
     }
 
     /// A node, counted from 0.
@@ -270,6 +90,44 @@ impl Cluster {
         }
     }
 
+    /// A consumer of all records of one of its topics, from the beginning.
+    ///
+    /// # Errors
+    /// When Kafka's client cannot be set up.
+    pub fn tap(&self, topic: &str) -> Result<Worker> {
+        let group = format!("{}.tap.{topic}", self.tag);
+        let topic = self.topic(topic);
+        WorkerBuilder { topic, group, ..self.worker("") }.silent()
+    }
+
+    /// `GET` of what operators may see, with their secret.
+    ///
+    /// # Errors
+    /// When the node does not answer with JSON.
+    pub async fn admin(&self, node: usize, path: &str) -> Result<serde_json::Value> {
+        let http = HttpClient::new(self.nodes[node].internal_address());
+        let bearer = format!("Bearer {SECRET}");
+        let headers = [("authorization", bearer.as_str())];
+        http.send(Method::GET, &format!("/admin/v1/{path}"), &headers, "").await?.json()
+    }
+
+    /// Waits until the reply topic's partitions are spread evenly over the nodes.
+    ///
+    /// # Errors
+    /// When they are not soon.
+    pub async fn balanced(&self) -> Result<()> {
+        let share = self.reply_partitions as usize / self.nodes.len();
+        eventually(SOON, "the partitions are spread evenly", async || {
+            let view = self.admin(0, "cluster").await?;
+            let nodes = view["nodes"].as_array().context("no nodes")?;
+            let owned: usize = nodes.iter().map(partitions).sum();
+            let even = nodes.iter().all(|node| partitions(node) >= share);
+            ensure!(owned == self.reply_partitions as usize && even, "{view}");
+            Ok(())
+        })
+        .await
+    }
+
     /// The sum of a metric over the nodes that run.
     ///
     /// # Errors
@@ -298,6 +156,13 @@ impl Cluster {
         self.finished = true;
         Ok(())
     }
+}
+
+/// How many partitions a node owns, whether they are listed or counted.
+fn partitions(node: &serde_json::Value) -> usize {
+    let partitions = &node["partitions"];
+    let counted = partitions.as_u64().and_then(|count| usize::try_from(count).ok());
+    counted.unwrap_or_else(|| partitions.as_array().map_or(0, Vec::len))
 }
 
 impl Drop for Cluster {

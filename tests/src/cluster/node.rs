@@ -72,6 +72,11 @@ impl Node {
         &self.id
     }
 
+    /// The binary it runs.
+    pub fn program(&self) -> &Path {
+        &self.program
+    }
+
     /// Its configuration file.
     pub fn config(&self) -> &Path {
         &self.config
