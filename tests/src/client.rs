@@ -1,0 +1,331 @@
+//! A WebSocket client that speaks the contract.
+
+use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
+
+use anyhow::{Context, Result, anyhow, bail};
+use futures_util::{SinkExt, StreamExt};
+use serde::{Deserialize, de::DeserializeOwned};
+use serde_json::value::RawValue;
+use tokio::{net::TcpStream, time::timeout};
+use tokio_tungstenite::{
+    WebSocketStream, client_async_with_config,
+    tungstenite::{
+        Error, Message,
+        client::IntoClientRequest,
+        handshake::client::Request,
+        http::{HeaderMap, HeaderName, HeaderValue, StatusCode},
+        protocol::WebSocketConfig,
+    },
+};
+
+use crate::SOON;
+
+/// How to connect; made by [`crate::cluster::Node::connect`].
+#[derive(Clone, Debug)]
+pub struct Connect {
+    address: SocketAddr,
+    path: String,
+    headers: Vec<(String, String)>,
+}
+
+/// What a handshake came to.
+#[derive(Debug)]
+pub enum Handshake {
+    /// A connection; nothing has been read from it.
+    Accepted(Box<WsClient>),
+    /// An HTTP answer instead.
+    Refused { status: StatusCode, headers: Box<HeaderMap> },
+}
+
+/// One connection.
+#[derive(Debug)]
+pub struct WsClient {
+    stream: WebSocketStream<TcpStream>,
+    /// The handshake's answer.
+    pub headers: HeaderMap,
+}
+
+/// One frame from the gateway. The text is kept as it came: fidelity is part of the contract.
+#[derive(Clone, Debug)]
+pub struct Frame {
+    pub text: String,
+    fields: BTreeMap<String, Box<RawValue>>,
+}
+
+/// What `next` may find.
+#[derive(Clone, Debug)]
+pub enum Event {
+    Frame(Frame),
+    /// The close code; `None` for an end without a close frame.
+    Closed(Option<u16>),
+}
+
+impl Connect {
+    /// A connection to `/ws` of the listener at this address.
+    pub fn to(address: SocketAddr) -> Self {
+        Self { address, path: "/ws".to_owned(), headers: Vec::new() }
+    }
+
+    /// Adds a header to the handshake.
+    #[must_use]
+    pub fn header(mut self, name: &str, value: &str) -> Self {
+        self.headers.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// Offers a subprotocol.
+    #[must_use]
+    pub fn subprotocol(self, name: &str) -> Self {
+        self.header("sec-websocket-protocol", name)
+    }
+
+    /// Says where the page that connects is from.
+    #[must_use]
+    pub fn origin(self, origin: &str) -> Self {
+        self.header("origin", origin)
+    }
+
+    /// Sets the query, without its `?`.
+    #[must_use]
+    pub fn query(mut self, query: &str) -> Self {
+        self.path = format!("/ws?{query}");
+        self
+    }
+
+    /// Connects, and says what the gateway answered.
+    ///
+    /// # Errors
+    /// When it did not answer in HTTP.
+    pub async fn handshake(&self) -> Result<Handshake> {
+        let stream = TcpStream::connect(self.address).await?;
+        stream.set_nodelay(true)?;
+        let config = WebSocketConfig::default().read_buffer_size(8 * 1024);
+        let connecting = client_async_with_config(self.request()?, stream, Some(config));
+        match timeout(SOON, connecting).await.context("no answer to the handshake")? {
+            Ok((stream, response)) => {
+                let headers = response.headers().clone();
+                Ok(Handshake::Accepted(Box::new(WsClient { stream, headers })))
+            }
+            Err(Error::Http(response)) => Ok(Handshake::Refused {
+                status: response.status(),
+                headers: Box::new(response.headers().clone()),
+            }),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Connects, and leaves the `welcome` unread.
+    ///
+    /// # Errors
+    /// When the handshake is refused.
+    pub async fn open(&self) -> Result<WsClient> {
+        match self.handshake().await? {
+            Handshake::Accepted(client) => Ok(*client),
+            Handshake::Refused { status, .. } => bail!("handshake refused with {status}"),
+        }
+    }
+
+    /// Connects, and reads the `welcome`.
+    ///
+    /// # Errors
+    /// When the handshake is refused, or anything else comes first.
+    pub async fn welcome(&self) -> Result<(WsClient, Frame)> {
+        let mut client = self.open().await?;
+        let frame = client.frame().await?;
+        if frame.kind() != "welcome" {
+            bail!("not a welcome: {}", frame.text);
+        }
+        Ok((client, frame))
+    }
+
+    fn request(&self) -> Result<Request> {
+        let mut request = format!("ws://{}{}", self.address, self.path).into_client_request()?;
+        for (name, value) in &self.headers {
+            let name = HeaderName::from_bytes(name.as_bytes())?;
+            request.headers_mut().append(name, HeaderValue::from_str(value)?);
+        }
+        Ok(request)
+    }
+}
+
+impl WsClient {
+    /// Sends one text frame.
+    ///
+    /// # Errors
+    /// When the connection has ended.
+    pub async fn send(&mut self, text: impl Into<String>) -> Result<()> {
+        self.message(Message::text(text.into())).await
+    }
+
+    /// Sends one message of any type.
+    ///
+    /// # Errors
+    /// When the connection has ended.
+    pub async fn message(&mut self, message: Message) -> Result<()> {
+        Ok(self.stream.send(message).await?)
+    }
+
+    /// The next frame, or the end; pings are answered in passing.
+    ///
+    /// # Errors
+    /// When neither comes within the time.
+    pub async fn next(&mut self, within: Duration) -> Result<Event> {
+        timeout(within, self.next_event())
+            .await
+            .with_context(|| format!("silence of {within:?}"))?
+    }
+
+    async fn next_event(&mut self) -> Result<Event> {
+        loop {
+            return match self.stream.next().await {
+                Some(Ok(Message::Text(text))) => Ok(Event::Frame(Frame::parse(text.as_str())?)),
+                Some(Ok(Message::Ping(_) | Message::Pong(_) | Message::Frame(_))) => continue,
+                Some(Ok(Message::Close(frame))) => {
+                    Ok(Event::Closed(frame.map(|frame| frame.code.into())))
+                }
+                Some(Ok(Message::Binary(bytes))) => bail!("{} binary bytes", bytes.len()),
+                Some(Err(Error::Io(_) | Error::Protocol(_) | Error::ConnectionClosed)) | None => {
+                    Ok(Event::Closed(None))
+                }
+                Some(Err(error)) => Err(error.into()),
+            };
+        }
+    }
+
+    /// The next frame.
+    ///
+    /// # Errors
+    /// When the connection ends or nothing comes soon.
+    pub async fn frame(&mut self) -> Result<Frame> {
+        match self.next(SOON).await? {
+            Event::Frame(frame) => Ok(frame),
+            Event::Closed(code) => bail!("closed with {code:?} instead of a frame"),
+        }
+    }
+
+    /// The next frame of that type; others are passed over.
+    ///
+    /// # Errors
+    /// When the connection ends or nothing comes soon.
+    pub async fn frame_of(&mut self, kind: &str) -> Result<Frame> {
+        loop {
+            let frame = self.frame().await?;
+            if frame.kind() == kind {
+                return Ok(frame);
+            }
+        }
+    }
+
+    /// Waits for the end and gives its code; frames before it are passed over.
+    ///
+    /// # Errors
+    /// When the connection stays open.
+    pub async fn closed(&mut self) -> Result<Option<u16>> {
+        loop {
+            if let Event::Closed(code) = self.next(SOON).await? {
+                return Ok(code);
+            }
+        }
+    }
+
+    /// One request to a service with a payload of JSON text, and its terminal frame.
+    ///
+    /// # Errors
+    /// When none arrives.
+    pub async fn request(&mut self, service: &str, payload: &str) -> Result<Frame> {
+        self.ask(&format!(r#"{{"service":"{service}","payload":{payload}}}"#)).await
+    }
+
+    /// Sends a frame, and waits for the next `response` or `error`.
+    ///
+    /// # Errors
+    /// When none arrives.
+    pub async fn ask(&mut self, frame: &str) -> Result<Frame> {
+        self.send(frame).await?;
+        loop {
+            let frame = self.frame().await?;
+            if frame.is_terminal() {
+                return Ok(frame);
+            }
+        }
+    }
+
+    /// Ends the connection with 1000, and the session with it.
+    ///
+    /// # Errors
+    /// When the connection has ended otherwise.
+    pub async fn close(mut self) -> Result<()> {
+        Ok(self.stream.close(None).await?)
+    }
+
+    /// The stream itself, for what the above does not do.
+    pub fn into_stream(self) -> WebSocketStream<TcpStream> {
+        self.stream
+    }
+}
+
+impl Frame {
+    /// Reads a frame's outer object; values stay texts.
+    ///
+    /// # Errors
+    /// When it is not a JSON object.
+    pub fn parse(text: &str) -> Result<Self> {
+        let fields =
+            serde_json::from_str(text).with_context(|| format!("not a JSON object: {text}"))?;
+        Ok(Self { text: text.to_owned(), fields })
+    }
+
+    /// Its `type`.
+    pub fn kind(&self) -> String {
+        self.get("type").unwrap_or_default()
+    }
+
+    /// Whether it ends a request; `duplicate` does not.
+    pub fn is_terminal(&self) -> bool {
+        let kind = self.kind();
+        kind == "response" || (kind == "error" && self.code() != "duplicate")
+    }
+
+    /// A field's JSON text, as it came.
+    pub fn raw(&self, field: &str) -> Option<&str> {
+        self.fields.get(field).map(|value| value.get())
+    }
+
+    /// A field's value, when it is there and of that type.
+    pub fn get<'a, T: Deserialize<'a>>(&'a self, field: &str) -> Option<T> {
+        self.raw(field).and_then(|raw| serde_json::from_str(raw).ok())
+    }
+
+    /// A field's value.
+    ///
+    /// # Errors
+    /// When it is not there or of another type.
+    pub fn need<T: DeserializeOwned>(&self, field: &str) -> Result<T> {
+        self.get(field).ok_or_else(|| anyhow!("no such `{field}` in {}", self.text))
+    }
+
+    /// The payload's JSON text, empty when there is none.
+    pub fn payload(&self) -> &str {
+        self.raw("payload").unwrap_or_default()
+    }
+
+    /// The error code, empty when there is none.
+    pub fn code(&self) -> String {
+        self.get("code").unwrap_or_default()
+    }
+
+    /// The status, 0 when there is none.
+    pub fn status(&self) -> u16 {
+        self.get("status").unwrap_or_default()
+    }
+
+    /// The request id, empty when there is none.
+    pub fn request_id(&self) -> String {
+        self.get("request_id").unwrap_or_default()
+    }
+
+    /// The sequence number, 0 when there is none.
+    pub fn seq(&self) -> u64 {
+        self.get("seq").unwrap_or_default()
+    }
+}

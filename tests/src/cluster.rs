@@ -1,0 +1,187 @@
+//! A cluster of gateway processes with its own topics and keys.
+//!
+//! A test ends with [`Cluster::finish`], which drains every node and wants exit code 0. A cluster
+//! that is dropped without it has failed: its logs are kept, and their ends are shown.
+
+use std::{collections::BTreeMap, fs, path::PathBuf, sync::Arc};
+
+use anyhow::{Context, Result, bail, ensure};
+use http::Method;
+
+pub use builder::ClusterBuilder;
+pub use node::Node;
+
+use crate::{
+    SOON, eventually,
+    http::HttpClient,
+    infra::{kafka::Kafka, redis::Redis},
+    process::{keep_files, tail},
+    worker::{Partitioner, Worker, WorkerBuilder},
+};
+
+mod builder;
+mod node;
+
+/// What the nodes authenticate each other with.
+const SECRET: &str = "not-a-secret-in-tests";
+
+/// A running cluster.
+#[derive(Debug)]
+pub struct Cluster {
+    nodes: Vec<Node>,
+    tag: String,
+    dir: PathBuf,
+    reply_partitions: i32,
+    finished: bool,
+    redis: Arc<Redis>,
+    /// After the nodes: a Kafka client without its broker takes long to close.
+    kafka: Arc<Kafka>,
+}
+
+impl Cluster {
+    /// A cluster of one node, to be changed.
+    pub fn builder() -> ClusterBuilder {
+        ClusterBuilder::new()
+    }
+
+    /// A node, counted from 0.
+    pub fn node(&self, index: usize) -> &Node {
+        &self.nodes[index]
+    }
+
+    /// A node, to do something to it.
+    pub fn node_mut(&mut self, index: usize) -> &mut Node {
+        &mut self.nodes[index]
+    }
+
+    /// All nodes.
+    pub fn nodes(&self) -> &[Node] {
+        &self.nodes
+    }
+
+    /// Its broker.
+    pub fn kafka(&self) -> &Arc<Kafka> {
+        &self.kafka
+    }
+
+    /// Its Redis server.
+    pub fn redis(&self) -> &Arc<Redis> {
+        &self.redis
+    }
+
+    /// What the names of its topics and keys begin with.
+    pub fn tag(&self) -> &str {
+        &self.tag
+    }
+
+    /// The full name of a topic: `replies`, `pushes`, `SERVICE.requests` or one of the builder's.
+    pub fn topic(&self, name: &str) -> String {
+        format!("{}.{name}", self.tag)
+    }
+
+    /// A backend for that service.
+    pub fn worker(&self, service: &str) -> WorkerBuilder {
+        WorkerBuilder {
+            kafka: Arc::clone(&self.kafka),
+            topic: self.topic(&format!("{service}.requests")),
+            group: format!("{}.{service}", self.tag),
+            reply_partitions: self.reply_partitions,
+            partitioner: Partitioner::default(),
+        }
+    }
+
+    /// A consumer of all records of one of its topics, from the beginning.
+    ///
+    /// # Errors
+    /// When Kafka's client cannot be set up.
+    pub fn tap(&self, topic: &str) -> Result<Worker> {
+        let group = format!("{}.tap.{topic}", self.tag);
+        let topic = self.topic(topic);
+        WorkerBuilder { topic, group, ..self.worker("") }.silent()
+    }
+
+    /// `GET` of what operators may see, with their secret.
+    ///
+    /// # Errors
+    /// When the node does not answer with JSON.
+    pub async fn admin(&self, node: usize, path: &str) -> Result<serde_json::Value> {
+        let http = HttpClient::new(self.nodes[node].internal_address());
+        let bearer = format!("Bearer {SECRET}");
+        let headers = [("authorization", bearer.as_str())];
+        http.send(Method::GET, &format!("/admin/v1/{path}"), &headers, "").await?.json()
+    }
+
+    /// Waits until the reply topic's partitions are spread evenly over the nodes.
+    ///
+    /// # Errors
+    /// When they are not soon.
+    pub async fn balanced(&self) -> Result<()> {
+        let share = self.reply_partitions as usize / self.nodes.len();
+        eventually(SOON, "the partitions are spread evenly", async || {
+            let view = self.admin(0, "cluster").await?;
+            let nodes = view["nodes"].as_array().context("no nodes")?;
+            let owned: usize = nodes.iter().map(partitions).sum();
+            let even = nodes.iter().all(|node| partitions(node) >= share);
+            ensure!(owned == self.reply_partitions as usize && even, "{view}");
+            Ok(())
+        })
+        .await
+    }
+
+    /// The sum of a metric over the nodes that run.
+    ///
+    /// # Errors
+    /// When a node does not answer.
+    pub async fn sum(&self, name: &str, labels: &[(&str, &str)]) -> Result<f64> {
+        let mut sum = 0.0;
+        for node in self.nodes.iter().filter(|node| node.is_started()) {
+            sum += node.metrics().await?.sum(name, labels);
+        }
+        Ok(sum)
+    }
+
+    /// Drains every node that runs, one after the other, and removes the logs.
+    ///
+    /// # Errors
+    /// When a node ends with anything but exit code 0.
+    pub async fn finish(mut self) -> Result<()> {
+        let mut codes = BTreeMap::new();
+        for node in self.nodes.iter_mut().filter(|node| node.is_started()) {
+            codes.insert(node.id().to_owned(), node.term().await?);
+        }
+        if codes.values().any(|code| *code != 0) {
+            bail!("nodes did not drain cleanly: {codes:?}");
+        }
+        ensure!(!std::thread::panicking(), "finished while failing");
+        self.finished = true;
+        Ok(())
+    }
+}
+
+/// How many partitions a node owns, whether they are listed or counted.
+fn partitions(node: &serde_json::Value) -> usize {
+    let partitions = &node["partitions"];
+    let counted = partitions.as_u64().and_then(|count| usize::try_from(count).ok());
+    counted.unwrap_or_else(|| partitions.as_array().map_or(0, Vec::len))
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        for node in &mut self.nodes {
+            node.kill();
+        }
+        if self.finished {
+            // The folder of the whole run is removed later in any case.
+            drop(fs::remove_dir_all(&self.dir));
+            return;
+        }
+        keep_files();
+        let mut report = format!("logs of a failed test are in {}\n", self.dir.display());
+        for node in &self.nodes {
+            report +=
+                &format!("--- the end of {}\n{}\n", node.log().display(), tail(node.log(), 30));
+        }
+        // The test runner shows what a failed test has written.
+        crate::say(&report);
+    }
+}

@@ -1,0 +1,268 @@
+//! One gateway process, and what may be done to it.
+
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use anyhow::{Context, Result, ensure};
+use nix::sys::signal::Signal;
+
+use crate::{
+    SOON,
+    client::{Connect, WsClient},
+    eventually,
+    http::{HttpClient, Response},
+    metrics::Metrics,
+    process::Process,
+};
+
+/// The node built together with these tests, or the program in `ROUNDTRIP_TEST_NODE`.
+///
+/// # Errors
+/// When it has not been built.
+pub(super) fn program() -> Result<PathBuf> {
+    if let Some(path) = std::env::var_os("ROUNDTRIP_TEST_NODE") {
+        return Ok(path.into());
+    }
+    let own = std::env::current_exe()?;
+    let mut dir = own.parent().context("a program is in a folder")?;
+    if dir.ends_with("deps") {
+        dir = dir.parent().context("Cargo's `deps` is in a folder")?;
+    }
+    let path = dir.join("node");
+    ensure!(path.exists(), "{} is not built: cargo build -p tests --bins", path.display());
+    Ok(path)
+}
+
+/// A node; killed when dropped.
+#[derive(Debug)]
+pub struct Node {
+    id: String,
+    program: PathBuf,
+    config: PathBuf,
+    log: PathBuf,
+    process: Option<Process>,
+    addresses: Option<Addresses>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Addresses {
+    public: SocketAddr,
+    internal: SocketAddr,
+}
+
+impl Node {
+    pub(super) fn new(program: &Path, dir: &Path, id: &str, config: &str) -> Result<Self> {
+        let path = dir.join(format!("{id}.toml"));
+        std::fs::write(&path, config)?;
+        Ok(Self {
+            id: id.to_owned(),
+            program: program.to_owned(),
+            config: path,
+            log: dir.join(format!("{id}.log")),
+            process: None,
+            addresses: None,
+        })
+    }
+
+    /// Its name in the cluster.
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// The binary it runs.
+    pub fn program(&self) -> &Path {
+        &self.program
+    }
+
+    /// Its configuration file.
+    pub fn config(&self) -> &Path {
+        &self.config
+    }
+
+    /// What it writes.
+    pub fn log(&self) -> &Path {
+        &self.log
+    }
+
+    /// Its process id.
+    ///
+    /// # Errors
+    /// When it is not running.
+    pub fn pid(&self) -> Result<u32> {
+        Ok(self.process.as_ref().context("the node is not running")?.pid())
+    }
+
+    /// Whether it was started, and neither killed nor terminated by the test.
+    pub fn is_started(&self) -> bool {
+        self.process.is_some()
+    }
+
+    /// Starts the process, without waiting for anything.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn start(&mut self) -> Result<()> {
+        let mut command = Command::new(&self.program);
+        command.args(["serve", "--config"]).arg(&self.config);
+        // The tests' own settings are none of its business.
+        for (name, _) in std::env::vars_os() {
+            if name.to_string_lossy().starts_with("ROUNDTRIP_") {
+                command.env_remove(name);
+            }
+        }
+        self.addresses = None;
+        self.process = Some(Process::spawn(command, &self.log)?);
+        Ok(())
+    }
+
+    /// Waits until it has bound its listeners and calls itself ready.
+    ///
+    /// # Errors
+    /// When it does not, or ends.
+    pub async fn ready(&mut self) -> Result<()> {
+        let addresses = eventually(SOON, "the node binds its listeners", async || {
+            let process = self.process()?;
+            let output = process.output()?;
+            let ended = process.ended()?;
+            ensure!(ended.is_none(), "the node has ended: {ended:?}\n{output}");
+            let public = listening(&output, "public").context("no public listener yet")?;
+            let internal = listening(&output, "internal").context("no internal listener yet")?;
+            Ok(Addresses { public, internal })
+        })
+        .await?;
+        self.addresses = Some(addresses);
+        eventually(SOON, "the node is ready", async || {
+            let ended = self.process()?.ended()?;
+            ensure!(ended.is_none(), "the node has ended: {ended:?}");
+            let response = self.internal("/readyz").await?;
+            ensure!(response.status == 200, "{}: {}", response.status, response.text());
+            Ok(())
+        })
+        .await
+    }
+
+    /// Where clients connect.
+    ///
+    /// # Panics
+    /// Before it is ready.
+    pub fn public(&self) -> SocketAddr {
+        self.addresses.expect("the node is ready").public
+    }
+
+    /// Where peers and operators connect.
+    ///
+    /// # Panics
+    /// Before it is ready.
+    pub fn internal_address(&self) -> SocketAddr {
+        self.addresses.expect("the node is ready").internal
+    }
+
+    /// A connection to be made.
+    pub fn connect(&self) -> Connect {
+        Connect::to(self.public())
+    }
+
+    /// A plain connection, its `welcome` read.
+    ///
+    /// # Errors
+    /// When it is refused.
+    pub async fn ws(&self) -> Result<WsClient> {
+        Ok(self.connect().welcome().await?.0)
+    }
+
+    /// A client of its public listener.
+    pub fn http(&self) -> HttpClient {
+        HttpClient::new(self.public())
+    }
+
+    /// `GET` on its internal listener.
+    ///
+    /// # Errors
+    /// When no answer arrives.
+    pub async fn internal(&self, path: &str) -> Result<Response> {
+        HttpClient::new(self.internal_address()).get(path).await
+    }
+
+    /// What it says of itself.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    pub async fn metrics(&self) -> Result<Metrics> {
+        let response = self.internal("/metrics").await?;
+        ensure!(response.status == 200, "no metrics: {}", response.status);
+        Ok(Metrics::parse(&response.text()))
+    }
+
+    /// Its resident memory in bytes.
+    ///
+    /// # Errors
+    /// When it is not running.
+    pub fn resident_bytes(&self) -> Result<u64> {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid()?))?;
+        let line = status.lines().find(|line| line.starts_with("VmRSS:")).context("no VmRSS")?;
+        let kibibytes: u64 = line.split_whitespace().nth(1).context("no VmRSS")?.parse()?;
+        Ok(kibibytes * 1024)
+    }
+
+    /// Ends it at once, as a crash would.
+    pub fn kill(&mut self) {
+        self.process = None;
+    }
+
+    /// Asks it to drain, and gives its exit code; -1 when a signal ended it.
+    ///
+    /// # Errors
+    /// When it is not running, or still running when its grace is over twice.
+    pub async fn term(&mut self) -> Result<i32> {
+        let process = self.process()?;
+        process.signal(Signal::SIGTERM)?;
+        let status = process.end(SOON * 2).await?;
+        self.process = None;
+        Ok(status.code().unwrap_or(-1))
+    }
+
+    /// Stops it where it stands, as a long pause would.
+    ///
+    /// # Errors
+    /// When it is not running.
+    pub fn stop(&mut self) -> Result<()> {
+        self.process()?.signal(Signal::SIGSTOP)
+    }
+
+    /// Lets it go on after [`Node::stop`].
+    ///
+    /// # Errors
+    /// When it is not running.
+    pub fn cont(&mut self) -> Result<()> {
+        self.process()?.signal(Signal::SIGCONT)
+    }
+
+    /// Starts it again, on other ports, and waits until it is ready.
+    ///
+    /// # Errors
+    /// When it does not come back.
+    pub async fn restart(&mut self) -> Result<()> {
+        self.kill();
+        self.start()?;
+        self.ready().await
+    }
+
+    /// Its process.
+    ///
+    /// # Errors
+    /// When it is not running.
+    pub fn process(&mut self) -> Result<&mut Process> {
+        self.process.as_mut().context("the node is not running")
+    }
+}
+
+/// The address in a line that says `listening public=ADDR`.
+fn listening(output: &str, listener: &str) -> Option<SocketAddr> {
+    let mark = format!("listening {listener}=");
+    let (_, rest) = output.split_once(&mark)?;
+    let end = rest.find(|c: char| c.is_whitespace() || c == '"')?;
+    rest[..end].parse().ok()
+}

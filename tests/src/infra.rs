@@ -1,0 +1,39 @@
+//! Kafka and Redis for the tests: those named in the environment, or servers of our own on free
+//! loopback ports. One of each serves all tests of a process, which keep apart by the names of
+//! their topics and keys; a test that stops or kills a server starts one for itself.
+
+use std::{
+    collections::HashSet,
+    net::{Ipv4Addr, TcpListener},
+    path::{Path, PathBuf},
+    sync::{Mutex, PoisonError},
+};
+
+use rand::RngExt;
+
+pub mod kafka;
+pub mod redis;
+
+/// A free loopback port, given to nobody else in this process.
+///
+/// It is not one of those the system hands to outgoing connections, so that a server which is
+/// stopped finds it free again.
+pub fn free_port() -> u16 {
+    static TAKEN: Mutex<Option<HashSet<u16>>> = Mutex::new(None);
+    let mut taken = TAKEN.lock().unwrap_or_else(PoisonError::into_inner);
+    let taken = taken.get_or_insert_default();
+    let mut rng = rand::rng();
+    loop {
+        let port = rng.random_range(10_000..30_000);
+        if !taken.contains(&port) && TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok() {
+            taken.insert(port);
+            return port;
+        }
+    }
+}
+
+/// The checkout these tests were built from.
+pub fn repository() -> PathBuf {
+    let tests = Path::new(env!("CARGO_MANIFEST_DIR"));
+    tests.parent().unwrap_or(tests).to_owned()
+}

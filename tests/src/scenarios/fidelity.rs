@@ -1,0 +1,90 @@
+//! Situation: one node, a service that echoes bytes, another that answers with bytes of its own.
+//! Action: payloads which any JSON library would change or refuse.
+//! Must hold: they arrive as they were sent; what is not JSON arrives as base64.
+
+use anyhow::{Result, ensure};
+use base64::{Engine, prelude::BASE64_STANDARD};
+use tests::{cluster::Cluster, worker::Reply};
+
+#[tokio::test]
+async fn json_passes_byte_for_byte() -> Result<()> {
+    let cluster = Cluster::builder().service("echo").start().await?;
+    let echo = cluster.worker("echo").echo()?;
+    let deep = format!("{}1{}", "[".repeat(10_000), "]".repeat(10_000));
+    let payloads = [
+        "1e400",
+        "-0",
+        "0.10",
+        "123456789012345678901234567890",
+        r#"{"a":1,"a":2}"#,
+        r#"{ "spaced" : [ 1 ,2 ] }"#,
+        r#""\u0041\u00e9\ud83d\ude00\/\n""#,
+        r#""é 😀 \u2028""#,
+        r#""\ud800""#,
+        "null",
+        &deep,
+    ];
+
+    let mut ws = cluster.node(0).ws().await?;
+    for (count, payload) in payloads.into_iter().enumerate() {
+        let response = ws.request("echo", payload).await?;
+        ensure!(response.kind() == "response", "{}", response.text);
+        assert_eq!(response.payload(), payload);
+        assert_eq!(response.raw("encoding"), None);
+        assert_eq!(echo.has_seen(count + 1).await?[count].text(), payload, "in Kafka");
+    }
+    cluster.finish().await
+}
+
+#[tokio::test]
+async fn a_line_break_in_a_payload_stays_inside_its_frame() -> Result<()> {
+    let cluster = Cluster::builder().service("echo").start().await?;
+    let _echo = cluster.worker("echo").echo()?;
+
+    let payload = "{\n  \"pretty\": true\r\n}";
+    let response = cluster.node(0).ws().await?.request("echo", payload).await?;
+
+    assert_eq!(response.payload(), payload);
+    cluster.finish().await
+}
+
+#[tokio::test]
+async fn other_bytes_come_as_base64() -> Result<()> {
+    let cluster = Cluster::builder().service("bytes").start().await?;
+    let replies: [&[u8]; 6] =
+        [b"\xff\xfe\x00", b"plain text", b"{\"open\":", b"01", b"1 2", b"\"\xed\xa0\x80\""];
+    let _service = cluster.worker("bytes").start(move |seen| {
+        let index: usize = seen.text().parse().unwrap_or_default();
+        vec![Reply::of(replies[index])]
+    })?;
+
+    let mut ws = cluster.node(0).ws().await?;
+    for (index, reply) in replies.into_iter().enumerate() {
+        let response = ws.request("bytes", &index.to_string()).await?;
+        assert_eq!(response.get::<String>("encoding").as_deref(), Some("base64"), "{reply:?}");
+        let decoded = BASE64_STANDARD.decode(response.need::<String>("payload")?)?;
+        assert_eq!(decoded, reply);
+    }
+    cluster.finish().await
+}
+
+#[tokio::test]
+async fn nothing_is_null() -> Result<()> {
+    let cluster = Cluster::builder().service("empty").start().await?;
+    let _service = cluster.worker("empty").start(|seen| {
+        let nothing = Reply::default();
+        vec![if seen.text() == "1" {
+            nothing
+        } else {
+            Reply { value: Some(Vec::new()), ..nothing }
+        }]
+    })?;
+
+    let mut ws = cluster.node(0).ws().await?;
+    for payload in ["1", "2"] {
+        let response = ws.request("empty", payload).await?;
+        assert_eq!(response.status(), 200, "{}", response.text);
+        assert_eq!(response.payload(), "null");
+    }
+    cluster.finish().await
+}
