@@ -2,7 +2,7 @@
 
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
-use registry::{MemoryRegistry, NodeRef, NodeState, Registry, RegistryError};
+use registry::{MemoryRegistry, NodeRef, NodeState, RedisRegistry, Registry, RegistryError};
 use tokio::{sync::watch, task::JoinHandle, time::Instant};
 use tokio_util::sync::CancellationToken;
 
@@ -90,7 +90,7 @@ impl Adapters {
         let registry: Arc<dyn Registry> = if url == "memory:" {
             Arc::new(MemoryRegistry::new())
         } else {
-            Arc::new(MemoryRegistry::new())
+            Arc::new(RedisRegistry::connect(url, &config.registry.prefix).await?)
         };
         Self::with(&settings, config, registry)
     }
