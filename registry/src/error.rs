@@ -10,6 +10,9 @@ pub enum RegistryError {
     /// It answered, and with a refusal (out of memory, read-only replica, no permission, …).
     #[error("registry refused: {0}")]
     Refused(String),
+    /// Its URL or its key prefix cannot be used. Only connecting says so.
+    #[error("registry misconfigured: {0}")]
+    Misconfigured(String),
     /// An entry is not what this version writes.
     #[error("registry holds a malformed entry: {0}")]
     Malformed(String),

@@ -1,0 +1,94 @@
+//! The only file that spells a Redis key.
+//!
+//! | key | type | holds | lives |
+//! |---|---|---|---|
+//! | `<prefix>r:<request id>` | string | a route | [`Route::ttl`] |
+//! | `<prefix>{nodes}` | hash | node id → entry with an end of its own | the longest of its entries |
+//!
+//! Routes have no hash tag: a Redis Cluster spreads them over all its slots. The node table is one
+//! key, so a script that touches it stays within one slot.
+//!
+//! [`Route::ttl`]: crate::tables::Route::ttl
+
+use crate::ids::RequestId;
+
+/// The keys under one prefix.
+#[derive(Clone, Debug)]
+pub(super) struct Keys {
+    prefix: Box<str>,
+    nodes: Box<str>,
+}
+
+impl Keys {
+    /// The longest prefix, in bytes: it is sent with every key.
+    const PREFIX_MAX: usize = 64;
+
+    /// # Errors
+    /// When [`Keys::check_prefix`] refuses the prefix.
+    pub(super) fn new(prefix: &str) -> Result<Self, String> {
+        Self::check_prefix(prefix)?;
+        Ok(Self { prefix: prefix.into(), nodes: format!("{prefix}{{nodes}}").into() })
+    }
+
+    /// Whether keys may begin with this text.
+    ///
+    /// # Errors
+    /// What is wrong with it. A brace would move the hash tag, and with it every key into one
+    /// slot.
+    pub(super) fn check_prefix(prefix: &str) -> Result<(), String> {
+        if prefix.contains(['{', '}']) {
+            return Err("a key prefix has no braces: Redis Cluster gives them a meaning".to_owned());
+        }
+        if prefix.len() > Self::PREFIX_MAX {
+            return Err(format!("a key prefix has at most {} bytes", Self::PREFIX_MAX));
+        }
+        Ok(())
+    }
+
+    pub(super) fn prefix(&self) -> &str {
+        &self.prefix
+    }
+
+    /// The key of a request's route, in a buffer that is used again for each of a batch.
+    pub(super) fn route<'b>(&self, request: &RequestId, buffer: &'b mut String) -> &'b str {
+        buffer.clear();
+        buffer.push_str(&self.prefix);
+        buffer.push_str("r:");
+        buffer.push_str(request.encode(&mut [0; 36]));
+        buffer
+    }
+
+    /// The length of every route's key.
+    pub(super) fn route_len(&self) -> usize {
+        self.prefix.len() + 2 + 36
+    }
+
+    /// The key of the node table.
+    pub(super) fn nodes(&self) -> &str {
+        &self.nodes
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn spells_keys_under_the_prefix() {
+        let keys = Keys::new("rt:").unwrap();
+        let id = RequestId::from_header(b"01890a5d-ac96-774b-bcce-b302099a8057").unwrap();
+        let mut buffer = "left over".to_owned();
+        assert_eq!(keys.route(&id, &mut buffer), "rt:r:01890a5d-ac96-774b-bcce-b302099a8057");
+        assert_eq!(keys.route_len(), buffer.len());
+        assert_eq!(keys.nodes(), "rt:{nodes}");
+    }
+
+    #[test]
+    fn refuses_a_prefix_that_would_move_the_hash_tag() {
+        assert_eq!(Keys::check_prefix(""), Ok(()));
+        assert_eq!(Keys::check_prefix(&"p".repeat(64)), Ok(()));
+        for bad in ["{a}", "a{", "}", &"p".repeat(65)] {
+            assert!(Keys::check_prefix(bad).is_err(), "{bad}");
+        }
+    }
+}

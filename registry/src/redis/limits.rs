@@ -1,0 +1,22 @@
+//! How long things may take, and how much may wait.
+
+use std::time::Duration;
+
+/// The longest a call takes, with waiting for a connection and a second attempt.
+pub(super) const CALL_TIME_MAX: Duration = Duration::from_millis(2500);
+/// The longest a server may take to answer, before its connection is given up.
+pub(super) const RESPONSE_TIME_MAX: Duration = Duration::from_secs(1);
+/// The longest a connection to one server may take to be open and greeted.
+pub(super) const CONNECT_TIME_MAX: Duration = Duration::from_secs(1);
+/// The longest a way to a target may take to be open: some ask several servers in turn.
+pub(super) const OPEN_TIME_MAX: Duration = Duration::from_secs(2);
+/// The longest a cluster may take over one command, with the attempts below.
+pub(super) const CLUSTER_TIME_MAX: Duration = Duration::from_secs(2);
+/// How often a cluster repeats a command whose server moved or went away.
+pub(super) const CLUSTER_RETRIES: u32 = 4;
+/// The pause before the second attempt to connect; each further one is twice as long, up to …
+pub(super) const PAUSE_MIN: Duration = Duration::from_millis(50);
+/// … this one: a server that is back is found within it.
+pub(super) const PAUSE_MAX: Duration = Duration::from_millis(400);
+/// How many batches may wait for the socket; a further one waits in its caller.
+pub(super) const BATCHES_QUEUED_MAX: usize = 256;

@@ -1,0 +1,274 @@
+//! What a registry URL names, and how to open a connection to it.
+//!
+//! Reads the URL once. Its texts (labels, errors) never hold credentials: they are made of
+//! addresses and of our own words alone.
+
+use std::fmt;
+
+use redis::{
+    Client, ConnectionInfo, IntoConnectionInfo, RedisError,
+    aio::MultiplexedConnection,
+    cluster::ClusterClient,
+    cluster_async::ClusterConnection,
+    io::tcp::TcpSettings,
+    sentinel::{SentinelClient, SentinelNodeConnectionInfo, SentinelServerType},
+};
+
+use super::limits;
+use crate::tables::millis;
+
+const SCHEMES: &str = "redis://, rediss://, redis+cluster:// or redis+sentinel://";
+const SENTINEL_PORT: u16 = 26379;
+
+/// One Redis, in one of its three forms.
+pub(super) struct Target {
+    way: Way,
+    label: Box<str>,
+}
+
+enum Way {
+    Server(Client),
+    Cluster(Box<ClusterClient>),
+    Sentinel {
+        sentinels: Vec<ConnectionInfo>,
+        master: Box<str>,
+        server: SentinelNodeConnectionInfo,
+    },
+}
+
+/// An open connection. A clone shares it.
+#[derive(Clone)]
+pub(super) enum Connection {
+    /// One server, which takes a batch in one round trip.
+    Server(MultiplexedConnection),
+    /// Many servers: each command finds its own.
+    Cluster(ClusterConnection),
+}
+
+impl Target {
+    /// Reads a registry URL. Opens nothing.
+    ///
+    /// # Errors
+    /// What is wrong with it, in words that do not quote it.
+    pub(super) fn parse(url: &str) -> Result<Self, String> {
+        let (scheme, rest) =
+            url.split_once("://").ok_or_else(|| format!("not a URL: it begins with {SCHEMES}"))?;
+        match scheme {
+            "redis" | "rediss" => Self::server(url),
+            "redis+cluster" => Self::cluster(rest),
+            "redis+sentinel" => Self::sentinel(rest),
+            _ => Err(format!("unknown scheme: it is {SCHEMES}")),
+        }
+    }
+
+    fn server(url: &str) -> Result<Self, String> {
+        if url.contains('#') {
+            return Err("a registry URL has no fragment (write # in a password as %23)".to_owned());
+        }
+        let info = connection_info(url)?;
+        let label = info.addr().to_string().into();
+        let client = Client::open(info).map_err(|error| plain(&error))?;
+        Ok(Self { way: Way::Server(client), label })
+    }
+
+    fn cluster(rest: &str) -> Result<Self, String> {
+        let list = ServerList::parse(rest)?;
+        if !list.path.is_empty() {
+            return Err("a cluster's URL ends with its addresses: it has no databases".to_owned());
+        }
+        let seeds = list
+            .addresses
+            .iter()
+            .map(|address| connection_info(&format!("redis://{}{address}", list.credentials)))
+            .collect::<Result<Vec<_>, _>>()?;
+        let label = label(&seeds);
+        let client = ClusterClient::builder(seeds)
+            .connection_timeout(limits::CONNECT_TIME_MAX)
+            .response_timeout(limits::RESPONSE_TIME_MAX)
+            .overall_response_timeout(Some(limits::CLUSTER_TIME_MAX))
+            .retries(limits::CLUSTER_RETRIES)
+            .min_retry_wait(millis(limits::PAUSE_MIN))
+            .max_retry_wait(millis(limits::PAUSE_MAX))
+            .tcp_settings(tcp_settings())
+            .build()
+            .map_err(|error| plain(&error))?;
+        Ok(Self { way: Way::Cluster(Box::new(client)), label })
+    }
+
+    /// The credentials are the servers'; sentinels are asked without any.
+    fn sentinel(rest: &str) -> Result<Self, String> {
+        let list = ServerList::parse(rest)?;
+        let (master, database) = match list.path.split_once('/') {
+            Some((master, database)) => (master, database),
+            None => (list.path, ""),
+        };
+        if master.is_empty() {
+            return Err("a sentinel URL ends with /<master name> or /<master name>/<db>".to_owned());
+        }
+        let sentinels = list
+            .addresses
+            .iter()
+            .map(|address| {
+                let port =
+                    if has_port(address) { String::new() } else { format!(":{SENTINEL_PORT}") };
+                connection_info(&format!("redis://{address}{port}"))
+            })
+            .collect::<Result<Vec<_>, _>>()?;
+        // The address is the sentinels' to tell: this one stands in for it while the rest is read.
+        let server = connection_info(&format!("redis://{}master/{database}", list.credentials))?;
+        let server = SentinelNodeConnectionInfo::default()
+            .set_redis_connection_info(server.redis_settings().clone())
+            .set_tcp_settings(tcp_settings());
+        let label = format!("{master} of {}", label(&sentinels)).into();
+        Ok(Self { way: Way::Sentinel { sentinels, master: master.into(), server }, label })
+    }
+
+    /// The addresses, for people.
+    pub(super) fn label(&self) -> &str {
+        &self.label
+    }
+
+    /// Whether commands of one batch reach Redis in the batch's order.
+    pub(super) fn keeps_order(&self) -> bool {
+        !matches!(self.way, Way::Cluster(_))
+    }
+
+    /// Opens a connection; asks the sentinels for the master anew each time.
+    ///
+    /// # Errors
+    /// Whatever keeps it from being open. Cancel safe.
+    pub(super) async fn open(&self) -> Result<Connection, RedisError> {
+        let config = redis::AsyncConnectionConfig::new()
+            .set_connection_timeout(Some(limits::CONNECT_TIME_MAX))
+            .set_response_timeout(Some(limits::RESPONSE_TIME_MAX))
+            .set_pipeline_buffer_size(limits::BATCHES_QUEUED_MAX);
+        match &self.way {
+            Way::Server(client) => {
+                let connection = client.get_multiplexed_async_connection_with_config(&config);
+                Ok(Connection::Server(connection.await?))
+            }
+            Way::Cluster(client) => Ok(Connection::Cluster(client.get_async_connection().await?)),
+            Way::Sentinel { sentinels, master, server } => {
+                let mut client = SentinelClient::build(
+                    sentinels.clone(),
+                    master,
+                    Some(server.clone()),
+                    SentinelServerType::Master,
+                )?;
+                let connection = client.get_async_connection_with_config(&config);
+                Ok(Connection::Server(connection.await?))
+            }
+        }
+    }
+}
+
+impl fmt::Debug for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.label)
+    }
+}
+
+/// `[user:password@]host[:port][,host[:port]…][/path]`
+struct ServerList<'u> {
+    /// Empty, or with the `@` at its end.
+    credentials: &'u str,
+    addresses: Vec<&'u str>,
+    path: &'u str,
+}
+
+impl<'u> ServerList<'u> {
+    fn parse(rest: &'u str) -> Result<Self, String> {
+        if rest.contains(['?', '#']) {
+            return Err("a list of servers has no query and no fragment".to_owned());
+        }
+        let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
+        let (credentials, addresses) =
+            authority.split_at(authority.rfind('@').map_or(0, |at| at + 1));
+        let addresses: Vec<_> = addresses.split(',').collect();
+        if addresses.iter().any(|address| address.is_empty()) {
+            return Err("a list of servers is host:port, or several with commas between".to_owned());
+        }
+        Ok(Self { credentials, addresses, path })
+    }
+}
+
+fn has_port(address: &str) -> bool {
+    // An IPv6 address has colons of its own, within brackets.
+    address.rfind(':') > address.rfind(']')
+}
+
+fn connection_info(url: &str) -> Result<ConnectionInfo, String> {
+    let info = url.into_connection_info().map_err(|error| plain(&error))?;
+    Ok(info.set_tcp_settings(tcp_settings()))
+}
+
+fn tcp_settings() -> TcpSettings {
+    // The crate leaves Nagle's algorithm on: a small batch would wait for the one before it.
+    TcpSettings::default().set_nodelay(true)
+}
+
+fn label(servers: &[ConnectionInfo]) -> Box<str> {
+    let addresses: Vec<_> = servers.iter().map(|info| info.addr().to_string()).collect();
+    addresses.join(",").into()
+}
+
+/// The crate's own words for what is wrong with a URL, without the detail, which may quote it.
+fn plain(error: &RedisError) -> String {
+    let text = error.to_string();
+    text.split(" - ").next().unwrap_or_default().to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_every_form_of_a_url() {
+        let good = [
+            ("redis://127.0.0.1:6379", "127.0.0.1:6379"),
+            ("redis://127.0.0.1", "127.0.0.1:6379"),
+            ("redis://user:pass@redis.example:1/3", "redis.example:1"),
+            ("redis://:p%23ss@[::1]:6380/0", "::1:6380"),
+            ("rediss://redis.example:6380", "redis.example:6380"),
+            ("redis+cluster://a:1", "a:1"),
+            ("redis+cluster://user:pass@a:1,b,[::1]:3/", "a:1,b:6379,::1:3"),
+            ("redis+sentinel://a/main", "main of a:26379"),
+            ("redis+sentinel://:p@ss@a:1,[::1],c:3/main/2", "main of a:1,::1:26379,c:3"),
+        ];
+        for (url, label) in good {
+            let target = Target::parse(url).unwrap_or_else(|error| panic!("{url}: {error}"));
+            assert_eq!(target.label(), label, "{url}");
+        }
+    }
+
+    #[test]
+    fn refuses_other_urls_without_quoting_them() {
+        let bad = [
+            "",
+            "memory:",
+            "user:secret@host:1",
+            "secret://host:1",
+            "redis://",
+            "redis://:sec#ret@host:1",
+            "redis://:secret@host:port",
+            "redis://:secret@host:99999",
+            "redis://:secret@host/db",
+            "redis://:secret@0.0.0.0:1",
+            "rediss://host:1#insecure",
+            "redis+unix:///secret",
+            "redis+cluster://",
+            "redis+cluster://:secret@",
+            "redis+cluster://:secret@a,,b",
+            "redis+cluster://:secret@a:1/3",
+            "redis+cluster://a:1?secret",
+            "redis+sentinel://:secret@a:1",
+            "redis+sentinel://:secret@a:1/",
+            "redis+sentinel://:secret@a:1/main/db",
+            "redis+sentinel://:secret@a:port/main",
+        ];
+        for url in bad {
+            let Err(error) = Target::parse(url) else { panic!("{url} was taken") };
+            assert!(!error.is_empty() && !error.contains("sec"), "{url}: {error}");
+        }
+    }
+}
