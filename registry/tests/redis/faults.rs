@@ -1,0 +1,144 @@
+//! One server that goes away, comes back, or says nothing.
+
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use registry::{
+    Announcement, NodeTable, RedisRegistry, RegistryError, RequestTable,
+    conformance::{node_entry, route},
+};
+use tokio::time::{Instant, sleep};
+
+use crate::{
+    LONG, request,
+    server::{Server, registry_at, wait},
+};
+
+/// No call may take longer, whatever the server does.
+const CALL_TIME_MAX: Duration = Duration::from_secs(3);
+/// The longest from a server's being back to the first call that succeeds.
+pub(crate) const RECOVERY_TIME_MAX: Duration = Duration::from_secs(2);
+
+#[tokio::test(flavor = "multi_thread")]
+async fn comes_up_without_a_server_and_finds_it_later() {
+    let mut server = Server::prepared("");
+    let begun = Instant::now();
+    let registry = server.registry().await;
+    for _ in 0..5 {
+        unreachable(&registry).await;
+    }
+    assert!(begun.elapsed() < CALL_TIME_MAX, "a refused connection is soon known");
+    server.run();
+    recovers(&registry).await;
+    registry.put_routes(&[(request(), Arc::new(route("gw-1")))]).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn finds_a_server_that_was_started_again_and_says_that_it_is_empty() {
+    let mut server = Server::start("");
+    let registry = server.registry().await;
+    let entry = node_entry("gw-1", 1);
+    let id = request();
+    registry.put_routes(&[(id, Arc::new(route("gw-1")))]).await.unwrap();
+    assert_eq!(registry.announce(&entry, LONG).await, Ok(Announcement::Fresh));
+    assert_eq!(registry.announce(&entry, LONG).await, Ok(Announcement::Refreshed));
+
+    server.stop();
+    for _ in 0..10 {
+        unreachable(&registry).await;
+        let outcome = registry.announce(&entry, LONG).await;
+        assert!(matches!(outcome, Err(RegistryError::Unreachable(_))), "{outcome:?}");
+    }
+    server.run();
+    recovers(&registry).await;
+    assert_eq!(registry.announce(&entry, LONG).await, Ok(Announcement::Fresh));
+    assert_eq!(registry.announce(&entry, LONG).await, Ok(Announcement::Refreshed));
+    assert_eq!(registry.find_routes(&[id]).await, Ok(vec![None]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn does_not_lose_a_call_to_a_connection_that_was_lost_before_it() {
+    let mut server = Server::start("");
+    let registry = server.registry().await;
+    for _ in 0..3 {
+        assert_eq!(registry.nodes().await, Ok(Vec::new()));
+        server.ask("CLIENT KILL TYPE normal");
+        let id = request();
+        assert_eq!(registry.put_routes(&[(id, Arc::new(route("gw-1")))]).await, Ok(()));
+        assert!(registry.find_routes(&[id]).await.unwrap()[0].is_some());
+        server.stop();
+        server.run();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn gives_up_on_a_server_that_is_silent_and_comes_back_to_it() {
+    let server = Server::start("");
+    let registry = server.registry().await;
+    let calls = [registry.clone(), registry.clone(), registry.clone()];
+    server.signal("STOP");
+    for _ in 0..2 {
+        let [a, b, c] = &calls;
+        tokio::join!(unreachable(a), unreachable(b), unreachable(c));
+    }
+    // Another process finds it silent from the start.
+    let begun = Instant::now();
+    let late = registry_at(&server.url()).await;
+    assert!(begun.elapsed() < CALL_TIME_MAX, "connecting took {:?}", begun.elapsed());
+    unreachable(&late).await;
+    server.signal("CONT");
+    recovers(&registry).await;
+    recovers(&late).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_announcement_whose_answer_was_lost_is_fresh_when_it_is_repeated() {
+    let server = Server::start("");
+    let registry = RedisRegistry::connect(&server.url(), "rt:").await.unwrap();
+    // The server knows the script from here on.
+    registry.announce(&node_entry("gw-1", 1), LONG).await.unwrap();
+
+    let entry = node_entry("gw-2", 1);
+    server.signal("STOP");
+    let outcome = registry.announce(&entry, LONG).await;
+    assert!(matches!(outcome, Err(RegistryError::Unreachable(_))), "{outcome:?}");
+    server.signal("CONT");
+    wait("the call is carried out, though nobody waits for it", || {
+        server.ask("HEXISTS rt:{nodes} gw-2") == "1"
+    });
+    assert_eq!(registry.announce(&entry, LONG).await, Ok(Announcement::Fresh));
+    assert_eq!(registry.announce(&entry, LONG).await, Ok(Announcement::Refreshed));
+}
+
+/// A node whose clock is ahead or behind writes routes that live as long as its others': both the
+/// deadline and the time of writing are its own. The server's clock decides over nodes alone.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_routes_life_is_told_by_its_nodes_clock() {
+    let server = Server::start("");
+    let registry = RedisRegistry::connect(&server.url(), "rt:").await.unwrap();
+    let id = request();
+    let mut soon = route("gw-1");
+    let now = SystemTime::UNIX_EPOCH.elapsed().unwrap();
+    soon.deadline_ms = u64::try_from(now.as_millis()).unwrap() + 5_000;
+    registry.put_routes(&[(id, Arc::new(soon))]).await.unwrap();
+    let life: u64 = server.ask(&format!("PTTL rt:r:{id}")).parse().unwrap();
+    assert!((10_001..=15_000).contains(&life), "{life}");
+}
+
+async fn unreachable(registry: &RedisRegistry) {
+    let begun = Instant::now();
+    let outcome = registry.find_routes(&[request()]).await;
+    assert!(matches!(outcome, Err(RegistryError::Unreachable(_))), "{outcome:?}");
+    assert!(begun.elapsed() < CALL_TIME_MAX, "the call took {:?}", begun.elapsed());
+}
+
+/// The registry answers again, soon after its server does.
+pub(crate) async fn recovers(registry: &RedisRegistry) {
+    let deadline = Instant::now() + RECOVERY_TIME_MAX;
+    while let Err(error) = registry.find_routes(&[request()]).await {
+        assert!(Instant::now() < deadline, "not within {RECOVERY_TIME_MAX:?}: {error}");
+        sleep(Duration::from_millis(10)).await;
+    }
+}
