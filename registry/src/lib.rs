@@ -1,10 +1,34 @@
 //! The shared table of a Roundtrip cluster: who holds which request, and which nodes are alive.
 //!
 //! Two adapters implement the traits of [`tables`]: [`RedisRegistry`] for a cluster and
-//! [`MemoryRegistry`] for one process. Nothing in the table is the only copy of a recorded command:
-//! losing all of it loses routes, which live nodes write again.
+//! [`MemoryRegistry`] for one process. The feature `conformance` has the checks that both pass.
 //!
-//! Every entry expires by itself; nothing is ever swept by hand.
+//! # What is in it
+//!
+//! | entry | key in Redis | lives | kept alive by |
+//! |---|---|---|---|
+//! | [`Route`]: request → node, session, client's id, deadline | `<prefix>r:<request id>` | until the deadline and [`Route::GRACE`] | nothing: it is removed with the last frame |
+//! | [`NodeEntry`]: node → run, URL, state | a field of `<prefix>{nodes}` | as long as the node says | the node's announcements |
+//!
+//! Every entry ends by itself; nothing is ever swept by hand. A route's life is the difference of
+//! two times of the node that writes it, a node's is told by the Redis server's clock: clocks that
+//! disagree between nodes change neither.
+//!
+//! # What a lost entry means
+//!
+//! Nothing in the table is the only copy of a recorded command. A reply whose route is lost cannot
+//! be handed to another node until the node that waits for it has written the route again. A node
+//! learns that it has to do so when its announcement is answered with [`Announcement::Fresh`],
+//! which says that the table has been wiped, or that it had lost sight of this node.
+//!
+//! What a replica had not copied when it became the master is lost without that sign, and so are
+//! the routes of one part of a Redis Cluster: such a request ends at its deadline, with its command
+//! recorded.
+//!
+//! # What is not in it yet
+//!
+//! Sessions, mailboxes, stored responses, channels and views come with the parts of the gateway
+//! that use them, each as a trait of its own beside [`RequestTable`] and [`NodeTable`].
 
 #[cfg(any(test, feature = "conformance"))]
 pub mod conformance;
