@@ -149,7 +149,12 @@ fn load(file: &Path) -> Result<Config, Exit> {
 
 /// Runs a command to its end; what blocks in the background is left behind, so that a client whose
 /// broker is gone cannot keep the process alive.
+///
+/// One provider of cryptography is chosen here for every TLS connection: the libraries bring none.
 fn in_runtime(command: impl Future<Output = Result<(), Exit>>) -> Result<(), Exit> {
+    if rustls::crypto::ring::default_provider().install_default().is_err() {
+        tracing::debug!("a provider of cryptography was installed before");
+    }
     let runtime = Runtime::new().map_err(Exit::failed)?;
     let result = runtime.block_on(command);
     runtime.shutdown_background();
@@ -157,6 +162,9 @@ fn in_runtime(command: impl Future<Output = Result<(), Exit>>) -> Result<(), Exi
 }
 
 async fn serve(config: Config, shutdown: Shutdown) -> Result<(), Exit> {
+    for key in &config.unused {
+        tracing::warn!(key, "this option has no effect in this version");
+    }
     let adapters = Adapters::connect(&config).await.map_err(Exit::failed)?;
     let app = App::build(config, adapters).map_err(Exit::failed)?;
     say(&format!(

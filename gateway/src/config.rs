@@ -50,6 +50,8 @@ pub struct Config {
     /// The backend services by name. A name is 1 to 64 characters out of
     /// `A-Z a-z 0-9 . _ -`.
     pub services: BTreeMap<String, ServiceConfig>,
+    /// Keys that were set although this version has no use for them yet: accepted, and told of.
+    pub unused: Vec<String>,
 }
 
 /// The listener for clients.

@@ -21,7 +21,16 @@ const MIB: u32 = 1 << 20;
 
 /// Reads the configuration. Where there are problems the values are stand-ins.
 pub(super) fn read(findings: &mut Findings, tree: Table, host_name: Option<NodeId>) -> Config {
-    Section::root(findings, tree, |root| Config {
+    let config = Section::root(findings, tree, |root| {
+        root.accept_unused(&["rest"]);
+        all(root, host_name)
+    });
+    Config { unused: findings.unused.clone(), ..config }
+}
+
+fn all(root: &mut Section<'_>, host_name: Option<NodeId>) -> Config {
+    Config {
+        unused: Vec::new(),
         node_id: node_id(root, host_name),
         public: root.section("public", "The listener for clients.", public),
         internal: root.section(
@@ -52,7 +61,7 @@ pub(super) fn read(findings: &mut Findings, tree: Table, host_name: Option<NodeI
             checks::service_name,
             service,
         ),
-    })
+    }
 }
 
 fn node_id(root: &mut Section<'_>, host_name: Option<NodeId>) -> NodeId {
@@ -117,6 +126,7 @@ fn internal(section: &mut Section<'_>) -> InternalConfig {
 }
 
 fn kafka(section: &mut Section<'_>) -> KafkaConfig {
+    section.accept_unused(&["push_topic"]);
     const TOPIC: Text = Text { name: "topic name", check: checks::topic };
     KafkaConfig {
         bootstrap_servers: section.required(
@@ -180,6 +190,7 @@ fn registry(section: &mut Section<'_>) -> RegistryConfig {
 }
 
 fn session(section: &mut Section<'_>) -> SessionConfig {
+    section.accept_unused(&["resume_window", "mailbox_bytes_max", "mailbox_frames_max"]);
     SessionConfig {
         ping_interval: section.defaulted(
             "ping_interval",
@@ -280,6 +291,7 @@ fn log(section: &mut Section<'_>) -> LogConfig {
 }
 
 fn service(section: &mut Section<'_>) -> ServiceConfig {
+    section.accept_unused(&["stream_idle_timeout"]);
     const PERIOD: Period = Period { ms_min: 1, ms_max: DAY };
     ServiceConfig {
         request_topic: section.required(

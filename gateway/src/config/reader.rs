@@ -51,6 +51,8 @@ pub(super) struct Findings {
     pub(super) declared: Vec<Declared>,
     /// Every table, with what it is for.
     pub(super) sections: Vec<(KeyPath, &'static str)>,
+    /// Keys that were set and have no effect yet.
+    pub(super) unused: Vec<String>,
     /// What is wrong.
     pub(super) problems: Vec<Problem>,
     /// What nobody asked for.
@@ -211,6 +213,17 @@ impl<'f> Section<'f> {
             (name, value)
         };
         names.into_iter().map(one).collect()
+    }
+
+    /// Accepts keys of the contract that this version has no use for, so that one file serves
+    /// nodes of this version and the next. Only for what nobody would miss: tuning of features
+    /// that are not there, never a rule that somebody relies on.
+    pub(super) fn accept_unused(&mut self, names: &[&str]) {
+        for name in names {
+            if self.left.remove(*name).is_some() {
+                self.findings.unused.push(self.path.child(name).to_string());
+            }
+        }
     }
 
     /// Takes the table `name` out, and where it stands.
