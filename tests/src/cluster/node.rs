@@ -1,9 +1,9 @@
 //! One gateway process, and what may be done to it.
 
 use std::{
+    collections::BTreeSet,
     net::SocketAddr,
     path::{Path, PathBuf},
-    process::Command,
 };
 
 use anyhow::{Context, Result, ensure};
@@ -15,26 +15,8 @@ use crate::{
     eventually,
     http::{HttpClient, Response},
     metrics::Metrics,
-    process::Process,
+    process::{Process, command},
 };
-
-/// The node built together with these tests, or the program in `ROUNDTRIP_TEST_NODE`.
-///
-/// # Errors
-/// When it has not been built.
-pub(super) fn program() -> Result<PathBuf> {
-    if let Some(path) = std::env::var_os("ROUNDTRIP_TEST_NODE") {
-        return Ok(path.into());
-    }
-    let own = std::env::current_exe()?;
-    let mut dir = own.parent().context("a program is in a folder")?;
-    if dir.ends_with("deps") {
-        dir = dir.parent().context("Cargo's `deps` is in a folder")?;
-    }
-    let path = dir.join("node");
-    ensure!(path.exists(), "{} is not built: cargo build -p tests --bins", path.display());
-    Ok(path)
-}
 
 /// A node; killed when dropped.
 #[derive(Debug)]
@@ -105,14 +87,8 @@ impl Node {
     /// # Errors
     /// When it cannot be started.
     pub fn start(&mut self) -> Result<()> {
-        let mut command = Command::new(&self.program);
+        let mut command = command(&self.program);
         command.args(["serve", "--config"]).arg(&self.config);
-        // The tests' own settings are none of its business.
-        for (name, _) in std::env::vars_os() {
-            if name.to_string_lossy().starts_with("ROUNDTRIP_") {
-                command.env_remove(name);
-            }
-        }
         self.addresses = None;
         self.process = Some(Process::spawn(command, &self.log)?);
         Ok(())
@@ -125,9 +101,8 @@ impl Node {
     pub async fn ready(&mut self) -> Result<()> {
         let addresses = eventually(SOON, "the node binds its listeners", async || {
             let process = self.process()?;
+            process.runs()?;
             let output = process.output()?;
-            let ended = process.ended()?;
-            ensure!(ended.is_none(), "the node has ended: {ended:?}\n{output}");
             let public = listening(&output, "public").context("no public listener yet")?;
             let internal = listening(&output, "internal").context("no internal listener yet")?;
             Ok(Addresses { public, internal })
@@ -135,13 +110,32 @@ impl Node {
         .await?;
         self.addresses = Some(addresses);
         eventually(SOON, "the node is ready", async || {
-            let ended = self.process()?.ended()?;
-            ensure!(ended.is_none(), "the node has ended: {ended:?}");
-            let response = self.internal("/readyz").await?;
-            ensure!(response.status == 200, "{}: {}", response.status, response.text());
-            Ok(())
+            self.process()?.runs()?;
+            self.is_ready().await
         })
         .await
+    }
+
+    /// Checks that it calls itself ready.
+    ///
+    /// # Errors
+    /// Its own reason when it does not.
+    pub async fn is_ready(&self) -> Result<()> {
+        let response = self.internal("/readyz").await?;
+        ensure!(response.status == 200, "{}: {}", response.status, response.text());
+        Ok(())
+    }
+
+    /// The partitions of a topic that it reads, as its metrics tell.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    pub async fn partitions(&self, topic: &str) -> Result<BTreeSet<i32>> {
+        let metrics = self.metrics().await?;
+        let lag = metrics.samples().iter().filter(|sample| {
+            sample.name == "roundtrip_consumer_lag" && sample.labels["topic"] == topic
+        });
+        lag.map(|sample| Ok(sample.labels["partition"].parse()?)).collect()
     }
 
     /// Where clients connect.
@@ -217,9 +211,16 @@ impl Node {
     /// # Errors
     /// When it is not running, or still running when its grace is over twice.
     pub async fn term(&mut self) -> Result<i32> {
-        let process = self.process()?;
-        process.signal(Signal::SIGTERM)?;
-        let status = process.end(SOON * 2).await?;
+        self.process()?.signal(Signal::SIGTERM)?;
+        self.exit_code().await
+    }
+
+    /// Waits for its end, and gives its exit code; -1 when a signal ended it.
+    ///
+    /// # Errors
+    /// When it is not running, or still running when its grace is over twice.
+    pub async fn exit_code(&mut self) -> Result<i32> {
+        let status = self.process()?.end(SOON * 2).await?;
         self.process = None;
         Ok(status.code().unwrap_or(-1))
     }
