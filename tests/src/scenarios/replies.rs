@@ -3,6 +3,8 @@
 //! too large for a request, for nobody; between them honest traffic.
 //! Must hold: no partition is held up, each is handled to its end, and counted by its reason.
 
+use std::time::Duration;
+
 use anyhow::{Result, ensure};
 use tests::{
     SOON,
@@ -80,7 +82,7 @@ async fn replies_of_any_shape_arrive() -> Result<()> {
             "2" => Reply { key: ReplyKey::Bytes(raw.into_bytes().into()), ..Reply::echo(seen) },
             _ => Reply::echo(seen).header("x-not-allowed", "1").header("kafka_other", "2"),
         };
-        vec![reply.anywhere(), Reply::of("late").anywhere()]
+        vec![reply.anywhere(), Reply::of("late").anywhere().after(Duration::from_millis(200))]
     })?;
     cluster.balanced().await?;
 
