@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail, ensure};
 use http::Method;
 
 pub use builder::ClusterBuilder;
-pub use node::Node;
+pub use node::{Node, listening};
 
 use crate::{
     SOON, eventually,

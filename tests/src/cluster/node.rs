@@ -14,8 +14,9 @@ use crate::{
     client::{Connect, WsClient},
     eventually,
     http::{HttpClient, Response},
+    load::meter::resident_bytes,
     metrics::Metrics,
-    process::Process,
+    process::{Process, tail},
 };
 
 /// The node built together with these tests, or the program in `ROUNDTRIP_TEST_NODE`.
@@ -123,25 +124,33 @@ impl Node {
     /// # Errors
     /// When it does not, or ends.
     pub async fn ready(&mut self) -> Result<()> {
+        // One that has ended will not come: it is not waited for.
         let addresses = eventually(SOON, "the node binds its listeners", async || {
             let process = self.process()?;
             let output = process.output()?;
-            let ended = process.ended()?;
-            ensure!(ended.is_none(), "the node has ended: {ended:?}\n{output}");
+            if process.ended()?.is_some() {
+                return Ok(None);
+            }
             let public = listening(&output, "public").context("no public listener yet")?;
             let internal = listening(&output, "internal").context("no internal listener yet")?;
-            Ok(Addresses { public, internal })
+            Ok(Some(Addresses { public, internal }))
         })
         .await?;
-        self.addresses = Some(addresses);
-        eventually(SOON, "the node is ready", async || {
-            let ended = self.process()?.ended()?;
-            ensure!(ended.is_none(), "the node has ended: {ended:?}");
+        self.addresses = Some(addresses.with_context(|| self.end())?);
+        let ready = eventually(SOON, "the node is ready", async || {
+            if self.process()?.ended()?.is_some() {
+                return Ok(false);
+            }
             let response = self.internal("/readyz").await?;
             ensure!(response.status == 200, "{}: {}", response.status, response.text());
-            Ok(())
+            Ok(true)
         })
-        .await
+        .await?;
+        ready.then_some(()).with_context(|| self.end())
+    }
+
+    fn end(&self) -> String {
+        format!("{} has ended:\n{}", self.id, tail(&self.log, 10))
     }
 
     /// Where clients connect.
@@ -201,10 +210,7 @@ impl Node {
     /// # Errors
     /// When it is not running.
     pub fn resident_bytes(&self) -> Result<u64> {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid()?))?;
-        let line = status.lines().find(|line| line.starts_with("VmRSS:")).context("no VmRSS")?;
-        let kibibytes: u64 = line.split_whitespace().nth(1).context("no VmRSS")?.parse()?;
-        Ok(kibibytes * 1024)
+        resident_bytes(self.pid()?)
     }
 
     /// Ends it at once, as a crash would.
@@ -260,7 +266,7 @@ impl Node {
 }
 
 /// The address in a line that says `listening public=ADDR`.
-fn listening(output: &str, listener: &str) -> Option<SocketAddr> {
+pub fn listening(output: &str, listener: &str) -> Option<SocketAddr> {
     let mark = format!("listening {listener}=");
     let (_, rest) = output.split_once(&mark)?;
     let end = rest.find(|c: char| c.is_whitespace() || c == '"')?;

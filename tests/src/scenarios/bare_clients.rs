@@ -2,9 +2,15 @@
 //! Action: a bare frame is typed into wscat; curl posts a body.
 //! Must hold: wscat shows the welcome and the response, curl the service's bytes.
 
-use anyhow::{Result, ensure};
-use tests::{cluster::Cluster, infra::repository};
-use tokio::process::Command;
+use std::process::Stdio;
+
+use anyhow::{Context, Result, ensure};
+use tests::{SOON, cluster::Cluster, infra::repository};
+use tokio::{
+    io::{AsyncBufReadExt, BufReader},
+    process::Command,
+    time::timeout,
+};
 
 #[tokio::test]
 async fn wscat_gets_an_answer_to_a_bare_frame() -> Result<()> {
@@ -15,12 +21,22 @@ async fn wscat_gets_an_answer_to_a_bare_frame() -> Result<()> {
     let frame = r#"{"service":"echo","payload":"hi"}"#;
     let wscat = repository().join("tests/.cache/wscat/node_modules/.bin/wscat");
     ensure!(wscat.exists(), "wscat is not installed: tests/setup");
-    let shown = Command::new(wscat).args(["-c", &url, "-w", "5", "-x", frame]).output().await?;
+    // Its standard input stays open: at its end wscat leaves.
+    let mut wscat = Command::new(wscat)
+        .args(["-c", &url, "-w", "-1", "-x", frame])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()?;
+    let shown = BufReader::new(wscat.stdout.take().context("no standard output")?);
 
-    let shown = String::from_utf8_lossy(&shown.stdout).into_owned();
-    ensure!(shown.contains(r#""type":"welcome""#), "no welcome: {shown}");
-    let response = shown.lines().find(|line| line.contains(r#""type":"response""#));
-    ensure!(response.is_some_and(|line| line.contains(r#""payload":"hi""#)), "{shown}");
+    let mut lines = shown.lines();
+    let mut next = async || timeout(SOON, lines.next_line()).await??.context("wscat has ended");
+    let welcome = next().await?;
+    ensure!(welcome.contains(r#""type":"welcome""#), "{welcome}");
+    let response = next().await?;
+    ensure!(response.contains(r#""type":"response""#), "{response}");
+    ensure!(response.contains(r#""payload":"hi""#), "{response}");
     cluster.finish().await
 }
 
