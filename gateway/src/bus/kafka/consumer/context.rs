@@ -66,7 +66,7 @@ impl ClientContext for Context {
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
-        self.log.warning(&format!("{error}: {reason}"));
+        self.log.error(&error, reason);
     }
 
     fn stats_raw(&self, statistics: &[u8]) {
