@@ -104,7 +104,7 @@ impl KafkaConsumer {
             drop(closed);
         });
         if let Err(error) = spawned {
-            tracing::warn!(%error, "no thread to close the consumer on: closed in place");
+            tracing::error!(%error, "no thread to close the consumer on: it keeps its partitions");
         }
         Some(is_closed)
     }

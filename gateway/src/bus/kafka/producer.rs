@@ -31,8 +31,8 @@ mod health;
 /// What a producer begins with; see `CONFIGURATION.md` of librdkafka for the names.
 const DEFAULTS: &[(&str, &str)] = &[
     // A request waits for nobody: at low rates each is sent alone, under load librdkafka batches
-    // what has piled up behind the request in flight. One millisecond would triple the median
-    // latency for a sixth of the CPU.
+    // what has piled up behind the requests in flight. At 1,000 requests a second a millisecond
+    // took the median from 0.7 to 2.8 ms and saved a seventh of the CPU.
     ("linger.ms", "0"),
     ("compression.codec", "none"),
     // A request carries one partition's batch, so with fewer in flight the partitions of a broker
@@ -123,17 +123,13 @@ impl Drop for StopOnDrop {
 #[async_trait]
 impl Producer for KafkaProducer {
     fn produce(&self, record: &Outgoing<'_>, on_delivery: OnDelivery) -> Result<(), ProduceError> {
-        let mut headers = OwnedHeaders::new_with_capacity(record.headers.len());
-        for (key, value) in record.headers {
-            headers = headers.insert(Header { key, value: Some(*value) });
-        }
         let base = BaseRecord {
             topic: record.topic,
             partition: record.partition,
             payload: record.value,
             key: record.key,
             timestamp: None,
-            headers: (!record.headers.is_empty()).then_some(headers),
+            headers: owned_headers(record.headers),
             delivery_opaque: Box::new(Mutex::new(on_delivery)),
         };
         // Counted before it is queued: the callback may run before `send` returns.
@@ -202,6 +198,14 @@ fn connect(
     };
     let config = settings.client_config(DEFAULTS, FIXED);
     Ok(ThreadedProducer::from_config_and_context(&config, context)?)
+}
+
+fn owned_headers(headers: &[(&str, &[u8])]) -> Option<OwnedHeaders> {
+    let none = (!headers.is_empty()).then(|| OwnedHeaders::new_with_capacity(headers.len()));
+    none.map(|none| {
+        let headers = headers.iter().map(|(key, value)| Header { key, value: Some(*value) });
+        headers.fold(none, OwnedHeaders::insert)
+    })
 }
 
 /// What a librdkafka code means to the caller. `taken`: the record was in the queue, so that a
