@@ -165,8 +165,10 @@ impl Relay {
     pub fn end_session(&self, session: &Session) {
         self.hub.remove(session.id());
         let (requests, unread) = session.end();
-        let given_up = requests.iter().filter(|request| self.abandon(**request)).count();
-        self.telemetry.frames_abandoned("session_ended", (unread + given_up) as u64);
+        self.telemetry.frames_abandoned("session_ended", unread as u64);
+        for request in requests {
+            self.abandon(request);
+        }
     }
 
     /// Ends what waits too long, for as long as the node lives.

@@ -71,7 +71,7 @@ struct Request<'a> {
     payload: Option<&'a RawValue>,
 }
 
-#[tokio::main]
+#[tokio::main(flavor = "current_thread")]
 #[expect(clippy::print_stdout, reason = "says where it listens")]
 async fn main() -> Result<()> {
     let options = Options::parse();

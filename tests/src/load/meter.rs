@@ -102,12 +102,13 @@ impl Reading {
         }
         let (from, to) = (self.machine, later.machine);
         let percent = |ticks: u64| 100.0 * ticks as f64 / (to.total - from.total).max(1) as f64;
-        let busy = to.busy - from.busy;
+        let (busy, interrupts) = (to.busy - from.busy, to.interrupts - from.interrupts);
         let machine = Machine {
             busy_percent: percent(busy),
-            interrupts_percent: percent(to.interrupts - from.interrupts),
+            interrupts_percent: percent(interrupts),
             steal_percent: percent(to.steal.saturating_sub(from.steal)),
-            rest_percent: percent(busy.saturating_sub(ours)),
+            // Interrupts while a process runs may count as its time or not: here as anybody's.
+            rest_percent: percent((busy + interrupts).saturating_sub(ours)),
         };
         Usage { seconds: (later.at - self.at).as_secs_f64(), cpu_micros, machine }
     }

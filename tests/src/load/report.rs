@@ -83,7 +83,8 @@ impl Window {
 impl Recorder {
     /// An empty recorder.
     pub fn new(window: Window) -> Self {
-        let empty = || Histogram::new(3).expect("3 digits are allowed");
+        // From a microsecond to ten minutes.
+        let empty = || Histogram::new_with_bounds(1, 600_000_000, 3).expect("lawful bounds");
         let inner = Inner { latency: empty(), lag: empty(), answered: 0, failed: 0 };
         Self { window, inner: Mutex::new(inner) }
     }
