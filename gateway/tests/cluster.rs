@@ -1,6 +1,8 @@
 //! A whole cluster in one process: real listeners and peers' HTTP, the bus and the registry in
 //! memory, so that both can be made to fail.
 
+#![expect(clippy::unwrap_used, reason = "a test that meets the unexpected has failed")]
+
 use std::{collections::HashSet, net::SocketAddr, sync::Arc, time::Duration};
 
 use bytes::Bytes;
