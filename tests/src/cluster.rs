@@ -5,7 +5,7 @@
 
 use std::{collections::BTreeMap, fs, path::PathBuf, sync::Arc};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Result, bail, ensure};
 use http::Method;
 
 pub use builder::ClusterBuilder;
@@ -116,13 +116,17 @@ impl Cluster {
     /// # Errors
     /// When they are not soon.
     pub async fn balanced(&self) -> Result<()> {
+        let topic = self.topic("replies");
         let share = self.reply_partitions as usize / self.nodes.len();
         eventually(SOON, "the partitions are spread evenly", async || {
-            let view = self.admin(0, "cluster").await?;
-            let nodes = view["nodes"].as_array().context("no nodes")?;
-            let owned: usize = nodes.iter().map(partitions).sum();
-            let even = nodes.iter().all(|node| partitions(node) >= share);
-            ensure!(owned == self.reply_partitions as usize && even, "{view}");
+            let mut owned = Vec::new();
+            for node in &self.nodes {
+                // Each node measures the lag of what it owns.
+                let metrics = node.metrics().await?;
+                owned.push(metrics.count("roundtrip_consumer_lag", &[("topic", &topic)]));
+            }
+            let all = owned.iter().sum::<usize>() == self.reply_partitions as usize;
+            ensure!(all && owned.iter().all(|&count| count >= share), "{owned:?}");
             Ok(())
         })
         .await
@@ -156,13 +160,6 @@ impl Cluster {
         self.finished = true;
         Ok(())
     }
-}
-
-/// How many partitions a node owns, whether they are listed or counted.
-fn partitions(node: &serde_json::Value) -> usize {
-    let partitions = &node["partitions"];
-    let counted = partitions.as_u64().and_then(|count| usize::try_from(count).ok());
-    counted.unwrap_or_else(|| partitions.as_array().map_or(0, Vec::len))
 }
 
 impl Drop for Cluster {

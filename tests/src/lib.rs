@@ -2,7 +2,7 @@
 //! to them. In reading order:
 //!
 //! * [`cluster`]: N nodes with their topics, and what may be done to them
-//! * [`client`], [`raw`], [`http`]: those who ask
+//! * [`client`], [`raw`], [`http`], [`wscat`]: those who ask
 //! * [`traffic`]: many of them at once, who count what they got
 //! * [`worker`]: those who answer
 //! * [`tokens`]: who vouches for users
@@ -29,6 +29,7 @@ pub mod raw;
 pub mod tokens;
 pub mod traffic;
 pub mod worker;
+pub mod wscat;
 
 /// How long anything that should happen soon may take on a busy machine.
 pub const SOON: Duration = Duration::from_secs(30);

@@ -1,5 +1,5 @@
-//! Steady traffic of reliable sessions that keep the contract: they ask, acknowledge, reconnect when
-//! told to, resume, ask again for what is unanswered, and count what became of every request.
+//! Steady traffic of sessions that keep the contract: they ask, reconnect when told to, resume, and
+//! count what became of every request. Reliable ones acknowledge, and ask again after a resume.
 
 use std::{
     collections::{BTreeMap, HashSet},
@@ -42,14 +42,29 @@ pub struct Tally {
 #[derive(Debug)]
 pub struct Traffic {
     stop: CancellationToken,
-    ended: Arc<AtomicU64>,
+    answered: Arc<AtomicU64>,
     sessions: JoinSet<Result<Tally>>,
 }
 
 impl Traffic {
     /// Starts so many sessions, spread over the nodes, each with `depth` requests in flight.
     pub fn start(nodes: &[SocketAddr], service: &str, sessions: usize, depth: usize) -> Self {
-        let (stop, ended) = (CancellationToken::new(), Arc::default());
+        Self::of(nodes, service, sessions, depth, false)
+    }
+
+    /// The same with reliable sessions.
+    pub fn reliable(nodes: &[SocketAddr], service: &str, sessions: usize, depth: usize) -> Self {
+        Self::of(nodes, service, sessions, depth, true)
+    }
+
+    fn of(
+        nodes: &[SocketAddr],
+        service: &str,
+        sessions: usize,
+        depth: usize,
+        reliable: bool,
+    ) -> Self {
+        let (stop, answered) = (CancellationToken::new(), Arc::default());
         let mut tasks = JoinSet::new();
         for index in 0..sessions {
             let asker = Asker {
@@ -57,29 +72,35 @@ impl Traffic {
                 next_node: index,
                 service: service.to_owned(),
                 depth,
+                reliable,
                 in_flight: HashSet::new(),
                 resume: String::new(),
                 last_seq: 0,
                 tally: Tally::default(),
-                ended: Arc::clone(&ended),
+                answered: Arc::clone(&answered),
             };
             tasks.spawn(asker.run(stop.clone()));
         }
-        Self { stop, ended, sessions: tasks }
+        Self { stop, answered, sessions: tasks }
     }
 
-    /// Waits until so many more requests have ended.
+    /// Waits until so many more requests are answered, errors apart.
     ///
     /// # Errors
-    /// When they have not soon.
-    pub async fn goes_on(&self, more: u64) -> Result<()> {
-        let before = self.ended.load(Ordering::Relaxed);
-        eventually(SOON * 2, "requests are answered", async || {
-            let now = self.ended.load(Ordering::Relaxed);
+    /// When they have not soon, or a session has failed.
+    pub async fn goes_on(&mut self, more: u64) -> Result<()> {
+        let before = self.answered.load(Ordering::Relaxed);
+        let failed = eventually(SOON * 2, "requests are answered", async || {
+            // A session ends before it is told to only when it fails.
+            if let Some(ended) = self.sessions.try_join_next() {
+                return Ok(Some(ended));
+            }
+            let now = self.answered.load(Ordering::Relaxed);
             ensure!(now >= before + more, "{} of {more}", now - before);
-            Ok(())
+            Ok(None)
         })
-        .await
+        .await?;
+        failed.map_or(Ok(()), |ended| ended?.map(drop))
     }
 
     /// Asks no more, and waits for what is in flight.
@@ -123,11 +144,12 @@ struct Asker {
     next_node: usize,
     service: String,
     depth: usize,
+    reliable: bool,
     in_flight: HashSet<u64>,
     resume: String,
     last_seq: u64,
     tally: Tally,
-    ended: Arc<AtomicU64>,
+    answered: Arc<AtomicU64>,
 }
 
 impl Asker {
@@ -162,6 +184,9 @@ impl Asker {
         match client.next(Duration::from_secs(90)).await.context("a request is never answered")? {
             Event::Frame(frame) => {
                 self.take(&frame)?;
+                if !self.reliable {
+                    return Ok(Some(()));
+                }
                 let ack = format!(r#"{{"type":"ack","seq":{}}}"#, self.last_seq);
                 Ok(client.send(ack).await.ok())
             }
@@ -197,8 +222,8 @@ impl Asker {
             true => bail!("another request's answer: {}", frame.text),
             false => frame.code(),
         };
+        self.answered.fetch_add(u64::from(outcome == "ok"), Ordering::Relaxed);
         *self.tally.outcomes.entry(outcome).or_default() += 1;
-        self.ended.fetch_add(1, Ordering::Relaxed);
         Ok(())
     }
 
@@ -215,7 +240,7 @@ impl Asker {
         self.resumed(&welcome)?;
         // Whether these ever arrived is not known; asked again before anything is acknowledged,
         // they join what is in flight.
-        for &id in &self.in_flight {
+        for &id in self.in_flight.iter().filter(|_| self.reliable) {
             if client.send(self.request(id)).await.is_err() {
                 break;
             }
@@ -226,7 +251,8 @@ impl Asker {
     fn connect(&mut self) -> Connect {
         let node = self.nodes[self.next_node % self.nodes.len()];
         self.next_node += 1;
-        let connect = Connect::to(node).subprotocol("roundtrip.v1.reliable");
+        let name = if self.reliable { "roundtrip.v1.reliable" } else { "roundtrip.v1" };
+        let connect = Connect::to(node).subprotocol(name);
         match self.resume.as_str() {
             "" => connect,
             resume => connect.query(&format!("resume={resume}&last_seq={}", self.last_seq)),
@@ -244,7 +270,7 @@ impl Asker {
                 }
             }
         }
-        self.resume = welcome.need("resume")?;
+        self.resume = welcome.get("resume").unwrap_or_default();
         Ok(())
     }
 }

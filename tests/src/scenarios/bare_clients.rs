@@ -2,15 +2,9 @@
 //! Action: a bare frame is typed into wscat; curl posts a body.
 //! Must hold: wscat shows the welcome and the response, curl the service's bytes.
 
-use std::process::Stdio;
-
-use anyhow::{Context, Result, ensure};
-use tests::{SOON, cluster::Cluster, infra::repository};
-use tokio::{
-    io::{AsyncBufReadExt, BufReader},
-    process::Command,
-    time::timeout,
-};
+use anyhow::{Result, ensure};
+use tests::{cluster::Cluster, wscat::Wscat};
+use tokio::process::Command;
 
 #[tokio::test]
 async fn wscat_gets_an_answer_to_a_bare_frame() -> Result<()> {
@@ -18,25 +12,28 @@ async fn wscat_gets_an_answer_to_a_bare_frame() -> Result<()> {
     let _echo = cluster.worker("echo").echo()?;
 
     let url = format!("ws://{}/ws", cluster.node(0).public());
-    let frame = r#"{"service":"echo","payload":"hi"}"#;
-    let wscat = repository().join("tests/.cache/wscat/node_modules/.bin/wscat");
-    ensure!(wscat.exists(), "wscat is not installed: tests/setup");
-    // Its standard input stays open: at its end wscat leaves.
-    let mut wscat = Command::new(wscat)
-        .args(["-c", &url, "-w", "-1", "-x", frame])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .kill_on_drop(true)
-        .spawn()?;
-    let shown = BufReader::new(wscat.stdout.take().context("no standard output")?);
-
-    let mut lines = shown.lines();
-    let mut next = async || timeout(SOON, lines.next_line()).await??.context("wscat has ended");
-    let welcome = next().await?;
+    let mut wscat = Wscat::start(&["-c", &url])?;
+    let welcome = wscat.shows().await?;
     ensure!(welcome.contains(r#""type":"welcome""#), "{welcome}");
-    let response = next().await?;
+    wscat.enter(r#"{"service":"echo","payload":"hi"}"#).await?;
+    let response = wscat.shows().await?;
     ensure!(response.contains(r#""type":"response""#), "{response}");
     ensure!(response.contains(r#""payload":"hi""#), "{response}");
+    cluster.finish().await
+}
+
+#[tokio::test]
+async fn wscat_may_be_given_the_frame() -> Result<()> {
+    let cluster = Cluster::builder().service("echo").start().await?;
+    let _echo = cluster.worker("echo").echo()?;
+
+    let url = format!("ws://{}/ws", cluster.node(0).public());
+    let frame = r#"{"service":"echo","id":"a","payload":[1.50]}"#;
+    let mut wscat = Wscat::start(&["-c", &url, "-w", "-1", "-x", frame])?;
+    wscat.shows().await?;
+    let response = wscat.shows().await?;
+    ensure!(response.contains(r#""id":"a""#), "{response}");
+    ensure!(response.contains(r#""payload":[1.50]"#), "{response}");
     cluster.finish().await
 }
 

@@ -1,22 +1,37 @@
 //! Situation: nothing but the binary.
 //! Action: `roundtrip dev`; then what it prints is pasted.
-//! Must hold: the printed wscat and curl lines are answered as they stand.
+//! Must hold: the printed wscat and curl lines are answered as they stand; SIGTERM ends it cleanly.
 
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
+use nix::sys::signal::Signal;
 use tests::{
     SOON,
     cluster::Cluster,
     eventually,
-    infra::repository,
     process::{Process, run_dir},
+    wscat::Wscat,
 };
 
-/// The first printed command of that program.
-fn printed(output: &str, program: &str) -> Option<String> {
-    let at = output.find(&format!("{program} "))?;
-    Some(output[at..].lines().next()?.trim().to_owned())
+/// What a person would copy.
+struct Printed {
+    /// `wscat …`
+    wscat: String,
+    /// The frame on the line after it, behind wscat's prompt.
+    frame: String,
+    /// `curl …`
+    curl: String,
+}
+
+impl Printed {
+    fn read(output: &str) -> Option<Self> {
+        let mut lines = output.lines().map(str::trim);
+        let wscat = lines.find(|line| line.starts_with("wscat "))?.to_owned();
+        let frame = lines.next()?.strip_prefix("> ")?.to_owned();
+        let curl = lines.find(|line| line.starts_with("curl "))?.to_owned();
+        Some(Self { wscat, frame, curl })
+    }
 }
 
 #[tokio::test]
@@ -26,31 +41,24 @@ async fn what_dev_prints_can_be_pasted() -> Result<()> {
     command.args(["dev", "--port", "0"]);
     let log = run_dir().join(format!("{}.dev.log", cluster.tag()));
     let mut dev = Process::spawn(command, &log)?;
-
-    let (wscat, curl) = eventually(SOON, "dev prints what to paste", async || {
-        let output = dev.output()?;
-        ensure!(dev.ended()?.is_none(), "dev has ended: {output}");
-        let wscat = printed(&output, "wscat").context("no wscat line")?;
-        Ok((wscat, printed(&output, "curl").context("no curl line")?))
+    let printed = eventually(SOON, "dev prints what to paste", async || {
+        Printed::read(&dev.output()?).context("not yet")
     })
     .await?;
-    for (line, expected) in [(format!("{wscat} -w 5"), "response"), (curl, "hi")] {
-        eventually(SOON, "the first answer", async || {
-            let shown = paste(&line).await?;
-            ensure!(shown.contains(expected), "{line}: {shown}");
-            Ok(())
-        })
-        .await?;
-    }
-    cluster.finish().await
-}
 
-/// Runs a line in a shell, as a person would.
-async fn paste(line: &str) -> Result<String> {
-    let bin = repository().join("tests/.cache/wscat/node_modules/.bin");
-    let path = format!("{}:{}", bin.display(), std::env::var("PATH")?);
-    let output =
-        tokio::process::Command::new("bash").args(["-c", line]).env("PATH", path).output().await?;
-    let shown = [output.stdout, output.stderr].concat();
-    Ok(String::from_utf8_lossy(&shown).into_owned())
+    let arguments: Vec<&str> = printed.wscat.split_whitespace().skip(1).collect();
+    let mut wscat = Wscat::start(&arguments)?;
+    wscat.shows().await?;
+    wscat.enter(&printed.frame).await?;
+    let response = wscat.shows().await?;
+    ensure!(response.contains(r#""type":"response""#), "{response}");
+
+    let shown =
+        tokio::process::Command::new("bash").args(["-c", &printed.curl]).output().await?.stdout;
+    let shown = String::from_utf8_lossy(&shown).into_owned();
+    ensure!(shown.starts_with("HTTP/1.1 200 "), "{}: {shown}", printed.curl);
+
+    dev.signal(Signal::SIGTERM)?;
+    assert_eq!(dev.end(SOON).await?.code(), Some(0), "{}", dev.output()?);
+    cluster.finish().await
 }

@@ -5,7 +5,9 @@
 
 use anyhow::{Result, ensure};
 use tests::{
+    SOON,
     cluster::Cluster,
+    eventually,
     traffic::{Tally, Traffic},
 };
 
@@ -22,8 +24,13 @@ fn check(tally: &Tally) -> Result<()> {
 
 async fn still_answers(cluster: &Cluster) -> Result<()> {
     for node in cluster.nodes() {
-        let answer = node.ws().await?.request("echo", "1").await?;
-        assert_eq!(answer.payload(), "1", "{}", answer.text);
+        let mut ws = node.ws().await?;
+        eventually(SOON, "all is as before", async || {
+            let answer = ws.request("echo", "1").await?;
+            ensure!(answer.payload() == "1", "{}", answer.text);
+            Ok(())
+        })
+        .await?;
     }
     Ok(())
 }
@@ -33,7 +40,7 @@ async fn kafka_killed_and_restarted_under_load() -> Result<()> {
     let cluster = Cluster::builder().nodes(2).service("echo").own_kafka(&[]).start().await?;
     let _echo = cluster.worker("echo").echo()?;
     let nodes: Vec<_> = cluster.nodes().iter().map(|node| node.public()).collect();
-    let traffic = Traffic::start(&nodes, "echo", 8, 4);
+    let mut traffic = Traffic::start(&nodes, "echo", 8, 4);
     traffic.goes_on(500).await?;
 
     cluster.kafka().kill()?;
@@ -52,7 +59,7 @@ async fn redis_killed_and_restarted_empty_under_load() -> Result<()> {
     let _echo =
         cluster.worker("echo").start(|seen| vec![tests::worker::Reply::echo(seen).anywhere()])?;
     let nodes: Vec<_> = cluster.nodes().iter().map(|node| node.public()).collect();
-    let traffic = Traffic::start(&nodes, "echo", 8, 4);
+    let mut traffic = Traffic::start(&nodes, "echo", 8, 4);
     traffic.goes_on(500).await?;
 
     cluster.redis().kill()?;

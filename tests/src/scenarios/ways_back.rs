@@ -28,7 +28,7 @@ async fn ask(
     let nodes: Vec<_> = cluster.nodes().iter().map(|node| node.public()).collect();
 
     cluster.balanced().await?;
-    let traffic = Traffic::start(&nodes, "echo", 9, 8);
+    let mut traffic = Traffic::start(&nodes, "echo", 9, 8);
     traffic.goes_on(REQUESTS).await?;
     let tally = traffic.finish().await?;
 
