@@ -161,9 +161,9 @@ impl<'a> ClientFrame<'a> {
                 Some(id) => Ok(Self::Cancel(id)),
                 None => Err(BadFrame::new(None, "cancel needs the id of a request")),
             },
-            Some("ack") => match fields.seq.map(|json| json.get().parse()) {
-                Some(Ok(seq)) => Ok(Self::Ack(seq)),
-                _ => Err(BadFrame::new(id, "ack needs seq, an integer")),
+            Some("ack") => match fields.seq.and_then(|json| read_integer(json.get())) {
+                Some(seq) => Ok(Self::Ack(seq)),
+                None => Err(BadFrame::new(id, "ack needs seq, an integer")),
             },
             Some("ping") => Ok(Self::Ping(id)),
             Some(other) => {
@@ -220,16 +220,16 @@ fn string_field<'a>(
     }
 }
 
-/// A positive integer; one that does not fit 64 bits is as good as the largest that does, because
-/// the service's maximum caps it.
+/// A positive integer; the service's maximum caps it.
 fn read_timeout(json: &str) -> Result<u64, Cow<'static, str>> {
-    let digits = !json.is_empty() && json.bytes().all(|b| b.is_ascii_digit());
-    match json.parse() {
-        Ok(0) => Err("timeout_ms is a positive integer".into()),
-        Ok(timeout) => Ok(timeout),
-        Err(_) if digits => Ok(u64::MAX),
-        Err(_) => Err("timeout_ms is a positive integer".into()),
-    }
+    let timeout = read_integer(json).filter(|timeout| *timeout > 0);
+    timeout.ok_or_else(|| "timeout_ms is a positive integer".into())
+}
+
+/// An integer that is not negative; one that does not fit 64 bits is read as the largest that does.
+fn read_integer(json: &str) -> Option<u64> {
+    let is_integer = !json.is_empty() && json.bytes().all(|b| b.is_ascii_digit());
+    is_integer.then(|| json.parse().unwrap_or(u64::MAX))
 }
 
 /// What a service answered, or what a caller gets instead: the part of a reply that goes through.
@@ -442,13 +442,19 @@ fn push_reply(out: &mut String, status: u16, reply: &Reply) {
     push_display(out, status);
     if !reply.headers.is_empty() {
         out.push_str(r#","headers":{"#);
-        for (at, (name, value)) in reply.headers.iter().enumerate() {
+        for (at, (name, _)) in reply.headers.iter().enumerate() {
+            // A name that comes several times is one member, its values joined as HTTP joins them.
+            if reply.headers[..at].iter().any(|(before, _)| before == name) {
+                continue;
+            }
             if at > 0 {
                 out.push(',');
             }
             push_string(out, name);
             out.push(':');
-            push_string(out, &String::from_utf8_lossy(value));
+            let values = reply.headers.iter().filter(|(other, _)| other == name);
+            let values: Vec<_> = values.map(|(_, value)| String::from_utf8_lossy(value)).collect();
+            push_string(out, &values.join(", "));
         }
         out.push('}');
     }

@@ -3,17 +3,21 @@
 //! A test ends with [`Cluster::finish`], which drains every node and wants exit code 0. A cluster
 //! that is dropped without it has failed: its logs are kept, and their ends are shown.
 
-use std::{collections::BTreeMap, fs, path::PathBuf, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    path::PathBuf,
+    sync::Arc,
+};
 
 use anyhow::{Result, bail, ensure};
-use http::Method;
+use nix::sys::signal::Signal;
 
 pub use builder::ClusterBuilder;
 pub use node::{Node, listening};
 
 use crate::{
     SOON, eventually,
-    http::HttpClient,
     infra::{kafka::Kafka, redis::Redis},
     process::{keep_files, tail},
     worker::{Partitioner, Worker, WorkerBuilder},
@@ -23,7 +27,7 @@ mod builder;
 mod node;
 
 /// What the nodes authenticate each other with.
-const SECRET: &str = "not-a-secret-in-tests";
+pub const SECRET: &str = "not-a-secret-in-tests";
 
 /// A running cluster.
 #[derive(Debug)]
@@ -74,7 +78,7 @@ impl Cluster {
         &self.tag
     }
 
-    /// The full name of a topic: `replies`, `pushes`, `SERVICE.requests` or one of the builder's.
+    /// The full name of a topic: `replies`, `SERVICE.requests` or one of the builder's.
     pub fn topic(&self, name: &str) -> String {
         format!("{}.{name}", self.tag)
     }
@@ -100,33 +104,24 @@ impl Cluster {
         WorkerBuilder { topic, group, ..self.worker("") }.silent()
     }
 
-    /// `GET` of what operators may see, with their secret.
-    ///
-    /// # Errors
-    /// When the node does not answer with JSON.
-    pub async fn admin(&self, node: usize, path: &str) -> Result<serde_json::Value> {
-        let http = HttpClient::new(self.nodes[node].internal_address());
-        let bearer = format!("Bearer {SECRET}");
-        let headers = [("authorization", bearer.as_str())];
-        http.send(Method::GET, &format!("/admin/v1/{path}"), &headers, "").await?.json()
-    }
-
-    /// Waits until the reply topic's partitions are spread evenly over the nodes.
+    /// Waits until the reply topic's partitions are spread evenly over the nodes that run.
     ///
     /// # Errors
     /// When they are not soon.
     pub async fn balanced(&self) -> Result<()> {
         let topic = self.topic("replies");
-        let share = self.reply_partitions as usize / self.nodes.len();
+        let running: Vec<&Node> = self.nodes.iter().filter(|node| node.is_started()).collect();
+        let share = self.reply_partitions as usize / running.len();
         eventually(SOON, "the partitions are spread evenly", async || {
             let mut owned = Vec::new();
-            for node in &self.nodes {
-                // Each node measures the lag of what it owns.
-                let metrics = node.metrics().await?;
-                owned.push(metrics.count("roundtrip_consumer_lag", &[("topic", &topic)]));
+            for node in &running {
+                owned.push(node.partitions(&topic).await?);
             }
-            let all = owned.iter().sum::<usize>() == self.reply_partitions as usize;
-            ensure!(all && owned.iter().all(|&count| count >= share), "{owned:?}");
+            let all: BTreeSet<i32> = owned.iter().flatten().copied().collect();
+            let sum: usize = owned.iter().map(BTreeSet::len).sum();
+            let count = self.reply_partitions as usize;
+            let even = owned.iter().all(|partitions| partitions.len() >= share);
+            ensure!(all.len() == count && sum == count && even, "{owned:?}");
             Ok(())
         })
         .await
@@ -144,14 +139,17 @@ impl Cluster {
         Ok(sum)
     }
 
-    /// Drains every node that runs, one after the other, and removes the logs.
+    /// Drains every node that runs, all at once, and removes the logs.
     ///
     /// # Errors
     /// When a node ends with anything but exit code 0.
     pub async fn finish(mut self) -> Result<()> {
         let mut codes = BTreeMap::new();
         for node in self.nodes.iter_mut().filter(|node| node.is_started()) {
-            codes.insert(node.id().to_owned(), node.term().await?);
+            node.process()?.signal(Signal::SIGTERM)?;
+        }
+        for node in self.nodes.iter_mut().filter(|node| node.is_started()) {
+            codes.insert(node.id().to_owned(), node.exit_code().await?);
         }
         if codes.values().any(|code| *code != 0) {
             bail!("nodes did not drain cleanly: {codes:?}");

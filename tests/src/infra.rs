@@ -9,6 +9,7 @@ use std::{
     sync::{Mutex, PoisonError},
 };
 
+use anyhow::{Context, Result, ensure};
 use rand::RngExt;
 
 pub mod kafka;
@@ -30,6 +31,24 @@ pub fn free_port() -> u16 {
             return port;
         }
     }
+}
+
+/// The node built together with these tests, or the program in `ROUNDTRIP_TEST_NODE`.
+///
+/// # Errors
+/// When it has not been built.
+pub fn node_program() -> Result<PathBuf> {
+    if let Some(path) = std::env::var_os("ROUNDTRIP_TEST_NODE") {
+        return Ok(path.into());
+    }
+    let own = std::env::current_exe()?;
+    let mut dir = own.parent().context("a program is in a folder")?;
+    if dir.ends_with("deps") {
+        dir = dir.parent().context("Cargo's `deps` is in a folder")?;
+    }
+    let path = dir.join("node");
+    ensure!(path.exists(), "{} is not built: cargo build -p tests --bins", path.display());
+    Ok(path)
 }
 
 /// The checkout these tests were built from.

@@ -2,10 +2,9 @@
 //! to them. In reading order:
 //!
 //! * [`cluster`]: N nodes with their topics, and what may be done to them
-//! * [`client`], [`raw`], [`http`], [`wscat`]: those who ask
+//! * [`client`], [`raw`], [`http`], [`terminal`]: those who ask
 //! * [`traffic`]: many of them at once, who count what they got
 //! * [`worker`]: those who answer
-//! * [`tokens`]: who vouches for users
 //! * [`metrics`]: what a node says of itself
 //! * [`infra`]: Kafka and Redis, attached to or started
 //! * [`process`]: child processes that never outlive the tests, and their logs
@@ -13,7 +12,11 @@
 //!
 //! Nothing here knows how the gateway works inside.
 
-use std::time::Duration;
+use std::{
+    error::Error,
+    fmt,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
 
 use anyhow::{Context, Result};
 use tokio::time::{Instant, sleep};
@@ -26,10 +29,9 @@ pub mod load;
 pub mod metrics;
 pub mod process;
 pub mod raw;
-pub mod tokens;
+pub mod terminal;
 pub mod traffic;
 pub mod worker;
-pub mod wscat;
 
 /// How long anything that should happen soon may take on a busy machine.
 pub const SOON: Duration = Duration::from_secs(30);
@@ -40,10 +42,28 @@ pub fn say(text: &str) {
     eprintln!("{text}");
 }
 
+/// Milliseconds since the Unix epoch.
+pub fn unix_ms() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// What was waited for cannot come any more: its process has ended.
+#[derive(Debug)]
+pub struct Hopeless(pub String);
+
+impl fmt::Display for Hopeless {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl Error for Hopeless {}
+
 /// Tries until it succeeds.
 ///
 /// # Errors
-/// The last attempt's error, once `within` has passed.
+/// The last attempt's error, once `within` has passed; at once when it is [`Hopeless`].
 pub async fn eventually<T>(
     within: Duration,
     what: &str,
@@ -56,6 +76,9 @@ pub async fn eventually<T>(
             Ok(value) => return Ok(value),
             Err(failure) => failure,
         };
+        if failure.is::<Hopeless>() {
+            return Err(failure).with_context(|| format!("never: {what}"));
+        }
         if started.elapsed() >= within {
             return Err(failure).with_context(|| format!("not within {within:?}: {what}"));
         }

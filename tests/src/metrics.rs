@@ -30,21 +30,11 @@ impl Metrics {
 
     /// The sum of all samples of that name which have these labels, among others; 0 without any.
     pub fn sum(&self, name: &str, labels: &[(&str, &str)]) -> f64 {
-        self.chosen(name, labels).map(|sample| sample.value).sum()
-    }
-
-    /// How many samples of that name have these labels, among others.
-    pub fn count(&self, name: &str, labels: &[(&str, &str)]) -> usize {
-        self.chosen(name, labels).count()
-    }
-
-    fn chosen(&self, name: &str, labels: &[(&str, &str)]) -> impl Iterator<Item = &Sample> {
-        self.samples.iter().filter(move |sample| {
-            let has = |&(key, value): &(&str, &str)| {
-                sample.labels.get(key).is_some_and(|found| found == value)
-            };
-            sample.name == name && labels.iter().all(has)
-        })
+        let has = |sample: &Sample| {
+            labels.iter().all(|&(key, value)| sample.labels.get(key).is_some_and(|v| v == value))
+        };
+        let chosen = self.samples.iter().filter(|sample| sample.name == name && has(sample));
+        chosen.map(|sample| sample.value).sum()
     }
 }
 

@@ -19,7 +19,7 @@ use nix::{
     unistd::Pid,
 };
 
-use crate::eventually;
+use crate::{Hopeless, eventually};
 
 /// Where this test process keeps its files.
 pub fn run_dir() -> &'static Path {
@@ -61,6 +61,18 @@ impl Run {
 fn run() -> &'static Run {
     static RUN: OnceLock<Run> = OnceLock::new();
     RUN.get_or_init(|| Run::start().expect("the temporary folder can be written"))
+}
+
+/// A command of the gateway's, in an environment without any of its options: those of the tests are
+/// none of its business, and it refuses what it does not know.
+pub fn command(program: &Path) -> Command {
+    let mut command = Command::new(program);
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("ROUNDTRIP_") {
+            command.env_remove(name);
+        }
+    }
+    command
 }
 
 /// A running child process; killed when dropped.
@@ -123,12 +135,18 @@ impl Process {
         Ok(signal::kill(Pid::from_raw(pid), signal)?)
     }
 
-    /// Whether it has ended, and how.
+    /// Checks that it is still running.
     ///
     /// # Errors
-    /// When the system cannot tell.
-    pub fn ended(&mut self) -> Result<Option<ExitStatus>> {
-        Ok(self.child.try_wait()?)
+    /// [`Hopeless`] when it has ended, with what it wrote last.
+    pub fn runs(&mut self) -> Result<()> {
+        match self.child.try_wait()? {
+            None => Ok(()),
+            Some(status) => {
+                let last = tail(&self.log, 20);
+                bail!(Hopeless(format!("{} ended with {status}:\n{last}", self.log.display())))
+            }
+        }
     }
 
     /// Waits for its end.

@@ -8,12 +8,17 @@ mod scenarios {
     mod dev_mode;
     mod drain;
     mod fidelity;
+    mod internal;
     mod outages;
     mod partitioner;
     mod random_frames;
     mod records;
+    mod replies;
     mod rest;
+    mod sessions;
     mod slow_reader;
+    mod takeover;
+    mod topics;
     mod violations;
     mod ways_back;
 }

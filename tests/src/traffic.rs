@@ -1,8 +1,8 @@
-//! Steady traffic of sessions that keep the contract: they ask, reconnect when told to, resume, and
-//! count what became of every request. Reliable ones acknowledge, and ask again after a resume.
+//! Steady traffic of clients that ask, reconnect when told to, and count what became of every
+//! request.
 
 use std::{
-    collections::{BTreeMap, HashSet},
+    collections::{BTreeMap, HashMap, HashSet},
     net::SocketAddr,
     sync::{
         Arc,
@@ -17,90 +17,76 @@ use tokio::{
     time::{Instant, sleep},
 };
 use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
 
 use crate::{
     SOON,
     client::{Connect, Event, Frame, WsClient},
     eventually,
+    worker::Seen,
 };
 
-/// What became of all requests.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+/// What a client that was refused waits before it asks again.
+const BACK_OFF: Duration = Duration::from_millis(50);
+
+/// What became of all requests. No two have the same payload.
+#[derive(Clone, Debug, Default)]
 pub struct Tally {
     pub asked: u64,
     /// Terminal frames, by outcome: `ok` or the error code.
     pub outcomes: BTreeMap<String, u64>,
     /// Terminal frames for a request that had ended already.
     pub repeated: u64,
-    /// Connections that went on with their session.
-    pub resumed: u64,
-    /// Requests in flight on a session that was not resumed.
-    pub lost: u64,
+    /// Connections after the first of each client.
+    pub reconnected: u64,
+    /// Payloads of requests whose error says that they are not recorded.
+    pub unrecorded: Vec<String>,
+    /// Payloads of requests in flight when their connection ended.
+    pub cut_off: Vec<String>,
 }
 
 /// Running traffic.
 #[derive(Debug)]
 pub struct Traffic {
     stop: CancellationToken,
-    answered: Arc<AtomicU64>,
-    sessions: JoinSet<Result<Tally>>,
+    ended: Arc<AtomicU64>,
+    clients: JoinSet<Result<Tally>>,
 }
 
 impl Traffic {
-    /// Starts so many sessions, spread over the nodes, each with `depth` requests in flight.
-    pub fn start(nodes: &[SocketAddr], service: &str, sessions: usize, depth: usize) -> Self {
-        Self::of(nodes, service, sessions, depth, false)
-    }
-
-    /// The same with reliable sessions.
-    pub fn reliable(nodes: &[SocketAddr], service: &str, sessions: usize, depth: usize) -> Self {
-        Self::of(nodes, service, sessions, depth, true)
-    }
-
-    fn of(
-        nodes: &[SocketAddr],
-        service: &str,
-        sessions: usize,
-        depth: usize,
-        reliable: bool,
-    ) -> Self {
-        let (stop, answered) = (CancellationToken::new(), Arc::default());
+    /// Starts so many clients, spread over the nodes, each with `depth` requests in flight.
+    pub fn start(nodes: &[SocketAddr], service: &str, clients: usize, depth: usize) -> Self {
+        let (stop, ended) = (CancellationToken::new(), Arc::default());
         let mut tasks = JoinSet::new();
-        for index in 0..sessions {
+        for index in 0..clients {
             let asker = Asker {
+                name: Uuid::new_v4(),
                 nodes: nodes.to_vec(),
                 next_node: index,
                 service: service.to_owned(),
                 depth,
-                reliable,
-                in_flight: HashSet::new(),
-                resume: String::new(),
+                in_flight: HashMap::new(),
                 last_seq: 0,
                 tally: Tally::default(),
-                answered: Arc::clone(&answered),
+                ended: Arc::clone(&ended),
             };
             tasks.spawn(asker.run(stop.clone()));
         }
-        Self { stop, answered, sessions: tasks }
+        Self { stop, ended, clients: tasks }
     }
 
-    /// Waits until so many more requests are answered, errors apart.
+    /// Waits until so many more requests have been answered well.
     ///
     /// # Errors
-    /// When they have not soon, or a session has failed.
-    pub async fn goes_on(&mut self, more: u64) -> Result<()> {
-        let before = self.answered.load(Ordering::Relaxed);
-        let failed = eventually(SOON * 2, "requests are answered", async || {
-            // A session ends before it is told to only when it fails.
-            if let Some(ended) = self.sessions.try_join_next() {
-                return Ok(Some(ended));
-            }
-            let now = self.answered.load(Ordering::Relaxed);
+    /// When they have not soon.
+    pub async fn goes_on(&self, more: u64) -> Result<()> {
+        let before = self.ended.load(Ordering::Relaxed);
+        eventually(SOON * 2, "requests are answered", async || {
+            let now = self.ended.load(Ordering::Relaxed);
             ensure!(now >= before + more, "{} of {more}", now - before);
-            Ok(None)
+            Ok(())
         })
-        .await?;
-        failed.map_or(Ok(()), |ended| ended?.map(drop))
+        .await
     }
 
     /// Asks no more, and waits for what is in flight.
@@ -110,7 +96,7 @@ impl Traffic {
     pub async fn finish(mut self) -> Result<Tally> {
         self.stop.cancel();
         let mut total = Tally::default();
-        while let Some(tally) = self.sessions.join_next().await {
+        while let Some(tally) = self.clients.join_next().await {
             total.add(tally??);
         }
         Ok(total)
@@ -128,11 +114,36 @@ impl Tally {
         self.outcomes.values().sum()
     }
 
+    /// Checks that every request ended exactly once, but for those cut off with their connection.
+    ///
+    /// # Errors
+    /// When one did not.
+    pub fn check_each_once(&self) -> Result<()> {
+        ensure!(self.repeated == 0, "answered twice: {self:?}");
+        let cut_off = self.cut_off.len() as u64;
+        ensure!(self.ended() + cut_off == self.asked, "not answered: {self:?}");
+        Ok(())
+    }
+
+    /// Checks that the service has seen none of those that were never recorded: neither those whose
+    /// error says so, nor those that were cut off, whose answers would be lost.
+    ///
+    /// # Errors
+    /// When it has seen one.
+    pub fn check_unseen(&self, seen: &[Seen]) -> Result<()> {
+        let seen: HashSet<String> = seen.iter().map(Seen::text).collect();
+        let never = self.unrecorded.iter().chain(&self.cut_off);
+        let recorded: Vec<&String> = never.filter(|payload| seen.contains(*payload)).collect();
+        ensure!(recorded.is_empty(), "recorded all the same: {recorded:?} of {self:?}");
+        Ok(())
+    }
+
     fn add(&mut self, other: Self) {
         self.asked += other.asked;
         self.repeated += other.repeated;
-        self.resumed += other.resumed;
-        self.lost += other.lost;
+        self.reconnected += other.reconnected;
+        self.unrecorded.extend(other.unrecorded);
+        self.cut_off.extend(other.cut_off);
         for (outcome, count) in other.outcomes {
             *self.outcomes.entry(outcome).or_default() += count;
         }
@@ -140,21 +151,21 @@ impl Tally {
 }
 
 struct Asker {
+    name: Uuid,
     nodes: Vec<SocketAddr>,
     next_node: usize,
     service: String,
     depth: usize,
-    reliable: bool,
-    in_flight: HashSet<u64>,
-    resume: String,
+    /// Payloads by id.
+    in_flight: HashMap<u64, String>,
     last_seq: u64,
     tally: Tally,
-    answered: Arc<AtomicU64>,
+    ended: Arc<AtomicU64>,
 }
 
 impl Asker {
     async fn run(mut self, stop: CancellationToken) -> Result<Tally> {
-        let mut client = self.reconnect().await?;
+        let mut client = self.connect().await?;
         loop {
             let asking = !stop.is_cancelled();
             if !asking && self.in_flight.is_empty() {
@@ -166,7 +177,9 @@ impl Asker {
                 return Ok(self.tally);
             }
             if self.exchange(&mut client, asking).await?.is_none() {
-                client = self.reconnect().await?;
+                self.tally.cut_off.extend(self.in_flight.drain().map(|(_, payload)| payload));
+                self.tally.reconnected += 1;
+                client = self.connect().await?;
             }
         }
     }
@@ -175,102 +188,73 @@ impl Asker {
     async fn exchange(&mut self, client: &mut WsClient, asking: bool) -> Result<Option<()>> {
         while asking && self.in_flight.len() < self.depth {
             self.tally.asked += 1;
-            let id = self.tally.asked;
-            self.in_flight.insert(id);
-            if client.send(self.request(id)).await.is_err() {
-                return Ok(None);
+            let (id, service) = (self.tally.asked, &self.service);
+            let payload = format!(r#"{{"n":{id},"by":"{}"}}"#, self.name);
+            let frame = format!(r#"{{"service":"{service}","id":{id},"payload":{payload}}}"#);
+            self.in_flight.insert(id, payload);
+            if client.send(frame).await.is_err() {
+                return self.rest(client).await;
             }
         }
         match client.next(Duration::from_secs(90)).await.context("a request is never answered")? {
             Event::Frame(frame) => {
-                self.take(&frame)?;
-                if !self.reliable {
-                    return Ok(Some(()));
+                if self.take(&frame)? != "ok" {
+                    sleep(BACK_OFF).await;
                 }
-                let ack = format!(r#"{{"type":"ack","seq":{}}}"#, self.last_seq);
-                Ok(client.send(ack).await.ok())
+                Ok(Some(()))
             }
             Event::Closed(code) => {
-                let come_back =
-                    code.is_none_or(|code| code == 1012 || (4000..4500).contains(&code));
-                ensure!(come_back, "closed for good with {code:?}");
+                ensure!(code == Some(1012), "closed with {code:?}");
                 Ok(None)
             }
         }
     }
 
-    fn request(&self, id: u64) -> String {
-        let service = &self.service;
-        format!(r#"{{"service":"{service}","id":{id},"payload":{{"n":{id}}}}}"#)
+    /// What has arrived on a connection that cannot be written any more.
+    async fn rest(&mut self, client: &mut WsClient) -> Result<Option<()>> {
+        while let Event::Frame(frame) = client.next(SOON).await? {
+            self.take(&frame)?;
+        }
+        Ok(None)
     }
 
-    fn take(&mut self, frame: &Frame) -> Result<()> {
-        if frame.seq() > 0 {
-            ensure!(frame.seq() > self.last_seq, "seq {} again: {}", frame.seq(), frame.text);
-            self.last_seq = frame.seq();
-        }
-        if !frame.is_terminal() {
-            return Ok(());
-        }
+    /// Takes note of a frame, and gives its outcome.
+    fn take(&mut self, frame: &Frame) -> Result<String> {
+        ensure!(frame.seq() == self.last_seq + 1, "after {}: {}", self.last_seq, frame.text);
+        self.last_seq = frame.seq();
         let id: u64 = frame.need("id")?;
-        if !self.in_flight.remove(&id) {
+        let Some(payload) = self.in_flight.remove(&id) else {
             self.tally.repeated += 1;
-            return Ok(());
-        }
-        let outcome = match frame.kind() == "response" {
-            true if frame.payload() == format!(r#"{{"n":{id}}}"#) => "ok".to_owned(),
-            true => bail!("another request's answer: {}", frame.text),
-            false => frame.code(),
+            return Ok(String::new());
         };
-        self.answered.fetch_add(u64::from(outcome == "ok"), Ordering::Relaxed);
-        *self.tally.outcomes.entry(outcome).or_default() += 1;
-        Ok(())
+        let outcome = match frame.kind().as_str() {
+            "response" if frame.payload() == payload => "ok".to_owned(),
+            "error" => frame.code(),
+            _ => bail!("not an answer to {payload}: {}", frame.text),
+        };
+        match outcome.as_str() {
+            "ok" => {
+                self.ended.fetch_add(1, Ordering::Relaxed);
+            }
+            _ if !frame.need::<bool>("recorded")? => self.tally.unrecorded.push(payload),
+            _ => {}
+        }
+        *self.tally.outcomes.entry(outcome.clone()).or_default() += 1;
+        Ok(outcome)
     }
 
-    /// Connects to the next node that lets us, and goes on with the session if there was one.
-    async fn reconnect(&mut self) -> Result<WsClient> {
+    /// Connects to the next node that lets us.
+    async fn connect(&mut self) -> Result<WsClient> {
         let deadline = Instant::now() + SOON;
-        let (mut client, welcome) = loop {
-            match self.connect().welcome().await {
-                Ok(connected) => break connected,
+        self.last_seq = 0;
+        loop {
+            let node = self.nodes[self.next_node % self.nodes.len()];
+            self.next_node += 1;
+            match Connect::to(node).welcome().await {
+                Ok((client, _)) => return Ok(client),
                 Err(error) if Instant::now() > deadline => return Err(error),
                 Err(_) => sleep(Duration::from_millis(20)).await,
             }
-        };
-        self.resumed(&welcome)?;
-        // Whether these ever arrived is not known; asked again before anything is acknowledged,
-        // they join what is in flight.
-        for &id in self.in_flight.iter().filter(|_| self.reliable) {
-            if client.send(self.request(id)).await.is_err() {
-                break;
-            }
         }
-        Ok(client)
-    }
-
-    fn connect(&mut self) -> Connect {
-        let node = self.nodes[self.next_node % self.nodes.len()];
-        self.next_node += 1;
-        let name = if self.reliable { "roundtrip.v1.reliable" } else { "roundtrip.v1" };
-        let connect = Connect::to(node).subprotocol(name);
-        match self.resume.as_str() {
-            "" => connect,
-            resume => connect.query(&format!("resume={resume}&last_seq={}", self.last_seq)),
-        }
-    }
-
-    fn resumed(&mut self, welcome: &Frame) -> Result<()> {
-        if !self.resume.is_empty() {
-            match welcome.need("resumed")? {
-                true => self.tally.resumed += 1,
-                false => {
-                    self.tally.lost += self.in_flight.len() as u64;
-                    self.in_flight.clear();
-                    self.last_seq = 0;
-                }
-            }
-        }
-        self.resume = welcome.get("resume").unwrap_or_default();
-        Ok(())
     }
 }

@@ -133,12 +133,16 @@ impl Homing {
     async fn look_up(&self, batch: Vec<Waiting>, waiting: &mut Vec<Waiting>, peers: &mut Peers) {
         let requests: Vec<RequestId> = batch.iter().map(|w| w.stray.request).collect();
         let routes = self.find_routes(&requests).await;
-        // An answer for a node not heard of yet asks who is alive, once for the whole batch.
-        let unheard =
-            |route: &Route| route.node != *self.relay.node() && !self.is_alive(&route.node);
-        if routes.iter().flatten().any(unheard) {
+        // Two answers need a second look at the registry, once for the whole batch: a node not heard
+        // of yet may be new, and "no route" may mean that the registry has lost everything.
+        let is_doubtful = |(item, route): (&Waiting, &Option<Route>)| match route {
+            Some(route) => route.node != *self.relay.node() && !self.is_alive(&route.node),
+            None => is_settled(&item.stray),
+        };
+        if batch.iter().zip(&routes).any(is_doubtful) {
             self.refresh_membership().await;
         }
+        let is_complete = !self.membership.is_incomplete();
         self.tend_lines(peers);
         for (mut item, route) in batch.into_iter().zip(routes) {
             match route {
@@ -149,7 +153,7 @@ impl Homing {
                         waiting.push(item.later());
                     }
                 }
-                None if self.is_settled(&item.stray) => {
+                None if is_complete && is_settled(&item.stray) => {
                     self.relay.unrouted();
                     item.stray.hold.done();
                 }
@@ -214,14 +218,6 @@ impl Homing {
         Ok(())
     }
 
-    /// Whether a route that is missing will not come any more.
-    fn is_settled(&self, stray: &Stray) -> bool {
-        let settling_ms = SETTLING_TIME.as_millis() as u64;
-        let old = stray.request.unix_ms().saturating_add(settling_ms) < unix_ms()
-            || stray.read_at.elapsed() >= SETTLING_TIME;
-        old && self.relay.routes().is_reachable() && !self.membership.is_incomplete()
-    }
-
     /// Drops the lines that have ended, and starts again one that ended with something queued.
     fn tend_lines(&self, peers: &mut Peers) {
         peers.retain(|node, queue| {
@@ -259,6 +255,13 @@ impl Waiting {
         let pause = (self.pause * 2).min(LOOKUP_PAUSE.1);
         Self { stray: self.stray, next: Instant::now() + self.pause, pause }
     }
+}
+
+/// Whether a route that is missing will not come any more, if the registry has lost nothing.
+fn is_settled(stray: &Stray) -> bool {
+    let settling_ms = SETTLING_TIME.as_millis() as u64;
+    stray.request.unix_ms().saturating_add(settling_ms) < unix_ms()
+        || stray.read_at.elapsed() >= SETTLING_TIME
 }
 
 /// The one ordered stream of batches to one run of one peer.

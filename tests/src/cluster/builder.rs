@@ -10,8 +10,8 @@ use toml::{Table, Value};
 use uuid::Uuid;
 
 use crate::{
-    cluster::{Cluster, Node, SECRET, node},
-    infra::{kafka::Kafka, redis::Redis},
+    cluster::{Cluster, Node, SECRET},
+    infra::{kafka::Kafka, node_program, redis::Redis},
     process::run_dir,
 };
 
@@ -136,7 +136,7 @@ impl ClusterBuilder {
         self.create_topics(&kafka, &tag).await?;
         let program = match self.program.take() {
             Some(program) => program,
-            None => node::program()?,
+            None => node_program()?,
         };
         let mut nodes = Vec::new();
         for number in 1..=self.nodes {
@@ -149,8 +149,7 @@ impl ClusterBuilder {
     }
 
     async fn create_topics(&self, kafka: &Kafka, tag: &str) -> Result<()> {
-        let mut topics =
-            vec![(format!("{tag}.replies"), self.reply_partitions), (format!("{tag}.pushes"), 4)];
+        let mut topics = vec![(format!("{tag}.replies"), self.reply_partitions)];
         topics.extend(self.services.iter().map(|name| (format!("{tag}.{name}.requests"), 4)));
         topics.extend(self.topics.iter().map(|(name, count)| (format!("{tag}.{name}"), *count)));
         let topics: Vec<(&str, i32)> =
@@ -168,9 +167,10 @@ impl ClusterBuilder {
             [kafka]
             bootstrap_servers = "{kafka}"
             reply_topic = "{tag}.replies"
-            push_topic = "{tag}.pushes"
             group_id = "{tag}"
             reply_partitions = {partitions}
+            # Rebalances and the lag are seen sooner.
+            properties = {{ "heartbeat.interval.ms" = "500", "statistics.interval.ms" = "500" }}
             "#,
             redis = redis.url(),
             kafka = kafka.bootstrap(),

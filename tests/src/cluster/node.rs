@@ -1,9 +1,9 @@
 //! One gateway process, and what may be done to it.
 
 use std::{
+    collections::BTreeSet,
     net::SocketAddr,
     path::{Path, PathBuf},
-    process::Command,
 };
 
 use anyhow::{Context, Result, ensure};
@@ -14,28 +14,9 @@ use crate::{
     client::{Connect, WsClient},
     eventually,
     http::{HttpClient, Response},
-    load::meter::resident_bytes,
     metrics::Metrics,
-    process::{Process, tail},
+    process::{Process, command},
 };
-
-/// The node built together with these tests, or the program in `ROUNDTRIP_TEST_NODE`.
-///
-/// # Errors
-/// When it has not been built.
-pub(super) fn program() -> Result<PathBuf> {
-    if let Some(path) = std::env::var_os("ROUNDTRIP_TEST_NODE") {
-        return Ok(path.into());
-    }
-    let own = std::env::current_exe()?;
-    let mut dir = own.parent().context("a program is in a folder")?;
-    if dir.ends_with("deps") {
-        dir = dir.parent().context("Cargo's `deps` is in a folder")?;
-    }
-    let path = dir.join("node");
-    ensure!(path.exists(), "{} is not built: cargo build -p tests --bins", path.display());
-    Ok(path)
-}
 
 /// A node; killed when dropped.
 #[derive(Debug)]
@@ -106,14 +87,8 @@ impl Node {
     /// # Errors
     /// When it cannot be started.
     pub fn start(&mut self) -> Result<()> {
-        let mut command = Command::new(&self.program);
+        let mut command = command(&self.program);
         command.args(["serve", "--config"]).arg(&self.config);
-        // The tests' own settings are none of its business.
-        for (name, _) in std::env::vars_os() {
-            if name.to_string_lossy().starts_with("ROUNDTRIP_") {
-                command.env_remove(name);
-            }
-        }
         self.addresses = None;
         self.process = Some(Process::spawn(command, &self.log)?);
         Ok(())
@@ -124,33 +99,43 @@ impl Node {
     /// # Errors
     /// When it does not, or ends.
     pub async fn ready(&mut self) -> Result<()> {
-        // One that has ended will not come: it is not waited for.
         let addresses = eventually(SOON, "the node binds its listeners", async || {
             let process = self.process()?;
+            process.runs()?;
             let output = process.output()?;
-            if process.ended()?.is_some() {
-                return Ok(None);
-            }
             let public = listening(&output, "public").context("no public listener yet")?;
             let internal = listening(&output, "internal").context("no internal listener yet")?;
-            Ok(Some(Addresses { public, internal }))
+            Ok(Addresses { public, internal })
         })
         .await?;
-        self.addresses = Some(addresses.with_context(|| self.end())?);
-        let ready = eventually(SOON, "the node is ready", async || {
-            if self.process()?.ended()?.is_some() {
-                return Ok(false);
-            }
-            let response = self.internal("/readyz").await?;
-            ensure!(response.status == 200, "{}: {}", response.status, response.text());
-            Ok(true)
+        self.addresses = Some(addresses);
+        eventually(SOON, "the node is ready", async || {
+            self.process()?.runs()?;
+            self.is_ready().await
         })
-        .await?;
-        ready.then_some(()).with_context(|| self.end())
+        .await
     }
 
-    fn end(&self) -> String {
-        format!("{} has ended:\n{}", self.id, tail(&self.log, 10))
+    /// Checks that it calls itself ready.
+    ///
+    /// # Errors
+    /// Its own reason when it does not.
+    pub async fn is_ready(&self) -> Result<()> {
+        let response = self.internal("/readyz").await?;
+        ensure!(response.status == 200, "{}: {}", response.status, response.text());
+        Ok(())
+    }
+
+    /// The partitions of a topic that it reads, as its metrics tell.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    pub async fn partitions(&self, topic: &str) -> Result<BTreeSet<i32>> {
+        let metrics = self.metrics().await?;
+        let lag = metrics.samples().iter().filter(|sample| {
+            sample.name == "roundtrip_consumer_lag" && sample.labels["topic"] == topic
+        });
+        lag.map(|sample| Ok(sample.labels["partition"].parse()?)).collect()
     }
 
     /// Where clients connect.
@@ -210,7 +195,10 @@ impl Node {
     /// # Errors
     /// When it is not running.
     pub fn resident_bytes(&self) -> Result<u64> {
-        resident_bytes(self.pid()?)
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid()?))?;
+        let line = status.lines().find(|line| line.starts_with("VmRSS:")).context("no VmRSS")?;
+        let kibibytes: u64 = line.split_whitespace().nth(1).context("no VmRSS")?.parse()?;
+        Ok(kibibytes * 1024)
     }
 
     /// Ends it at once, as a crash would.
@@ -223,9 +211,16 @@ impl Node {
     /// # Errors
     /// When it is not running, or still running when its grace is over twice.
     pub async fn term(&mut self) -> Result<i32> {
-        let process = self.process()?;
-        process.signal(Signal::SIGTERM)?;
-        let status = process.end(SOON * 2).await?;
+        self.process()?.signal(Signal::SIGTERM)?;
+        self.exit_code().await
+    }
+
+    /// Waits for its end, and gives its exit code; -1 when a signal ended it.
+    ///
+    /// # Errors
+    /// When it is not running, or still running when its grace is over twice.
+    pub async fn exit_code(&mut self) -> Result<i32> {
+        let status = self.process()?.end(SOON * 2).await?;
         self.process = None;
         Ok(status.code().unwrap_or(-1))
     }

@@ -10,15 +10,17 @@ use std::{
 use anyhow::{Context, Result, anyhow, ensure};
 use nix::sys::signal::Signal;
 use rdkafka::{
-    ClientConfig,
+    ClientConfig, TopicPartitionList,
     admin::{AdminClient, AdminOptions, NewTopic, TopicReplication},
     client::DefaultClientContext,
     consumer::{BaseConsumer, Consumer},
+    message::{Header, OwnedHeaders},
+    producer::{FutureProducer, FutureRecord},
 };
 use tokio::sync::OnceCell;
 
 use crate::{
-    eventually,
+    SOON, eventually,
     infra::{free_port, repository},
     process::{Process, run_dir},
 };
@@ -145,6 +147,48 @@ impl Kafka {
         Ok(())
     }
 
+    /// Writes one record and waits until it is there.
+    ///
+    /// # Errors
+    /// When Kafka does not take it.
+    pub async fn produce(
+        &self,
+        topic: &str,
+        partition: i32,
+        key: Option<&[u8]>,
+        value: Option<&[u8]>,
+        headers: &[(&str, Option<&[u8]>)],
+    ) -> Result<()> {
+        let producer: FutureProducer = self.client().create()?;
+        let mut carried = OwnedHeaders::new();
+        for &(key, value) in headers {
+            carried = carried.insert(Header { key, value });
+        }
+        let mut record: FutureRecord<'_, [u8], [u8]> =
+            FutureRecord::to(topic).partition(partition).headers(carried);
+        record.key = key;
+        record.payload = value;
+        producer.send(record, SOON).await.map_err(|(error, _)| error)?;
+        Ok(())
+    }
+
+    /// How many records of a topic a group has not handled yet, by what it has committed.
+    ///
+    /// # Errors
+    /// When Kafka does not answer.
+    pub fn lag(&self, group: &str, topic: &str, partitions: i32) -> Result<i64> {
+        let asking: BaseConsumer = self.client().set("group.id", group).create()?;
+        let mut wanted = TopicPartitionList::new();
+        wanted.add_partition_range(topic, 0, partitions - 1);
+        let committed = asking.committed_offsets(wanted, SOON)?;
+        let mut lag = 0;
+        for partition in committed.elements() {
+            let (first, end) = asking.fetch_watermarks(topic, partition.partition(), SOON)?;
+            lag += end - partition.offset().to_raw().filter(|&at| at >= 0).unwrap_or(first);
+        }
+        Ok(lag)
+    }
+
     /// The broker's process id, for a broker of our own.
     pub fn pid(&self) -> Option<u32> {
         self.own.as_ref().map(|own| own.process().pid())
@@ -200,10 +244,7 @@ impl Own {
     }
 
     fn running(&self) -> Result<()> {
-        let ended = self.process().ended()?;
-        let log = self.dir.join("kafka.log");
-        ensure!(ended.is_none(), "Kafka has ended:\n{}", crate::process::tail(&log, 20));
-        Ok(())
+        self.process().runs()
     }
 }
 

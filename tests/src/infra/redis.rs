@@ -83,6 +83,9 @@ impl Redis {
     /// When it does not.
     pub async fn answers(&self) -> Result<()> {
         eventually(Duration::from_secs(20), "Redis answers", async || {
+            if let Some(own) = &self.own {
+                own.process().runs()?;
+            }
             let mut connection = self.connect().await?;
             Ok(redis::cmd("PING").query_async::<()>(&mut connection).await?)
         })

@@ -151,8 +151,8 @@ impl Lab {
             command.args(["--reply-topic", &topics.replies]);
             let mut floor = Process::spawn(command, &run_dir().join("floor.log"))?;
             let address = eventually(SOON, "the floor listens", async || {
+                floor.runs()?;
                 let output = floor.output()?;
-                ensure!(floor.ended()?.is_none(), "the floor has ended: {output}");
                 listening(&output, "public").context("not listening yet")
             })
             .await?;
@@ -170,8 +170,8 @@ async fn echo(topics: &Topics, log: &Path) -> Result<Process> {
     command.args(["--bootstrap", &topics.bootstrap, "--topic", &topics.requests]);
     let mut echo = Process::spawn(command, log)?;
     eventually(SOON, "the echo service is ready", async || {
+        echo.runs()?;
         let output = echo.output()?;
-        ensure!(echo.ended()?.is_none(), "the echo service has ended: {output}");
         ensure!(output.contains("ready"), "not ready yet");
         Ok(())
     })

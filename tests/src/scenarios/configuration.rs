@@ -1,11 +1,15 @@
-//! Situation: configuration files with several mistakes, and one without.
+//! Situation: configuration files and environments with several mistakes, and without.
 //! Action: `check-config` and `serve`.
-//! Must hold: exit code 64, and every mistake is named at once by its key; no secret is shown.
+//! Must hold: exit code 64, and every mistake is named at once by its key; no secret is shown; the
+//! environment goes over the file.
 
 use std::process::Output;
 
 use anyhow::{Result, ensure};
-use tests::{cluster::Cluster, process::run_dir};
+use tests::{
+    cluster::{Cluster, SECRET},
+    process::{command, run_dir},
+};
 use tokio::process::Command;
 
 const BAD: &str = r#"
@@ -26,7 +30,17 @@ const NAMED: [&str; 4] =
     ["public.listen", "limits.message_bytes_max", "limits.no_such_limit", "services.echo.timeout"];
 
 async fn run(cluster: &Cluster, arguments: &[&str]) -> Result<Output> {
-    Ok(Command::new(cluster.node(0).program()).args(arguments).output().await?)
+    run_with(cluster, arguments, &[]).await
+}
+
+async fn run_with(
+    cluster: &Cluster,
+    arguments: &[&str],
+    environment: &[(&str, &str)],
+) -> Result<Output> {
+    let mut command = command(cluster.node(0).program());
+    command.args(arguments).envs(environment.iter().copied());
+    Ok(Command::from(command).output().await?)
 }
 
 fn shown(output: &Output) -> String {
@@ -59,7 +73,33 @@ async fn a_good_file_passes_without_its_secrets() -> Result<()> {
     let output = run(&cluster, &["check-config", &config]).await?;
     let shown = shown(&output);
     assert_eq!(output.status.code(), Some(0), "{shown}");
-    ensure!(!shown.contains("not-a-secret-in-tests"), "a secret is shown: {shown}");
+    ensure!(!shown.contains(SECRET), "a secret is shown: {shown}");
+    cluster.finish().await
+}
+
+#[tokio::test]
+async fn the_environment_goes_over_the_file() -> Result<()> {
+    let cluster = Cluster::builder().service("echo").prepare().await?;
+    let config = cluster.node(0).config().to_string_lossy().into_owned();
+    let check = ["check-config", config.as_str()];
+
+    let good = [
+        ("ROUNDTRIP_NODE_ID", "gw-from-outside"),
+        ("ROUNDTRIP_LIMITS__MESSAGE_BYTES_MAX", "7KiB"),
+        ("ROUNDTRIP_REGISTRY__URL", "redis://:pass-from-outside@127.0.0.1:1"),
+    ];
+    let output = run_with(&cluster, &check, &good).await?;
+    let text = shown(&output);
+    assert_eq!(output.status.code(), Some(0), "{text}");
+    ensure!(text.contains("gw-from-outside") && text.contains("7KiB"), "no effect: {text}");
+    ensure!(!text.contains("pass-from-outside"), "a secret is shown: {text}");
+
+    let bad = [("ROUNDTRIP_NO_SUCH_KEY", "1"), ("ROUNDTRIP_LIMITS__FRAME_BYTES_MAX", "wide")];
+    let output = run_with(&cluster, &check, &bad).await?;
+    let text = shown(&output);
+    assert_eq!(output.status.code(), Some(64), "{text}");
+    ensure!(text.contains("ROUNDTRIP_NO_SUCH_KEY"), "not named: {text}");
+    ensure!(text.contains("limits.frame_bytes_max"), "not named: {text}");
     cluster.finish().await
 }
 

@@ -1,64 +1,118 @@
 //! Situation: nothing but the binary.
-//! Action: `roundtrip dev`; then what it prints is pasted.
-//! Must hold: the printed wscat and curl lines are answered as they stand; SIGTERM ends it cleanly.
+//! Action: `roundtrip dev`, with one node and with three; then what it prints is pasted.
+//! Must hold: the first answer is there within five seconds of the start; every node answers, by
+//! every sample service; the printed wscat and curl lines work as they stand.
 
-use std::process::Command;
+use std::{net::SocketAddr, time::Duration};
 
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::Signal;
 use tests::{
     SOON,
-    cluster::Cluster,
+    client::Connect,
     eventually,
-    process::{Process, run_dir},
-    wscat::Wscat,
+    http::HttpClient,
+    infra::node_program,
+    process::{Process, command, run_dir},
+    say,
+    terminal::Terminal,
 };
+use tokio::time::Instant;
 
-/// What a person would copy.
-struct Printed {
-    /// `wscat …`
-    wscat: String,
-    /// The frame on the line after it, behind wscat's prompt.
-    frame: String,
-    /// `curl …`
-    curl: String,
+const FIRST_ANSWER: Duration = Duration::from_secs(5);
+
+/// A dev mode at work, and what it says of itself.
+struct Dev {
+    process: Process,
+    started: Instant,
+    output: String,
 }
 
-impl Printed {
-    fn read(output: &str) -> Option<Self> {
-        let mut lines = output.lines().map(str::trim);
-        let wscat = lines.find(|line| line.starts_with("wscat "))?.to_owned();
-        let frame = lines.next()?.strip_prefix("> ")?.to_owned();
-        let curl = lines.find(|line| line.starts_with("curl "))?.to_owned();
-        Some(Self { wscat, frame, curl })
+impl Dev {
+    async fn start(nodes: usize) -> Result<Self> {
+        let mut command = command(&node_program()?);
+        command.args(["dev", "--port", "0", "--nodes", &nodes.to_string()]);
+        let started = Instant::now();
+        let log = run_dir().join(format!("dev-{nodes}.log"));
+        let mut process = Process::spawn(command, &log)?;
+        let output = eventually(SOON, "dev says what to do", async || {
+            process.runs()?;
+            let output = process.output()?;
+            ensure!(output.contains("Ctrl-C stops it"), "not yet: {output}");
+            Ok(output)
+        })
+        .await?;
+        Ok(Self { process, started, output })
+    }
+
+    /// The rest of the line that begins so.
+    fn printed(&self, start: &str) -> Result<&str> {
+        let mut lines = self.output.lines().map(str::trim);
+        let line = lines.find(|line| line.starts_with(start));
+        let line = line.with_context(|| format!("no {start} in {}", self.output))?;
+        Ok(line)
+    }
+
+    fn nodes(&self) -> Result<Vec<SocketAddr>> {
+        let line = self.printed("nodes ")?;
+        line.split_whitespace().skip(1).map(|address| Ok(address.parse()?)).collect()
+    }
+
+    async fn first_answer(&self) -> Result<()> {
+        let answer = Connect::to(self.nodes()?[0]).welcome().await?.0.request("echo", "1").await?;
+        ensure!(answer.payload() == "1", "{}", answer.text);
+        let took = self.started.elapsed();
+        say(&format!("first answer of dev after {took:?}"));
+        ensure!(took < FIRST_ANSWER, "first answer after {took:?}");
+        Ok(())
+    }
+
+    async fn stop(mut self) -> Result<()> {
+        self.process.signal(Signal::SIGINT)?;
+        let status = self.process.end(SOON).await?;
+        ensure!(status.success(), "dev ended with {status}: {}", self.process.output()?);
+        Ok(())
     }
 }
 
 #[tokio::test]
 async fn what_dev_prints_can_be_pasted() -> Result<()> {
-    let cluster = Cluster::builder().prepare().await?;
-    let mut command = Command::new(cluster.node(0).program());
-    command.args(["dev", "--port", "0"]);
-    let log = run_dir().join(format!("{}.dev.log", cluster.tag()));
-    let mut dev = Process::spawn(command, &log)?;
-    let printed = eventually(SOON, "dev prints what to paste", async || {
-        Printed::read(&dev.output()?).context("not yet")
-    })
-    .await?;
+    let dev = Dev::start(1).await?;
+    dev.first_answer().await?;
 
-    let arguments: Vec<&str> = printed.wscat.split_whitespace().skip(1).collect();
-    let mut wscat = Wscat::start(&arguments)?;
-    wscat.shows().await?;
-    wscat.enter(&printed.frame).await?;
-    let response = wscat.shows().await?;
-    ensure!(response.contains(r#""type":"response""#), "{response}");
+    let mut wscat = Terminal::run(dev.printed("wscat ")?)?;
+    wscat.sees(r#""type":"welcome""#).await?;
+    let frame = dev.printed("> ")?.trim_start_matches("> ");
+    wscat.types(frame).await?;
+    let response = wscat.sees(r#""type":"response""#).await?;
+    ensure!(response.contains(r#""payload":"hi""#), "{response}");
 
-    let shown =
-        tokio::process::Command::new("bash").args(["-c", &printed.curl]).output().await?.stdout;
-    let shown = String::from_utf8_lossy(&shown).into_owned();
-    ensure!(shown.starts_with("HTTP/1.1 200 "), "{}: {shown}", printed.curl);
+    let shown = Terminal::run(dev.printed("curl ")?)?.ends().await?;
+    ensure!(shown.contains("HTTP/1.1 200 ") && shown.contains(r#"{"hello":"world"}"#), "{shown}");
+    dev.stop().await
+}
 
-    dev.signal(Signal::SIGTERM)?;
-    assert_eq!(dev.end(SOON).await?.code(), Some(0), "{}", dev.output()?);
-    cluster.finish().await
+#[tokio::test]
+async fn three_nodes_answer_by_every_sample() -> Result<()> {
+    let dev = Dev::start(3).await?;
+    dev.first_answer().await?;
+    let nodes = dev.nodes()?;
+    assert_eq!(nodes.len(), 3);
+
+    for address in nodes {
+        let mut ws = Connect::to(address).welcome().await?.0;
+        for number in 0..20 {
+            let answer = ws.request("echo", &number.to_string()).await?;
+            assert_eq!(answer.payload(), number.to_string(), "{}", answer.text);
+        }
+        assert_eq!(ws.request("slow", r#"{"ms":50}"#).await?.payload(), r#"{"ms":50}"#);
+        let failed = ws.request("fail", r#"{"status":418}"#).await?;
+        assert_eq!((failed.code().as_str(), failed.status()), ("service_error", 418));
+        let order = ws.request("orders", r#"{"id":7}"#).await?;
+        ensure!(order.payload().contains("VALIDATED"), "{}", order.text);
+        let answer =
+            HttpClient::new(address).post("/v1/services/fail", r#"{"status":418}"#).await?;
+        assert_eq!(answer.status, 418);
+    }
+    dev.stop().await
 }

@@ -26,12 +26,18 @@ async fn json_passes_byte_for_byte() -> Result<()> {
     ];
 
     let mut ws = cluster.node(0).ws().await?;
+    let http = cluster.node(0).http();
     for (count, payload) in payloads.into_iter().enumerate() {
         let response = ws.request("echo", payload).await?;
         ensure!(response.kind() == "response", "{}", response.text);
         assert_eq!(response.payload(), payload);
         assert_eq!(response.raw("encoding"), None);
-        assert_eq!(echo.has_seen(count + 1).await?[count].text(), payload, "in Kafka");
+        let answer = http.post("/v1/services/echo", payload).await?;
+        assert_eq!(answer.text(), payload);
+        assert_eq!(answer.header("content-type"), "application/json", "{payload:.40}");
+        for seen in &echo.has_seen(2 * count + 2).await?[2 * count..] {
+            assert_eq!(seen.text(), payload, "in Kafka");
+        }
     }
     cluster.finish().await
 }
@@ -50,8 +56,9 @@ async fn a_line_break_in_a_payload_stays_inside_its_frame() -> Result<()> {
 
 #[tokio::test]
 async fn other_bytes_come_as_base64() -> Result<()> {
-    let cluster = Cluster::builder().service("bytes").start().await?;
-    let replies: [&[u8]; 6] =
+    let cluster = Cluster::builder().service("bytes").service("echo").start().await?;
+    let _echo = cluster.worker("echo").echo()?;
+    let replies: [&'static [u8]; 6] =
         [b"\xff\xfe\x00", b"plain text", b"{\"open\":", b"01", b"1 2", b"\"\xed\xa0\x80\""];
     let _service = cluster.worker("bytes").start(move |seen| {
         let index: usize = seen.text().parse().unwrap_or_default();
@@ -64,6 +71,14 @@ async fn other_bytes_come_as_base64() -> Result<()> {
         assert_eq!(response.get::<String>("encoding").as_deref(), Some("base64"), "{reply:?}");
         let decoded = BASE64_STANDARD.decode(response.need::<String>("payload")?)?;
         assert_eq!(decoded, reply);
+        // Over HTTP bytes are bytes, both ways.
+        let answer = cluster.node(0).http().post("/v1/services/bytes", &index.to_string()).await?;
+        assert_eq!(&answer.body[..], reply);
+        assert_eq!(answer.header("content-type"), "application/octet-stream");
+        let sent = bytes::Bytes::from_static(reply);
+        let path = "/v1/services/echo";
+        let answer = cluster.node(0).http().send(http::Method::POST, path, &[], sent).await?;
+        assert_eq!(&answer.body[..], reply);
     }
     cluster.finish().await
 }

@@ -19,10 +19,14 @@ fn violations() -> Vec<(&'static str, Vec<RawFrame>, u16)> {
     vec![
         ("an unmasked frame", vec![text(b"{}").unmasked()], PROTOCOL_ERROR),
         ("reserved bit 1", vec![text(b"{}").reserved(4)], PROTOCOL_ERROR),
+        ("reserved bit 2", vec![text(b"{}").reserved(2)], PROTOCOL_ERROR),
         ("reserved bit 3", vec![text(b"{}").reserved(1)], PROTOCOL_ERROR),
         ("reserved opcode 3", vec![RawFrame::new(3, "")], PROTOCOL_ERROR),
         ("reserved opcode 11", vec![RawFrame::new(0xb, "")], PROTOCOL_ERROR),
         ("a ping of 126 bytes", vec![RawFrame::new(PING, [0; 126])], PROTOCOL_ERROR),
+        ("a pong of 126 bytes", vec![RawFrame::new(PONG, [0; 126])], PROTOCOL_ERROR),
+        ("a close of 126 bytes", vec![RawFrame::new(CLOSE, [3; 126])], PROTOCOL_ERROR),
+        ("a fragmented close", vec![RawFrame::new(CLOSE, "").unfinished()], PROTOCOL_ERROR),
         ("a fragmented ping", vec![RawFrame::new(PING, "a").unfinished()], PROTOCOL_ERROR),
         ("a continuation of nothing", vec![RawFrame::new(CONTINUATION, "a")], PROTOCOL_ERROR),
         (

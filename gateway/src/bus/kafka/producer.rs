@@ -45,8 +45,8 @@ const DEFAULTS: &[(&str, &str)] = &[
     ("queue.buffering.max.kbytes", "131072"),
     // Later than this nobody waits for the reply any more.
     ("message.timeout.ms", "10000"),
-    // Shorter than the time-out of a message, so that a missing topic is told as what it is.
-    ("topic.metadata.propagation.max.ms", "5000"),
+    // Shorter than a request's usual time-out, so that a missing topic is told as what it is.
+    ("topic.metadata.propagation.max.ms", "2000"),
 ];
 
 /// What the guarantees of [`Producer`] rest on.

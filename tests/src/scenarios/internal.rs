@@ -1,0 +1,150 @@
+//! Situation: two nodes with some traffic between them.
+//! Action: whoever has no secret calls what peers call; anybody looks at both listeners.
+//! Must hold: 401 and no hint; nothing internal is on the public listener; the metrics are there.
+
+use anyhow::{Result, ensure};
+use http::Method;
+use tests::{
+    SOON,
+    cluster::{Cluster, SECRET},
+    eventually,
+    http::HttpClient,
+    worker::Reply,
+};
+
+#[tokio::test]
+async fn peers_show_their_secret() -> Result<()> {
+    let cluster = Cluster::builder().start().await?;
+    let http = HttpClient::new(cluster.node(0).internal_address());
+    let deliveries = "/internal/v1/deliveries";
+
+    let wrong = format!("Bearer {SECRET}x");
+    let shorter = format!("Bearer {}", &SECRET[1..]);
+    let basic = format!("Basic {SECRET}");
+    let mut answers = Vec::new();
+    for path in [deliveries, "/internal/v1/", "/internal/v1/nothing", "/admin/v1/cluster"] {
+        for given in ["", "Bearer", "Bearer ", &wrong, &shorter, &basic, SECRET] {
+            for method in [Method::POST, Method::GET] {
+                let headers = [("authorization", given)];
+                let answer = http.send(method, path, &headers, "").await?;
+                ensure!(answer.status == 401, "{path} {given:?}: {}", answer.status);
+                answers.push(answer.text());
+            }
+        }
+        ensure!(http.post(path, "[]").await?.status == 401, "{path} without a secret");
+    }
+    answers.dedup();
+    ensure!(answers.len() == 1 && !answers[0].contains(SECRET), "hints: {answers:?}");
+
+    // With the secret, what is no batch is refused for what it is.
+    let right = format!("Bearer {SECRET}");
+    let headers = [("authorization", right.as_str())];
+    let answer = http.send(Method::POST, deliveries, &headers, "no batch").await?;
+    ensure!(answer.status == 400, "{}: {}", answer.status, answer.text());
+    cluster.finish().await
+}
+
+#[tokio::test]
+async fn nothing_internal_is_public() -> Result<()> {
+    let cluster = Cluster::builder().start().await?;
+    let http = cluster.node(0).http();
+    let right = format!("Bearer {SECRET}");
+    for path in [
+        "/internal/v1/deliveries",
+        "/internal/v1/",
+        "/metrics",
+        "/livez",
+        "/readyz",
+        "/admin/v1/cluster",
+        "/v1/services/../../internal/v1/deliveries",
+        "//internal/v1/deliveries",
+        "/%69nternal/v1/deliveries",
+    ] {
+        for method in [Method::GET, Method::POST] {
+            let headers = [("authorization", right.as_str())];
+            let answer = http.send(method.clone(), path, &headers, "").await?;
+            ensure!(answer.status == 404, "{method} {path}: {}", answer.status);
+        }
+    }
+    cluster.finish().await
+}
+
+const METRICS: [&str; 10] = [
+    "requests",
+    "request_seconds",
+    "in_flight",
+    "replies",
+    "forwards",
+    "connections",
+    "limit_hits",
+    "frames_abandoned",
+    "registry_seconds",
+    "consumer_lag",
+];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_metrics_of_the_contract_are_there() -> Result<()> {
+    let config = "[limits]\nmessage_bytes_max = \"1KiB\"";
+    let cluster = Cluster::builder().nodes(2).service("echo").service("silent");
+    let cluster = cluster.config(config).start().await?;
+    let _echo = cluster.worker("echo").start(|seen| vec![Reply::echo(seen).anywhere()])?;
+    let silent = cluster.worker("silent").silent()?;
+    cluster.balanced().await?;
+    let (node, peer) = (cluster.node(0), cluster.node(1));
+    let mut ws = node.ws().await?;
+    for _ in 0..50 {
+        ws.request("echo", "1").await?;
+    }
+    ws.request("nobody", "1").await?;
+    ws.request("echo", &"1".repeat(2_000)).await?;
+    assert_eq!(node.http().post("/v1/services/echo", "1").await?.status, 200);
+    let mut gone = node.ws().await?;
+    gone.send(r#"{"service":"silent"}"#).await?;
+    silent.has_seen(1).await?;
+    drop(gone);
+    eventually(SOON, "who has gone is noticed", async || {
+        let connections = cluster.sum("roundtrip_connections", &[]).await?;
+        ensure!(connections == 1.0, "{connections} connections");
+        Ok(())
+    })
+    .await?;
+
+    let metrics = node.metrics().await?;
+    for (service, edge, outcome, expected) in [
+        ("echo", "ws", "ok", 50.0),
+        ("echo", "rest", "ok", 1.0),
+        ("echo", "ws", "too_large", 1.0),
+        ("-", "ws", "unknown_service", 1.0),
+        ("silent", "ws", "cancelled", 1.0),
+    ] {
+        let labels = [("service", service), ("edge", edge), ("outcome", outcome)];
+        assert_eq!(metrics.sum("roundtrip_requests_total", &labels), expected, "{labels:?}");
+    }
+    let forwarded = metrics.sum("roundtrip_replies_total", &[("way", "forwarded")]);
+    let seconds = "roundtrip_request_seconds_count";
+    for (stage, expected) in
+        [("total", 51.0), ("produce", 51.0), ("service", 51.0), ("forward", forwarded)]
+    {
+        let labels = [("service", "echo"), ("stage", stage)];
+        assert_eq!(metrics.sum(seconds, &labels), expected, "{stage}");
+    }
+    assert_eq!(metrics.sum("roundtrip_in_flight", &[]), 0.0);
+    assert_eq!(metrics.sum("roundtrip_limit_hits_total", &[("limit", "message_bytes_max")]), 1.0);
+    assert_eq!(metrics.sum("roundtrip_frames_abandoned_total", &[]), 1.0);
+    ensure!(forwarded >= 1.0, "nothing was forwarded");
+    let forwards = [("peer", node.id()), ("result", "delivered")];
+    assert_eq!(peer.metrics().await?.sum("roundtrip_forwards_total", &forwards), forwarded);
+
+    let mut text = String::new();
+    for node in cluster.nodes() {
+        let scraped = node.internal("/metrics").await?;
+        ensure!(scraped.header("content-type").contains("openmetrics"), "{:?}", scraped.headers);
+        ensure!(scraped.text().ends_with("# EOF\n"), "not OpenMetrics");
+        text += &scraped.text();
+    }
+    for name in METRICS {
+        let help = text.lines().find(|line| line.starts_with(&format!("# HELP roundtrip_{name} ")));
+        ensure!(help.is_some_and(|help| help.split(' ').count() > 4), "{name}: {help:?}");
+    }
+    cluster.finish().await
+}
