@@ -223,12 +223,10 @@ impl WorkerBuilder {
         consumer.subscribe(&[&self.topic])?;
         let (seen, stop) = (Arc::default(), CancellationToken::new());
         let service = Service {
-            producer,
-            consumer,
+            clients: Some(Clients { producer, consumer, _kafka: self.kafka }),
             behaviour: Arc::new(behaviour),
             seen: Arc::clone(&seen),
             reply_partitions: self.reply_partitions,
-            _kafka: self.kafka,
         };
         tokio::spawn(stop.clone().run_until_cancelled_owned(service.run()));
         Ok(Worker { seen, stop })
@@ -262,30 +260,42 @@ impl Drop for Worker {
 }
 
 struct Service {
-    producer: FutureProducer,
-    consumer: StreamConsumer,
+    clients: Option<Clients>,
     behaviour: Arc<Behaviour>,
     seen: Arc<Mutex<Vec<Seen>>>,
     reply_partitions: i32,
+}
+
+struct Clients {
+    producer: FutureProducer,
+    consumer: StreamConsumer,
     /// Dropped last: a client without its broker takes long to close.
     _kafka: Arc<Kafka>,
 }
 
+impl Drop for Service {
+    fn drop(&mut self) {
+        // Where the broker is down for good this may hang, and the test's end must not.
+        let clients = self.clients.take();
+        std::thread::spawn(move || drop(clients));
+    }
+}
+
 impl Service {
     async fn run(self) {
+        let clients = self.clients.as_ref().expect("taken when dropped");
         loop {
             // A broker that is down is waited for: the next call tries again.
-            let Ok(message) = self.consumer.recv().await else { continue };
+            let Ok(message) = clients.consumer.recv().await else { continue };
             let seen = Seen::of(&message);
             self.seen.lock().unwrap_or_else(PoisonError::into_inner).push(seen.clone());
             for reply in (self.behaviour)(&seen) {
-                self.answer(&seen, reply);
+                self.answer(&clients.producer, &seen, reply);
             }
         }
     }
 
-    fn answer(&self, seen: &Seen, reply: Reply) {
-        let producer = self.producer.clone();
+    fn answer(&self, producer: &FutureProducer, seen: &Seen, reply: Reply) {
         let topic = seen.header("kafka_replyTopic");
         let correlation = seen.headers.get("kafka_correlationId").cloned().unwrap_or_default();
         let partition = match reply.partition {
@@ -296,9 +306,10 @@ impl Service {
         let (queue, delay) = (Queue { topic, correlation, partition }, reply.delay);
         if delay.is_zero() {
             // Queued here and now: the records of a stream keep their order.
-            let sent = queue.put(&producer, &reply);
+            let sent = queue.put(producer, &reply);
             tokio::spawn(async move { confirm(sent).await });
         } else {
+            let producer = producer.clone();
             tokio::spawn(async move {
                 sleep(delay).await;
                 confirm(queue.put(&producer, &reply)).await;
