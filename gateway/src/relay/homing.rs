@@ -28,6 +28,9 @@ use line::{PeerLine, PeerQueue, give_up};
 const LOOKUPS_MAX: usize = 512;
 /// A route may be slower than its reply: "no route" is final only for ids older than this.
 const SETTLING_TIME: Duration = Duration::from_secs(2);
+/// How long every reply without a route is looked up again, however old its id: the clock of the
+/// node that chose it may be slow.
+const SECOND_LOOK: Duration = Duration::from_millis(100);
 /// First and last pause between two look-ups of the same young id.
 const LOOKUP_PAUSE: (Duration, Duration) = (Duration::from_millis(5), Duration::from_millis(200));
 /// Between two attempts while the registry cannot be reached.
@@ -242,6 +245,6 @@ impl Waiting {
 /// Whether a route that is missing will not come any more, if the registry has lost nothing.
 fn is_settled(stray: &Stray) -> bool {
     let settling_ms = SETTLING_TIME.as_millis() as u64;
-    stray.request.unix_ms().saturating_add(settling_ms) < unix_ms()
-        || stray.read_at.elapsed() >= SETTLING_TIME
+    let is_old = stray.request.unix_ms().saturating_add(settling_ms) < unix_ms();
+    stray.read_at.elapsed() >= if is_old { SECOND_LOOK } else { SETTLING_TIME }
 }

@@ -227,11 +227,12 @@ impl Relay {
         let result =
             record.with(service, submission, |record| self.producer.produce(record, on_delivery));
         if let Err(error) = result {
-            // Nobody has been told anything of it yet: it never was.
-            if self.pending.take(request).is_some() {
-                service.metrics.in_flight.dec();
-                self.routes.remove(request);
+            if self.pending.take(request).is_none() {
+                // Its deadline was faster: it has ended, and its client has been told.
+                return Ok(());
             }
+            service.metrics.in_flight.dec();
+            self.routes.remove(request);
             if error == crate::bus::ProduceError::QueueFull {
                 self.telemetry.limit_hit("producer_queue");
             }
