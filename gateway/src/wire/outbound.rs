@@ -2,7 +2,10 @@
 
 use std::sync::Arc;
 
-use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
+use base64::{
+    Engine,
+    engine::general_purpose::{STANDARD as BASE64, URL_SAFE_NO_PAD as TOKEN},
+};
 use registry::{RequestId, SessionId};
 
 use super::{ClientId, Reply, push_string};
@@ -24,13 +27,16 @@ pub struct Welcome<'a> {
 }
 
 impl Welcome<'_> {
-    /// The frame's text. A session ends with its connection in this version, so the window in
-    /// which it could be resumed is 0 and there is no token for it.
+    /// The frame's text. A session ends with its connection in this version: the window in which
+    /// it could be resumed is 0, and its token is out of date as soon as it could be used. It is
+    /// there so that a client which resumes needs no special case: it is told `resumed:false`.
     pub fn render(&self) -> String {
         let mut out = String::with_capacity(256);
         out.push_str(r#"{"type":"welcome","session":""#);
         push_display(&mut out, self.session);
-        out.push_str(r#"","resume":null,"resumed":false,"node":"#);
+        out.push_str(r#"","resume":""#);
+        TOKEN.encode_string(rand::random::<[u8; 16]>(), &mut out);
+        out.push_str(r#"","resumed":false,"node":"#);
         push_string(&mut out, self.node);
         out.push_str(r#","user":null,"ping_interval_ms":"#);
         push_display(&mut out, self.ping_interval_ms);
