@@ -11,7 +11,7 @@ use serde::Serialize;
 use tests::load::{
     bare,
     idle::{self, IdlePlan},
-    lab::{Lab, Target},
+    lab::{Lab, Replies, Target},
     plan::Plan,
     sockets,
 };
@@ -24,9 +24,8 @@ struct Options {
     /// One more process to measure, as NAME=PID; of use with running nodes.
     #[arg(long)]
     pid: Vec<String>,
-    /// Partitions of the reply topic.
-    #[arg(long, default_value_t = 4)]
-    reply_partitions: i32,
+    #[command(flatten)]
+    replies: Replies,
     /// Appends the report to this file, as one line of JSON.
     #[arg(long)]
     json: Option<PathBuf>,
@@ -51,7 +50,7 @@ enum Measurement {
 async fn main() -> Result<()> {
     let options = Options::parse();
     let target: Target = options.target.parse()?;
-    let mut lab = Lab::start(&target, options.reply_partitions).await?;
+    let mut lab = Lab::start(&target, &options.replies).await?;
     for pid in &options.pid {
         let (name, pid) = pid.split_once('=').unwrap_or(("target", pid));
         lab.meter.add(name, pid.parse()?);

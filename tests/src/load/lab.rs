@@ -1,8 +1,9 @@
 //! The processes that are measured: a broker, an echo service, and what stands between.
 
-use std::{net::SocketAddr, path::Path, process::Command, sync::Arc};
+use std::{net::SocketAddr, process::Command, sync::Arc};
 
 use anyhow::{Context, Result, ensure};
+use clap::Args;
 
 use crate::{
     SOON,
@@ -61,6 +62,18 @@ impl std::str::FromStr for Target {
     }
 }
 
+/// Where the echo service's replies go.
+#[derive(Clone, Debug, Args)]
+pub struct Replies {
+    /// Partitions of the reply topic.
+    #[arg(long, default_value_t = 4)]
+    pub reply_partitions: i32,
+    /// How a reply finds its partition: librdkafka's `murmur2_random` brings it home by itself,
+    /// `random` to any node.
+    #[arg(long, default_value = "murmur2_random")]
+    pub reply_partitioner: String,
+}
+
 /// A binary built beside this one.
 fn sibling(name: &str) -> Result<Command> {
     let path = std::env::current_exe()?.with_file_name(name);
@@ -73,7 +86,7 @@ impl Lab {
     ///
     /// # Errors
     /// When something does not start.
-    pub async fn start(target: &Target, partitions: i32) -> Result<Self> {
+    pub async fn start(target: &Target, replies: &Replies) -> Result<Self> {
         match target {
             Target::Running(addresses) => Ok(Self {
                 addresses: addresses.clone(),
@@ -83,9 +96,9 @@ impl Lab {
                 _processes: Vec::new(),
                 _kafka: None,
             }),
-            Target::Nodes(count) => Self::nodes(*count, partitions).await,
-            Target::Bare => Self::yardstick(false, partitions).await,
-            Target::Floor => Self::yardstick(true, partitions).await,
+            Target::Nodes(count) => Self::nodes(*count, replies).await,
+            Target::Bare => Self::yardstick(false, replies).await,
+            Target::Floor => Self::yardstick(true, replies).await,
         }
     }
 
@@ -100,11 +113,11 @@ impl Lab {
         }
     }
 
-    async fn nodes(count: usize, partitions: i32) -> Result<Self> {
+    async fn nodes(count: usize, replies: &Replies) -> Result<Self> {
         let cluster = Cluster::builder()
             .nodes(count)
             .service("echo")
-            .reply_partitions(partitions)
+            .reply_partitions(replies.reply_partitions)
             .start()
             .await?;
         let kafka = Arc::clone(cluster.kafka());
@@ -113,7 +126,7 @@ impl Lab {
             requests: cluster.topic("echo.requests"),
             replies: cluster.topic("replies"),
         };
-        let echo = echo(&topics, &run_dir().join("echo.log")).await?;
+        let echo = echo(&topics, replies).await?;
         let mut meter = meter(&kafka, &echo);
         for node in cluster.nodes() {
             meter.add("gateway", node.pid()?);
@@ -133,16 +146,17 @@ impl Lab {
         })
     }
 
-    async fn yardstick(floor: bool, partitions: i32) -> Result<Self> {
+    async fn yardstick(floor: bool, replies: &Replies) -> Result<Self> {
         let kafka = Kafka::shared().await?;
         let topics = Topics {
             bootstrap: kafka.bootstrap().to_owned(),
             requests: "yardstick.requests".to_owned(),
             replies: "yardstick.replies".to_owned(),
         };
-        let create = [(topics.requests.as_str(), 4), (topics.replies.as_str(), partitions)];
+        let (requests, count) = (topics.requests.as_str(), replies.reply_partitions);
+        let create = [(requests, 4), (topics.replies.as_str(), count)];
         kafka.create_topics(&create).await?;
-        let echo = echo(&topics, &run_dir().join("echo.log")).await?;
+        let echo = echo(&topics, replies).await?;
         let mut meter = meter(&kafka, &echo);
         let (mut addresses, mut processes) = (Vec::new(), vec![echo]);
         if floor {
@@ -165,10 +179,11 @@ impl Lab {
     }
 }
 
-async fn echo(topics: &Topics, log: &Path) -> Result<Process> {
+async fn echo(topics: &Topics, replies: &Replies) -> Result<Process> {
     let mut command = sibling("echo")?;
     command.args(["--bootstrap", &topics.bootstrap, "--topic", &topics.requests]);
-    let mut echo = Process::spawn(command, log)?;
+    command.args(["--partitioner", &replies.reply_partitioner]);
+    let mut echo = Process::spawn(command, &run_dir().join("echo.log"))?;
     eventually(SOON, "the echo service is ready", async || {
         echo.runs()?;
         let output = echo.output()?;
