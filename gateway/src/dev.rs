@@ -3,7 +3,7 @@
 
 use std::{net::SocketAddr, sync::Arc};
 
-use futures_util::future::join_all;
+use futures_util::future::{join_all, select_all};
 use registry::{MemoryRegistry, Registry};
 use tokio_util::sync::CancellationToken;
 
@@ -67,10 +67,7 @@ pub async fn run(
     for number in 0..nodes {
         let port = if port == 0 { 0 } else { port + number };
         let config = config(number + 1, port, broker.bootstrap_servers())?;
-        let settings = KafkaSettings {
-            client_id: format!("roundtrip-{}", config.node_id),
-            ..broker.settings()
-        };
+        let settings = settings(&broker, &format!("roundtrip-{}", config.node_id));
         let adapters = Adapters::with(&settings, &config, Arc::clone(&registry))?;
         let app = App::build(config, adapters)?;
         say(&format!(
@@ -83,11 +80,13 @@ pub async fn run(
     let addresses: Vec<SocketAddr> = apps.iter().map(App::public_address).collect();
     let any_config = config(1, 0, broker.bootstrap_servers())?;
     let (tasks, mut lost) = Tasks::new();
-    let samples = Samples::start(&broker.settings(), &any_config, &tasks)?;
+    let samples = Samples::start(&settings(&broker, "samples"), &any_config, &tasks)?;
     let nodes: Vec<Node> = apps.into_iter().map(App::start).collect::<Result<_, _>>()?;
 
     let stop = CancellationToken::new();
-    let ready = join_all(nodes.iter().map(Node::ready).collect::<Vec<_>>());
+    // One that is ready reads every partition until the others have joined, and brings their replies
+    // home as well.
+    let ready = select_all(nodes.iter().map(|node| Box::pin(node.ready())).collect::<Vec<_>>());
     let run = join_all(nodes.into_iter().map(|node| {
         let (asked, stop) = (stop.clone().cancelled_owned(), stop.clone());
         async move {
@@ -98,8 +97,8 @@ pub async fn run(
         }
     }));
     let introduce = async {
-        ready.await;
-        say(&introduction(&addresses, broker.bootstrap_servers(), &samples));
+        let ((), first, _) = ready.await;
+        say(&introduction(addresses[first], &addresses, broker.bootstrap_servers(), &samples));
         shutdown.await;
     };
     let mut run = std::pin::pin!(run);
@@ -118,6 +117,16 @@ pub async fn run(
     tasks.stop_and_wait().await;
     results.into_iter().collect::<Result<(), Stopped>>()?;
     Ok(())
+}
+
+/// The dev broker lets the first members of a classic group wait for three seconds, and may let them
+/// start over when one is slow to say that it has heard. It assigns at once by KIP-848.
+fn settings(broker: &DevBroker, client_id: &str) -> KafkaSettings {
+    KafkaSettings {
+        client_id: client_id.to_owned(),
+        properties: [("group.protocol".to_owned(), "consumer".to_owned())].into(),
+        ..broker.settings()
+    }
 }
 
 fn request_topic(service: &str) -> String {
@@ -145,9 +154,14 @@ fn config(number: u16, port: u16, bootstrap_servers: &str) -> Result<Config, Dev
     Config::parse(&text, std::iter::empty()).map_err(DevFailure::Config)
 }
 
-fn introduction(addresses: &[SocketAddr], bootstrap_servers: &str, samples: &Samples) -> String {
+fn introduction(
+    first: SocketAddr,
+    addresses: &[SocketAddr],
+    bootstrap_servers: &str,
+    samples: &Samples,
+) -> String {
     let addresses: Vec<String> = addresses.iter().map(ToString::to_string).collect();
-    let (first, nodes) = (&addresses[0], addresses.join(" "));
+    let nodes = addresses.join(" ");
     let samples = samples.names().join(", ");
     format!(
         r#"

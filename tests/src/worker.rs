@@ -2,6 +2,8 @@
 
 use std::{
     collections::BTreeMap,
+    fmt,
+    pin::Pin,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -31,16 +33,26 @@ pub struct Seen {
 }
 
 /// A record to answer with.
-#[derive(Clone, Debug, Default)]
+#[derive(Debug, Default)]
 pub struct Reply {
-    /// How long to think first; other requests are not held up.
-    pub delay: Duration,
+    /// What to wait for first; other requests are not held up.
+    pub first: First,
     /// The key; by default the correlation id.
     pub key: ReplyKey,
     pub value: Option<Vec<u8>>,
     /// Beside the correlation id.
     pub headers: Vec<(String, Vec<u8>)>,
     pub partition: ReplyPartition,
+}
+
+/// What a service does before it replies.
+#[derive(Default)]
+pub struct First(Option<Pin<Box<dyn Future<Output = ()> + Send>>>);
+
+impl fmt::Debug for First {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("First").field(&self.0.is_some()).finish()
+    }
 }
 
 /// What a reply record is keyed with.
@@ -106,8 +118,14 @@ impl Reply {
 
     /// The same, later.
     #[must_use]
-    pub fn after(mut self, delay: Duration) -> Self {
-        self.delay = delay;
+    pub fn after(self, delay: Duration) -> Self {
+        self.when(sleep(delay))
+    }
+
+    /// The same, when something else has happened.
+    #[must_use]
+    pub fn when(mut self, first: impl Future<Output = ()> + Send + 'static) -> Self {
+        self.first = First(Some(Box::pin(first)));
         self
     }
 
@@ -223,10 +241,12 @@ impl WorkerBuilder {
         consumer.subscribe(&[&self.topic])?;
         let (seen, stop) = (Arc::default(), CancellationToken::new());
         let service = Service {
-            clients: Some(Clients { producer, consumer, _kafka: self.kafka }),
+            producer,
+            consumer,
             behaviour: Arc::new(behaviour),
             seen: Arc::clone(&seen),
             reply_partitions: self.reply_partitions,
+            _kafka: self.kafka,
         };
         tokio::spawn(stop.clone().run_until_cancelled_owned(service.run()));
         Ok(Worker { seen, stop })
@@ -260,42 +280,30 @@ impl Drop for Worker {
 }
 
 struct Service {
-    clients: Option<Clients>,
+    producer: FutureProducer,
+    consumer: StreamConsumer,
     behaviour: Arc<Behaviour>,
     seen: Arc<Mutex<Vec<Seen>>>,
     reply_partitions: i32,
-}
-
-struct Clients {
-    producer: FutureProducer,
-    consumer: StreamConsumer,
     /// Dropped last: a client without its broker takes long to close.
     _kafka: Arc<Kafka>,
 }
 
-impl Drop for Service {
-    fn drop(&mut self) {
-        // Where the broker is down for good this may hang, and the test's end must not.
-        let clients = self.clients.take();
-        std::thread::spawn(move || drop(clients));
-    }
-}
-
 impl Service {
     async fn run(self) {
-        let clients = self.clients.as_ref().expect("taken when dropped");
         loop {
             // A broker that is down is waited for: the next call tries again.
-            let Ok(message) = clients.consumer.recv().await else { continue };
+            let Ok(message) = self.consumer.recv().await else { continue };
             let seen = Seen::of(&message);
             self.seen.lock().unwrap_or_else(PoisonError::into_inner).push(seen.clone());
             for reply in (self.behaviour)(&seen) {
-                self.answer(&clients.producer, &seen, reply);
+                self.answer(&seen, reply);
             }
         }
     }
 
-    fn answer(&self, producer: &FutureProducer, seen: &Seen, reply: Reply) {
+    fn answer(&self, seen: &Seen, reply: Reply) {
+        let producer = self.producer.clone();
         let topic = seen.header("kafka_replyTopic");
         let correlation = seen.headers.get("kafka_correlationId").cloned().unwrap_or_default();
         let partition = match reply.partition {
@@ -303,17 +311,19 @@ impl Service {
             ReplyPartition::Fixed(partition) => Some(partition),
             ReplyPartition::Random => Some(rand::rng().random_range(0..self.reply_partitions)),
         };
-        let (queue, delay) = (Queue { topic, correlation, partition }, reply.delay);
-        if delay.is_zero() {
-            // Queued here and now: the records of a stream keep their order.
-            let sent = queue.put(producer, &reply);
-            tokio::spawn(async move { confirm(sent).await });
-        } else {
-            let producer = producer.clone();
-            tokio::spawn(async move {
-                sleep(delay).await;
-                confirm(queue.put(&producer, &reply)).await;
-            });
+        let (queue, mut reply) = (Queue { topic, correlation, partition }, reply);
+        match reply.first.0.take() {
+            None => {
+                // Queued here and now: the records of a stream keep their order.
+                let sent = queue.put(&producer, &reply);
+                tokio::spawn(async move { confirm(sent).await });
+            }
+            Some(first) => {
+                tokio::spawn(async move {
+                    first.await;
+                    confirm(queue.put(&producer, &reply)).await;
+                });
+            }
         }
     }
 }

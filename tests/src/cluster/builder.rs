@@ -125,12 +125,13 @@ impl ClusterBuilder {
         let kafka = match self.own_kafka.take() {
             Some(settings) => {
                 let settings: Vec<&str> = settings.iter().map(String::as_str).collect();
-                Kafka::start(&dir.join("kafka"), &settings).await?
+                // Beside the logs: it is used until the last of its clients is closed.
+                Kafka::start(&run_dir().join(format!("{tag}-kafka")), &settings).await?
             }
             None => Kafka::shared().await?,
         };
         let redis = match self.own_redis {
-            true => Redis::start(&dir.join("redis")).await?,
+            true => Redis::start(&run_dir().join(format!("{tag}-redis"))).await?,
             false => Redis::shared().await?,
         };
         self.create_topics(&kafka, &tag).await?;

@@ -53,13 +53,36 @@ impl Dev {
         Ok(line)
     }
 
+    /// The first of the addresses in the printed lines.
+    fn introduced(&self) -> Result<SocketAddr> {
+        let line = self.printed("wscat ")?;
+        let address = line.split(['/', ' ']).find_map(|part| part.parse().ok());
+        address.with_context(|| format!("no address in {line}"))
+    }
+
+    /// Waits until every node calls itself ready.
+    async fn all_ready(&self) -> Result<()> {
+        let marks = self.output.lines().filter_map(|line| line.strip_prefix("listening internal="));
+        for internal in marks {
+            let http = HttpClient::new(internal.parse()?);
+            eventually(SOON, "the node is ready", async || {
+                let answer = http.get("/readyz").await?;
+                ensure!(answer.status == 200, "{}", answer.text());
+                Ok(())
+            })
+            .await?;
+        }
+        Ok(())
+    }
+
     fn nodes(&self) -> Result<Vec<SocketAddr>> {
         let line = self.printed("nodes ")?;
         line.split_whitespace().skip(1).map(|address| Ok(address.parse()?)).collect()
     }
 
     async fn first_answer(&self) -> Result<()> {
-        let answer = Connect::to(self.nodes()?[0]).welcome().await?.0.request("echo", "1").await?;
+        let mut ws = Connect::to(self.introduced()?).welcome().await?.0;
+        let answer = ws.request("echo", "1").await?;
         ensure!(answer.payload() == "1", "{}", answer.text);
         let took = self.started.elapsed();
         say(&format!("first answer of dev after {took:?}"));
@@ -96,6 +119,7 @@ async fn what_dev_prints_can_be_pasted() -> Result<()> {
 async fn three_nodes_answer_by_every_sample() -> Result<()> {
     let dev = Dev::start(3).await?;
     dev.first_answer().await?;
+    dev.all_ready().await?;
     let nodes = dev.nodes()?;
     assert_eq!(nodes.len(), 3);
 

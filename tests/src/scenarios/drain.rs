@@ -6,9 +6,10 @@
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
+use http::Method;
 use nix::sys::signal::Signal;
 use tests::{SOON, client::Event, cluster::Cluster, eventually, traffic::Traffic, worker::Reply};
-use tokio::task::JoinSet;
+use tokio::{task::JoinSet, time::Instant};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_drained_under_load_loses_no_answer() -> Result<()> {
@@ -80,5 +81,50 @@ async fn what_is_parked_is_answered_before_the_end() -> Result<()> {
         answer??;
     }
     ensure!(node.exit_code().await? == 0, "the node failed");
+    cluster.finish().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_cannot_be_answered_within_the_grace_is_told() -> Result<()> {
+    let config = "[shutdown]\ngrace = \"4s\"";
+    let mut cluster = Cluster::builder().service("silent").config(config).start().await?;
+    let silent = cluster.worker("silent").silent()?;
+    let node = cluster.node_mut(0);
+    let mut ws = node.ws().await?;
+    ws.send(r#"{"service":"silent","id":1,"timeout_ms":60000}"#).await?;
+    let http = node.http();
+    let call = tokio::spawn(async move {
+        let prefer = [("prefer", "wait=60")];
+        http.send(Method::POST, "/v1/services/silent", &prefer, "1").await
+    });
+    silent.has_seen(2).await?;
+
+    ensure!(node.term().await? == 0, "the node failed");
+    let told = ws.frame().await?;
+    ensure!(told.code() == "unavailable", "{}", told.text);
+    ensure!(told.raw("recorded") == Some("true"), "{}", told.text);
+    ensure!(ws.closed().await? == Some(1012), "closed otherwise");
+    let answer = call.await??;
+    ensure!(answer.status == 503, "{}", answer.text());
+    ensure!(answer.json()?["recorded"] == true, "{}", answer.text());
+    cluster.finish().await
+}
+
+#[tokio::test]
+async fn a_second_signal_ends_at_once() -> Result<()> {
+    let mut cluster = Cluster::builder().service("silent").start().await?;
+    let silent = cluster.worker("silent").silent()?;
+    let node = cluster.node_mut(0);
+    let mut ws = node.ws().await?;
+    let mut idle = node.ws().await?;
+    ws.send(r#"{"service":"silent","timeout_ms":60000}"#).await?;
+    silent.has_seen(1).await?;
+
+    node.process()?.signal(Signal::SIGTERM)?;
+    ensure!(idle.closed().await? == Some(1012), "it does not drain");
+    let started = Instant::now();
+    ensure!(node.term().await? == 1, "not the exit code of a failure");
+    let took = started.elapsed();
+    ensure!(took < Duration::from_secs(10), "ended after {took:?}");
     cluster.finish().await
 }

@@ -1,10 +1,12 @@
 //! Situation: two nodes under load, with a Kafka and a Redis of their own.
-//! Action: Kafka, or Redis, is killed and comes back (Redis empty).
+//! Action: Kafka, or Redis, is killed and comes back (Redis empty); or it hangs for a while; or a
+//! node does.
 //! Must hold: every request ends exactly once, in an answer or an honest error; no connection is
 //! closed; readiness says when Kafka is away; then all is as before, by itself.
 
 use anyhow::{Result, ensure};
 use http::Method;
+use nix::sys::signal::Signal;
 use tests::{
     SOON,
     cluster::Cluster,
@@ -114,5 +116,136 @@ async fn without_redis_what_comes_home_by_itself_goes_on() -> Result<()> {
         }
     }
     cluster.redis().restart().await?;
+    cluster.finish().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn kafka_that_hangs_is_noticed_and_forgiven() -> Result<()> {
+    let cluster = Cluster::builder().nodes(2).service("echo").own_kafka(&[]).start().await?;
+    let echo = cluster.worker("echo").echo()?;
+    let nodes: Vec<_> = cluster.nodes().iter().map(|node| node.public()).collect();
+    let traffic = Traffic::start(&nodes, "echo", 8, 4);
+    traffic.goes_on(300).await?;
+
+    cluster.kafka().signal(Signal::SIGSTOP)?;
+    for node in cluster.nodes() {
+        eventually(SOON * 2, "the node is not ready", async || {
+            let answer = node.internal("/readyz").await?;
+            ensure!(answer.status == 503 && answer.text().contains("kafka"), "{}", answer.text());
+            Ok(())
+        })
+        .await?;
+    }
+    refuses(&cluster).await?;
+    cluster.kafka().signal(Signal::SIGCONT)?;
+    for node in cluster.nodes() {
+        eventually(SOON, "the node is ready again", async || node.is_ready().await).await?;
+    }
+
+    traffic.goes_on(300).await?;
+    check(&traffic.finish().await?, &echo)?;
+    still_answers(&cluster).await?;
+    cluster.finish().await
+}
+
+/// Many requests on both nodes, whose service answers only when it is told to.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_in_flight_outlives_an_empty_redis() -> Result<()> {
+    const EACH: usize = 40;
+    let cluster = Cluster::builder().nodes(2).service("held").own_redis().start().await?;
+    let (let_go, told) = tokio::sync::watch::channel(false);
+    let held = cluster.worker("held").start(move |seen| {
+        let mut told = told.clone();
+        let until = async move { drop(told.wait_for(|told| *told).await) };
+        vec![Reply::echo(seen).anywhere().when(until)]
+    })?;
+    cluster.balanced().await?;
+    let mut clients = Vec::new();
+    for node in cluster.nodes() {
+        let mut ws = node.ws().await?;
+        for id in 0..EACH {
+            let frame = format!(r#""service":"held","id":{id},"payload":{id}"#);
+            ws.send(format!(r#"{{{frame},"timeout_ms":60000}}"#)).await?;
+        }
+        clients.push(ws);
+    }
+    held.has_seen(2 * EACH).await?;
+
+    cluster.redis().kill()?;
+    cluster.redis().restart().await?;
+    let_go.send_replace(true);
+    for ws in &mut clients {
+        let mut answered = [false; EACH];
+        for _ in 0..EACH {
+            let answer = ws.frame().await?;
+            ensure!(answer.kind() == "response", "{}", answer.text);
+            let id: usize = answer.need("id")?;
+            ensure!(answer.payload() == id.to_string(), "another's answer: {}", answer.text);
+            ensure!(!std::mem::replace(&mut answered[id], true), "twice: {}", answer.text);
+        }
+    }
+    cluster.finish().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn redis_that_hangs_holds_up_only_what_needs_it() -> Result<()> {
+    const EACH: usize = 40;
+    let cluster = Cluster::builder().nodes(2).service("echo").own_redis().start().await?;
+    let echo = cluster.worker("echo").start(|seen| vec![Reply::echo(seen).anywhere()])?;
+    cluster.balanced().await?;
+
+    cluster.redis().signal(Signal::SIGSTOP)?;
+    let mut clients = Vec::new();
+    for node in cluster.nodes() {
+        let mut ws = node.ws().await?;
+        for id in 0..EACH {
+            let frame = format!(r#""service":"echo","id":{id},"payload":{id}"#);
+            ws.send(format!(r#"{{{frame},"timeout_ms":60000}}"#)).await?;
+        }
+        clients.push(ws);
+    }
+    echo.has_seen(2 * EACH).await?;
+    // Half of the replies land at home.
+    for ws in &mut clients {
+        let answer = ws.frame().await?;
+        ensure!(answer.kind() == "response", "{}", answer.text);
+    }
+    cluster.redis().signal(Signal::SIGCONT)?;
+    for ws in &mut clients {
+        for _ in 1..EACH {
+            let answer = ws.frame().await?;
+            ensure!(answer.kind() == "response", "{}", answer.text);
+        }
+    }
+    cluster.finish().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_slept_tells_the_truth() -> Result<()> {
+    let mut cluster = Cluster::builder().nodes(2).service("echo").start().await?;
+    let echo = cluster.worker("echo").start(|seen| vec![Reply::echo(seen).anywhere()])?;
+    cluster.balanced().await?;
+    let nodes: Vec<_> = cluster.nodes().iter().map(|node| node.public()).collect();
+    let awake = Traffic::start(&nodes[..1], "echo", 4, 4);
+    let sleeping = Traffic::start(&nodes[1..], "echo", 4, 4);
+    sleeping.goes_on(100).await?;
+
+    cluster.node_mut(1).stop()?;
+    let replies = cluster.topic("replies");
+    eventually(SOON, "its partitions are taken over", async || {
+        let owned = cluster.node(0).partitions(&replies).await?;
+        ensure!(owned.len() == 12, "{owned:?}");
+        Ok(())
+    })
+    .await?;
+    awake.goes_on(100).await?;
+    cluster.node_mut(1).cont()?;
+
+    sleeping.goes_on(100).await?;
+    cluster.balanced().await?;
+    for traffic in [awake, sleeping] {
+        check(&traffic.finish().await?, &echo)?;
+    }
+    still_answers(&cluster).await?;
     cluster.finish().await
 }

@@ -6,6 +6,7 @@ use anyhow::{Result, ensure};
 use http::Method;
 use tests::{
     cluster::Cluster,
+    terminal::Terminal,
     worker::{Reply, Seen},
 };
 
@@ -74,5 +75,26 @@ async fn a_reply_without_a_type_is_json_or_octets() -> Result<()> {
     }
     let answer = http.send(Method::HEAD, "/v1/services/echo", &[], "").await?;
     assert_eq!(answer.status, 405);
+    cluster.finish().await
+}
+
+#[tokio::test]
+async fn a_body_in_chunks_is_the_same_body() -> Result<()> {
+    let config = "[limits]\nmessage_bytes_max = \"10KiB\"";
+    let cluster = Cluster::builder().service("echo").config(config).start().await?;
+    let _echo = cluster.worker("echo").echo()?;
+    let url = format!("http://{}/v1/services/echo", cluster.node(0).public());
+    let post = async |bytes: usize, headers: &str| {
+        let body = format!("head -c {bytes} /dev/zero | tr '\\0' x");
+        let curl = format!("curl -sS --max-time 30 {headers} -o - -w ' %{{http_code}}'");
+        Terminal::run(&format!("{body} | {curl} --data-binary @- {url}"))?.ends().await
+    };
+
+    for headers in ["-H 'transfer-encoding: chunked'", "-H 'expect: 100-continue'", "-0"] {
+        let shown = post(10_240, headers).await?;
+        assert_eq!(shown, format!("{} 200\n", "x".repeat(10_240)), "{headers}");
+        let shown = post(10_241, headers).await?;
+        ensure!(shown.contains("too_large") && shown.ends_with(" 413\n"), "{headers}: {shown}");
+    }
     cluster.finish().await
 }

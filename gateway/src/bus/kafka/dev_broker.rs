@@ -1,7 +1,7 @@
 //! A Kafka broker inside this process, for development and tests: librdkafka's mock cluster.
 //!
 //! Not for data anybody wants to keep: all is in memory, and a partition keeps its latest 5 MiB.
-//! Its ports are ephemeral ones on the loopback interface, and the first member of a group waits
+//! Its ports are ephemeral ones on the loopback interface, and the first member of a classic group waits
 //! for three seconds.
 
 use std::fmt;
