@@ -55,7 +55,8 @@ pub enum ProduceError {
     /// Refused for another reason; nothing was written.
     #[error("refused: {0}")]
     Refused(String),
-    /// No acknowledgement: the record may have been written.
+    /// No acknowledgement in time: the record may have been written. So it is told even where no
+    /// broker could be reached, because the client library does not tell these cases apart.
     #[error("not acknowledged: {0}")]
     Unconfirmed(String),
 }
@@ -67,8 +68,8 @@ impl ProduceError {
     }
 }
 
-/// Called exactly once for each record that [`Producer::produce`] took, from a thread of the
-/// adapter's: it must be short and must not block.
+/// Called exactly once for each record that [`Producer::produce`] took, from a thread or task of the
+/// adapter's, perhaps before `produce` has returned: it must be short and must not block.
 pub type OnDelivery = Box<dyn FnOnce(Result<Position, ProduceError>) + Send>;
 
 /// Writes records, acknowledged by all in-sync replicas, each at most once.
@@ -81,10 +82,12 @@ pub trait Producer: Send + Sync + Debug + 'static {
     /// [`ProduceError::QueueFull`] is the back-pressure: shed the request, do not wait.
     fn produce(&self, record: &Outgoing<'_>, on_delivery: OnDelivery) -> Result<(), ProduceError>;
 
-    /// Whether a broker can be reached, as far as is known.
+    /// Whether a broker can be reached, as far as is known: `false` until one has answered. A broker
+    /// that hangs is noticed within seconds while records are waiting, else with the next record.
     fn is_available(&self) -> bool;
 
-    /// Waits until every queued record is acknowledged or has failed, for `within` at most.
+    /// Waits until every queued record is acknowledged or has failed and has been told so, for
+    /// `within` at most. Cancel safe. A producer that is dropped gives up what is still queued.
     async fn flush(&self, within: Duration);
 }
 
@@ -110,8 +113,9 @@ pub enum BusEvent<'a> {
     /// These partitions are read from now on, from their committed offsets (the beginning where
     /// there is none). Never empty, except for the first assignment.
     Assigned(&'a [i32]),
-    /// These partitions are read by others from now on. What was stored for them has been
-    /// committed, unless they were `lost` (another member may have had them for a while).
+    /// These partitions are read by others from now on: no more records of them follow. What was
+    /// stored for them is committed before another member gets them, and what is stored later is
+    /// ignored, unless they were `lost` (another member may have had them for a while).
     Revoked {
         /// Which partitions.
         partitions: &'a [i32],
@@ -137,8 +141,9 @@ pub type Sink<'a> = dyn for<'event> FnMut(BusEvent<'event>) + Send + 'a;
 /// Reads one topic as a member of a group.
 #[async_trait]
 pub trait Consumer: Send + Debug + 'static {
-    /// Waits for at least one event, then hands over what is at hand, up to `max` events. Broker
-    /// failures are transient: they are logged and waited out, never returned.
+    /// Waits for at least one event, then hands over what is at hand, up to `max` records. Broker
+    /// failures are transient: they are logged and waited out, never returned. A member that is not
+    /// read for five minutes loses its partitions, even if all of them are paused.
     ///
     /// Cancel safe: an event is either handed to `sink` or stays.
     async fn next(&mut self, max: usize, sink: &mut Sink<'_>);
@@ -155,10 +160,11 @@ pub trait Consumer: Send + Debug + 'static {
 pub trait ConsumerControl: Send + Sync + Debug + 'static {
     /// Marks every record of the partition below `offset` as handled. Stored offsets are committed
     /// about once a second, at revocation and at close. A partition that is not assigned any more
-    /// is ignored.
+    /// is ignored. Costs about a microsecond: once a batch is better than once a record.
     fn store(&self, partition: i32, offset: i64);
 
-    /// Stops handing over records of a partition, until [`ConsumerControl::resume`].
+    /// Stops handing over records of a partition, from the next one on, even within a batch, until
+    /// [`ConsumerControl::resume`]. A partition that was revoked is not paused when it comes back.
     fn pause(&self, partition: i32);
 
     /// Goes on with a paused partition.
@@ -167,6 +173,6 @@ pub trait ConsumerControl: Send + Sync + Debug + 'static {
     /// How many partitions the topic has, as last seen; `None` until it is known.
     fn partition_count(&self) -> Option<i32>;
 
-    /// Lag of the assigned partitions, as last seen.
+    /// Lag of the assigned partitions, as last seen, some seconds ago at most.
     fn lag(&self) -> Vec<Lag>;
 }

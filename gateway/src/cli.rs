@@ -120,7 +120,7 @@ fn execute(command: Command) -> Result<(), Exit> {
         Command::Dev { nodes, port } => {
             telemetry::init_logs(crate::config::LogFormat::Text);
             in_runtime(until_signalled(async |shutdown| {
-                dev::run(nodes, port, shutdown).await.map_err(Exit::failed)
+                dev::run(nodes, port, shutdown, say).await.map_err(Exit::failed)
             }))
         }
         Command::Topics { config, dry_run } => {
@@ -250,7 +250,7 @@ where
 }
 
 /// Prints to standard output. A reader that has gone is no reason to stop.
-pub(crate) fn say(text: &str) {
+fn say(text: &str) {
     let mut out = std::io::stdout().lock();
     drop(out.write_all(text.as_bytes()).and_then(|()| out.flush()));
 }

@@ -10,7 +10,6 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     app::{Adapters, App, Node, StartFailure, Stopped},
     bus::kafka::{KafkaSettings, dev_broker::DevBroker},
-    cli::say,
     config::{Config, ConfigProblems},
     samples::Samples,
     tasks::Tasks,
@@ -42,7 +41,7 @@ pub enum DevFailure {
     Stopped(#[from] Stopped),
 }
 
-/// Runs `nodes` nodes until `shutdown`, the first on `port`.
+/// Runs `nodes` nodes until `shutdown`, the first on `port`; `say` is how it speaks to the user.
 ///
 /// # Errors
 /// Whatever keeps a part from starting, or stops it.
@@ -50,6 +49,7 @@ pub async fn run(
     nodes: u16,
     port: u16,
     shutdown: impl Future<Output = ()>,
+    say: fn(&str),
 ) -> Result<(), DevFailure> {
     if port != 0 && port.checked_add(nodes - 1).is_none() {
         return Err(DevFailure::Ports(port, nodes));

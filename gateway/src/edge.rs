@@ -134,7 +134,7 @@ pub(crate) fn problem_with(status: u16, failure: &Failure, request: Option<Reque
     let headers = answer.headers_mut();
     let media_type = HeaderValue::from_static("application/problem+json");
     headers.insert(header::CONTENT_TYPE, media_type);
-    if let Some(after) = failure.retry_after_or_default() {
+    if let Some(after) = failure.retry_after_for(status.as_u16()) {
         // Whole seconds, rounded up: an early repeat would be refused again.
         let seconds = after.as_millis().div_ceil(1000).max(1) as u64;
         headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));

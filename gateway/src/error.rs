@@ -147,10 +147,10 @@ impl Failure {
     }
 
     /// The time to wait before a repeat, for `Retry-After`: what is known, else one second for the
-    /// statuses that RFC 9110 gives the header to.
-    pub fn retry_after_or_default(&self) -> Option<Duration> {
-        self.retry_after
-            .or_else(|| matches!(self.code.status(), 429 | 503).then_some(Duration::from_secs(1)))
+    /// statuses that promise the header.
+    pub fn retry_after_for(&self, status: u16) -> Option<Duration> {
+        let is_promised = matches!(status, 429 | 503);
+        self.retry_after.or_else(|| is_promised.then_some(Duration::from_secs(1)))
     }
 }
 
@@ -216,7 +216,7 @@ mod tests {
     #[test]
     fn retry_after_goes_with_429_and_503_only() {
         for code in ErrorCode::ALL {
-            let told = Failure::new(code, "").retry_after_or_default().is_some();
+            let told = Failure::new(code, "").retry_after_for(code.status()).is_some();
             assert_eq!(told, [429, 503].contains(&code.status()), "{code}");
         }
     }

@@ -13,7 +13,7 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use registry::{NodeRef, RequestId};
+use registry::NodeRef;
 use tokio::time::Instant;
 
 use crate::{
@@ -141,11 +141,6 @@ impl Relay {
         self.draining.load(Ordering::SeqCst)
     }
 
-    /// The longest that any request may wait.
-    pub fn timeout_max(&self) -> Duration {
-        self.services.values().map(|service| service.timeout_max()).max().unwrap_or_default()
-    }
-
     /// The sessions on this node.
     pub fn hub(&self) -> &Hub {
         &self.hub
@@ -211,10 +206,4 @@ impl Burst {
         self.since = Some(now);
         Some(std::mem::take(&mut self.muted))
     }
-}
-
-/// Whether a request id is too old for anyone to wait for it still.
-pub(crate) fn is_out_of_date(request: RequestId, now_ms: u64, lifetime: Duration) -> bool {
-    let lifetime_ms = u64::try_from(lifetime.as_millis()).unwrap_or(u64::MAX);
-    request.unix_ms().saturating_add(lifetime_ms) < now_ms
 }

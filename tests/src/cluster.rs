@@ -14,7 +14,7 @@ use anyhow::{Result, bail, ensure};
 use nix::sys::signal::Signal;
 
 pub use builder::ClusterBuilder;
-pub use node::Node;
+pub use node::{Node, listening};
 
 use crate::{
     SOON, eventually,

@@ -8,6 +8,7 @@
 //! * [`metrics`]: what a node says of itself
 //! * [`infra`]: Kafka and Redis, attached to or started
 //! * [`process`]: child processes that never outlive the tests, and their logs
+//! * [`load`]: the load generator's parts and the yardsticks
 //!
 //! Nothing here knows how the gateway works inside.
 
@@ -24,6 +25,7 @@ pub mod client;
 pub mod cluster;
 pub mod http;
 pub mod infra;
+pub mod load;
 pub mod metrics;
 pub mod process;
 pub mod raw;

@@ -44,6 +44,7 @@ macro_rules! checks {
             records_come_as_they_were_written,
             a_group_goes_on_where_it_stored,
             members_share_the_partitions_and_hand_them_over,
+            a_member_that_gets_nothing_is_told_so,
             a_paused_partition_waits_alone,
             deliveries_are_told_once_and_a_full_queue_at_once,
             oversized_records_are_refused,
@@ -260,6 +261,20 @@ pub(super) async fn members_share_the_partitions_and_hand_them_over(bed: &dyn Be
     };
     // The second member stored nothing, so its records come once more.
     first.read_until("all four", |reader| partitions(reader) == all).await;
+    first.close().await;
+}
+
+pub(super) async fn a_member_that_gets_nothing_is_told_so(bed: &dyn Bed) {
+    let topic = bed.topic(1).await;
+    let mut first = joined(bed, "surplus", &topic, 1).await;
+    let mut second = Reader::new(bed.consumer("surplus", &topic));
+    while first.assigned.len() + second.assigned.len() != 1 || second.seen.is_empty() {
+        assert!(Instant::now() < second.deadline, "{:?}\n{:?}", first.seen, second.seen);
+        first.read(Duration::from_millis(50)).await;
+        second.read(Duration::from_millis(50)).await;
+    }
+    assert!(matches!(second.seen[0], Seen::Assigned(_)), "{:?}", second.seen);
+    second.close().await;
     first.close().await;
 }
 

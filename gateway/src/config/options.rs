@@ -331,7 +331,8 @@ fn service(section: &mut Section<'_>) -> ServiceConfig {
             &List(Text { name: "header name", check: checks::header }),
             Vec::new(),
             "Headers that pass between client and service, both ways; others are dropped. \
-             `content-type`, `traceparent` and `tracestate` are handed on without being listed. \
+             `content-type` passes both ways without being listed, `traceparent` and `tracestate` \
+             pass to the service. \
              Names are compared in lower case. \
              Refused are those beginning with `roundtrip-` or `kafka_`, and those that belong to \
              one connection, such as `content-length`.",

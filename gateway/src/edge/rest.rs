@@ -76,9 +76,11 @@ impl Edge {
             if !METHODS.contains(&call.method) {
                 return Err(Box::new(method_not_allowed()));
             }
-            rate.take(&self.relay).map_err(|failure| refused(&failure))?;
-            let body = self.read(call, body).await.map_err(|failure| refused(&failure))?;
-            self.call(call, &body).await
+            let (service, path) = call.target().map_err(|failure| refused(&failure))?;
+            let count = |failure| refused(&self.relay.refused_call(&service, failure));
+            rate.take(&self.relay).map_err(count)?;
+            let body = self.read(call, body).await.map_err(count)?;
+            self.call(call, &service, &path, &body).await
         };
         let mut answer = answer.await.unwrap_or_else(|refusal| *refusal);
         let node = HeaderValue::from_str(self.relay.node().id.as_str());
@@ -129,17 +131,22 @@ impl Edge {
         }
     }
 
-    async fn call(&self, call: &Call, body: &[u8]) -> Result<Answer, Refusal> {
-        let (service, path) = call.target().map_err(|failure| refused(&failure))?;
+    async fn call(
+        &self,
+        call: &Call,
+        service: &str,
+        path: &str,
+        body: &[u8],
+    ) -> Result<Answer, Refusal> {
         let headers: Vec<(&str, &[u8])> =
             call.headers.iter().map(|(name, value)| (name.as_str(), value.as_bytes())).collect();
         let submission = Submission {
-            service: &service,
+            service,
             key: call.headers.get("roundtrip-key").map(HeaderValue::as_bytes),
             payload: body,
             headers: &headers,
             method: call.method.as_str(),
-            path: Some(&path),
+            path: Some(path),
             timeout: call.wait(),
         };
         let mut parked = self.relay.park(&submission).map_err(|failure| refused(&failure))?;

@@ -15,9 +15,8 @@ use super::{
     Burst, Relay,
     ending::Delivery,
     homing::{Homing, Stray},
-    is_out_of_date,
     pending::Entry,
-    reply, unix_ms,
+    reply,
     window::{Window, WindowLimits},
 };
 use crate::{
@@ -31,8 +30,6 @@ const BATCH_MAX: usize = 512;
 const TICK: Duration = Duration::from_millis(100);
 /// What one partition may have waiting before it is paused.
 const WINDOW: WindowLimits = WindowLimits { records_max: 20_000, bytes_max: 16 * 1024 * 1024 };
-/// How much longer than its deadline a request may be known: clocks differ.
-const LIFETIME_GRACE: Duration = Duration::from_secs(60);
 
 /// The reader of the reply topic.
 #[derive(Debug)]
@@ -43,7 +40,6 @@ pub struct Dispatch {
     partitions: HashMap<i32, Partition>,
     partition_count: Option<i32>,
     assigned: watch::Sender<bool>,
-    lifetime: Duration,
     malformed: Burst,
 }
 
@@ -62,7 +58,6 @@ impl Dispatch {
         control: Arc<dyn ConsumerControl>,
     ) -> (Self, watch::Receiver<bool>) {
         let (assigned, is_assigned) = watch::channel(false);
-        let lifetime = relay.timeout_max() + LIFETIME_GRACE;
         let this = Self {
             relay,
             homing,
@@ -70,7 +65,6 @@ impl Dispatch {
             partitions: HashMap::new(),
             partition_count: None,
             assigned,
-            lifetime,
             malformed: Burst::default(),
         };
         (this, is_assigned)
@@ -139,10 +133,6 @@ impl Dispatch {
         });
         if delivered == Delivery::Delivered {
             return partition.window.passed(record.offset);
-        }
-        if is_out_of_date(request, unix_ms(), self.lifetime) {
-            partition.window.passed(record.offset);
-            return self.relay.unrouted();
         }
         self.homing.take(stray(request, record, &partition.window));
     }

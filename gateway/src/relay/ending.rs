@@ -176,6 +176,13 @@ impl Relay {
         let timing = measure(&entry, &outcome, forward);
         let edge = entry.waiter.edge();
         let failure = failure_of(&outcome);
+        tracing::debug!(
+            %request,
+            service = %entry.service.name,
+            outcome = failure.as_ref().map_or("ok", |failure| failure.code.as_str()),
+            ms = entry.started.elapsed().as_millis(),
+            "request ended"
+        );
         entry.service.metrics.ended(edge, failure.as_ref().map_or(Ok(()), Err));
         match entry.waiter {
             Waiter::Session { session, id, .. } => {

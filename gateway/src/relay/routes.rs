@@ -1,7 +1,8 @@
 //! Writes this node's routes to the registry, behind the requests' backs: batched, in order, and
 //! written again when the registry has lost them.
 //!
-//! Nobody waits for a write. A route that is no longer needed before it was sent is never sent.
+//! Nobody waits for a write. A route whose reply comes home by itself is needed only if partitions
+//! move, so it waits a little for company; most are answered by then, and are never sent.
 
 use std::{
     collections::HashMap,
@@ -20,6 +21,9 @@ use crate::{tasks::locked, telemetry::Telemetry};
 
 /// Routes in one round trip; more wait for the next.
 const BATCH_MAX: usize = 1024;
+/// How long what is not urgent waits for company. Far shorter than the time for which a reply
+/// without a route is looked up again.
+const LINGER: Duration = Duration::from_millis(5);
 /// Between two attempts while the registry cannot be reached.
 const RETRY_INTERVAL: Duration = Duration::from_millis(250);
 
@@ -28,6 +32,7 @@ const RETRY_INTERVAL: Duration = Duration::from_millis(250);
 pub struct Routes {
     queue: Mutex<Queue>,
     wake: Notify,
+    hurry: Notify,
     reachable: AtomicBool,
 }
 
@@ -39,7 +44,7 @@ struct Queue {
     rewrite: bool,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Batch {
     puts: Vec<(RequestId, Arc<Route>)>,
     removes: Vec<RequestId>,
@@ -48,7 +53,12 @@ struct Batch {
 impl Routes {
     /// An empty queue. The registry counts as reachable until a call has failed.
     pub fn new() -> Self {
-        Self { queue: Mutex::default(), wake: Notify::new(), reachable: AtomicBool::new(true) }
+        Self {
+            queue: Mutex::default(),
+            wake: Notify::new(),
+            hurry: Notify::new(),
+            reachable: AtomicBool::new(true),
+        }
     }
 
     /// Whether the last call to the registry succeeded.
@@ -67,14 +77,18 @@ impl Routes {
         }
     }
 
-    /// Queues a route. While the registry is away nothing is queued: what is still waiting when
-    /// it comes back is written then.
-    pub fn put(&self, request: RequestId, route: Arc<Route>) {
+    /// Queues a route; an urgent one, without which the reply cannot come home, goes at once.
+    /// While the registry is away nothing is queued: what is still waiting when it comes back is
+    /// written then.
+    pub fn put(&self, request: RequestId, route: Arc<Route>, urgent: bool) {
         let mut queue = locked(&self.queue);
         if !queue.rewrite {
             queue.puts.insert(request, route);
             drop(queue);
             self.wake.notify_one();
+            if urgent {
+                self.hurry.notify_one();
+            }
         }
     }
 
@@ -100,14 +114,17 @@ impl Routes {
     pub async fn run(&self, registry: Arc<dyn Registry>, pending: &Pending, metrics: &Telemetry) {
         loop {
             self.wake.notified().await;
-            while let Some(batch) = self.next_batch(pending) {
-                let result = send(&*registry, &batch, metrics).await;
-                self.set_reachable(result.is_ok());
-                if let Err(error) = result {
-                    tracing::debug!(%error, "routes not written");
-                    self.rewrite();
-                    tokio::time::sleep(RETRY_INTERVAL).await;
-                }
+            tokio::select! {
+                () = self.hurry.notified() => {}
+                () = tokio::time::sleep(LINGER) => {}
+            }
+            let Some(batch) = self.next_batch(pending) else { continue };
+            let result = send(&*registry, &batch, metrics).await;
+            self.set_reachable(result.is_ok());
+            if let Err(error) = result {
+                tracing::debug!(%error, "routes not written");
+                self.rewrite();
+                tokio::time::sleep(RETRY_INTERVAL).await;
             }
         }
     }
@@ -120,16 +137,9 @@ impl Routes {
             // from now on.
             return Some(Batch { puts: pending.routes(), removes: Vec::new() });
         }
-        let mut batch = Batch::default();
-        if queue.puts.len() <= BATCH_MAX {
-            batch.puts.extend(queue.puts.drain());
-        } else {
-            let next: Vec<RequestId> = queue.puts.keys().take(BATCH_MAX).copied().collect();
-            batch.puts.extend(next.iter().filter_map(|id| queue.puts.remove_entry(id)));
-        }
-        let keep = queue.removes.len().saturating_sub(BATCH_MAX);
-        batch.removes = queue.removes.split_off(keep);
-        (!batch.puts.is_empty() || !batch.removes.is_empty()).then_some(batch)
+        let puts: Vec<_> = queue.puts.drain().collect();
+        let removes = std::mem::take(&mut queue.removes);
+        (!puts.is_empty() || !removes.is_empty()).then_some(Batch { puts, removes })
     }
 }
 
@@ -144,15 +154,14 @@ async fn send(
     batch: &Batch,
     metrics: &Telemetry,
 ) -> Result<(), RegistryError> {
-    // A rewrite may be long: it goes in pieces.
     for puts in batch.puts.chunks(BATCH_MAX) {
         let started = Instant::now();
         registry.put_routes(puts).await?;
         metrics.registry_call("put_routes", started.elapsed());
     }
-    if !batch.removes.is_empty() {
+    for removes in batch.removes.chunks(BATCH_MAX) {
         let started = Instant::now();
-        registry.remove_routes(&batch.removes).await?;
+        registry.remove_routes(removes).await?;
         metrics.registry_call("remove_routes", started.elapsed());
     }
     Ok(())

@@ -45,11 +45,6 @@ impl Service {
         wanted.unwrap_or(self.timeout).min(self.timeout_max)
     }
 
-    /// The longest that any request waits.
-    pub fn timeout_max(&self) -> Duration {
-        self.timeout_max
-    }
-
     /// Whether a client's header is handed to the service. Our own prefix is never a client's.
     pub fn passes_to_service(&self, name: &str) -> bool {
         self.passes(name) && !name.starts_with("roundtrip-")

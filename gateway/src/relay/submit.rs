@@ -85,12 +85,18 @@ impl Relay {
         });
         match request {
             Ok(request) => Ok(ParkedCall { relay: Arc::clone(self), request, answer }),
-            Err(failure) => Err(self.refused(submission.service, Edge::Rest, failure)),
+            Err(failure) => Err(self.refused_call(submission.service, failure)),
         }
     }
 
     /// Submits a request for a session, which gets every answer, refusals among them, as frames.
-    pub fn request(self: &Arc<Self>, session: &Arc<Session>, frame: &RequestFrame<'_>) {
+    /// `allow` is asked for leave unless the request joins one in flight.
+    pub fn request(
+        self: &Arc<Self>,
+        session: &Arc<Session>,
+        frame: &RequestFrame<'_>,
+        allow: impl FnOnce() -> Result<(), Failure>,
+    ) {
         let mut digest = Digest(0);
         if let Some(id) = &frame.id {
             digest = content(frame);
@@ -104,13 +110,13 @@ impl Relay {
                 }
             }
         }
-        if let Err(failure) = self.submit_frame(session, frame, digest) {
+        if let Err(failure) = allow().and_then(|()| self.submit_frame(session, frame, digest)) {
             self.refuse(session, frame, failure);
         }
     }
 
     /// Tells a session that its request was not taken.
-    pub fn refuse(&self, session: &Session, frame: &RequestFrame<'_>, failure: Failure) {
+    fn refuse(&self, session: &Session, frame: &RequestFrame<'_>, failure: Failure) {
         let failure = self.refused(&frame.service, Edge::Ws, failure);
         session
             .push(Frame::Error { id: frame.id.clone(), request: None, failure, reply: None }, None);
@@ -214,18 +220,19 @@ impl Relay {
         };
         service.metrics.in_flight.inc();
         self.pending.insert(request, entry);
-        self.routes.put(request, route);
+        self.routes.put(request, route, choice.partition.is_none());
         let relay = Arc::clone(self);
         let record = RecordParts::new(self, service, request, session, deadline_ms);
         let on_delivery = Box::new(move |result| relay.produced(request, result));
         let result =
             record.with(service, submission, |record| self.producer.produce(record, on_delivery));
         if let Err(error) = result {
-            // Nobody has been told anything of it yet: it never was.
-            if self.pending.take(request).is_some() {
-                service.metrics.in_flight.dec();
-                self.routes.remove(request);
+            if self.pending.take(request).is_none() {
+                // Its deadline was faster: it has ended, and its client has been told.
+                return Ok(());
             }
+            service.metrics.in_flight.dec();
+            self.routes.remove(request);
             if error == crate::bus::ProduceError::QueueFull {
                 self.telemetry.limit_hit("producer_queue");
             }
@@ -238,6 +245,11 @@ impl Relay {
     pub fn limit_hit(&self, limit: &'static str, max: usize, code: ErrorCode) -> Failure {
         self.telemetry.limit_hit(limit);
         Failure::new(code, format!("limits.{limit} is {max}"))
+    }
+
+    /// Counts the refusal of an HTTP caller's request.
+    pub fn refused_call(&self, service: &str, failure: Failure) -> Failure {
+        self.refused(service, Edge::Rest, failure)
     }
 
     fn refused(&self, service: &str, edge: Edge, failure: Failure) -> Failure {

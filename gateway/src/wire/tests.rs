@@ -2,6 +2,7 @@ use proptest::prelude::{ProptestConfig, any, prop_assert_eq, proptest};
 use serde_json::{Value, json};
 
 use super::*;
+use crate::error::{ErrorCode, Failure};
 
 fn request(text: &str) -> RequestFrame<'_> {
     match ClientFrame::parse(text) {

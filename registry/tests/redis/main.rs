@@ -1,6 +1,6 @@
 //! The Redis registry on real servers, which each test starts by itself.
 //!
-//! `ROUNDTRIP_TEST_REDIS_URL` names a Redis to run the conformance suite on instead; the tests
+//! `ROUNDTRIP_TEST_REDIS` names a Redis to run the conformance suite on instead; the tests
 //! that stop servers stop their own.
 
 mod clusters;

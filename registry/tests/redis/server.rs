@@ -156,7 +156,7 @@ pub(crate) async fn registry_at(url: &str) -> RedisRegistry {
 /// The URL of a Redis that somebody else has started, if there is one.
 pub(crate) fn given_url() -> Option<String> {
     #[expect(clippy::disallowed_methods, reason = "a test has no configuration but this")]
-    env::var("ROUNDTRIP_TEST_REDIS_URL").ok()
+    env::var("ROUNDTRIP_TEST_REDIS").ok()
 }
 
 /// A port that nobody listens on.

@@ -261,7 +261,7 @@ impl Node {
 }
 
 /// The address in a line that says `listening public=ADDR`.
-fn listening(output: &str, listener: &str) -> Option<SocketAddr> {
+pub fn listening(output: &str, listener: &str) -> Option<SocketAddr> {
     let mark = format!("listening {listener}=");
     let (_, rest) = output.split_once(&mark)?;
     let end = rest.find(|c: char| c.is_whitespace() || c == '"')?;

@@ -135,6 +135,11 @@ impl Kafka {
                 let topic = metadata.topics().first().context("no answer about the topic")?;
                 ensure!(topic.error().is_none(), "topic error {:?}", topic.error());
                 ensure!(topic.partitions().iter().all(|p| p.leader() >= 0), "no leader yet");
+                // A leader that is named may not know it yet: ask each.
+                for partition in topic.partitions() {
+                    let within = Duration::from_secs(5);
+                    asking.fetch_watermarks(topic.name(), partition.id(), within)?;
+                }
                 Ok(())
             })
             .await?;

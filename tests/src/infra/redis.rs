@@ -92,6 +92,11 @@ impl Redis {
         .await
     }
 
+    /// The server's process id, for a server of our own.
+    pub fn pid(&self) -> Option<u32> {
+        self.own.as_ref().map(|own| own.process().pid())
+    }
+
     /// Kills the server, as a crash would.
     ///
     /// # Errors

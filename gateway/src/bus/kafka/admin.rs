@@ -105,7 +105,7 @@ impl ClientContext for AdminContext {
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
-        self.0.warning(&format!("{error}: {reason}"));
+        self.0.error(&error, reason);
     }
 }
 

@@ -5,7 +5,6 @@
 
 use std::{
     fmt,
-    panic::{AssertUnwindSafe, catch_unwind},
     pin::{Pin, pin},
     sync::Arc,
     task::{self, Poll, Waker},
@@ -18,16 +17,17 @@ use futures_util::Stream;
 use rdkafka::{
     consumer::{Consumer as _, MessageStream, StreamConsumer},
     error::KafkaResult,
-    message::{BorrowedMessage, Header, Headers, Message},
+    message::{BorrowedMessage, Message},
 };
 use tokio::{sync::oneshot, time::timeout};
 
-use self::{context::Context, control::Control, watch::Watch};
-use super::{KafkaSettings, Profile, StartError, rebalance::Rebalanced};
+use self::{context::Context, control::Control, header::HeaderRef, watch::Watch};
+use super::{KafkaSettings, Profile, StartError, log::ClientLog, rebalance::Rebalanced};
 use crate::bus::{BusEvent, Consumer, ConsumerControl, Incoming, Sink};
 
 mod context;
 mod control;
+mod header;
 mod watch;
 
 /// What a consumer begins with; see `CONFIGURATION.md` of librdkafka for the names.
@@ -71,8 +71,6 @@ pub struct KafkaConsumer {
     busy: bool,
 }
 
-type HeaderRef<'a> = (&'a str, Option<&'a [u8]>);
-
 impl KafkaConsumer {
     /// Joins `group` to read `topic`. Needs neither a broker nor the topic: both are waited for.
     ///
@@ -82,8 +80,9 @@ impl KafkaConsumer {
     /// # Panics
     /// Outside of a tokio runtime, which rdkafka needs for a timer.
     pub fn start(settings: &KafkaSettings, group: &str, topic: &str) -> Result<Self, StartError> {
+        header::hide_caught_panics();
         let watch = Arc::new(Watch::default());
-        let context = Context::new(topic, Arc::clone(&watch));
+        let context = Context::new(topic, is_next_generation(settings), Arc::clone(&watch));
         let client: Client = config(settings, group).create_with_context(context)?;
         client.subscribe(&[topic])?;
         let client = Arc::new(client);
@@ -105,15 +104,19 @@ impl KafkaConsumer {
             drop(closed);
         });
         if let Err(error) = spawned {
-            tracing::warn!(%error, "no thread to close the consumer on: closed in place");
+            tracing::error!(%error, "no thread to close the consumer on: it keeps its partitions");
         }
         Some(is_closed)
     }
 }
 
-fn config(settings: &KafkaSettings, group: &str) -> rdkafka::ClientConfig {
+/// Whether the user has chosen the group protocol of KIP-848.
+fn is_next_generation(settings: &KafkaSettings) -> bool {
     let protocol = settings.properties.get("group.protocol");
-    let classic = !protocol.is_some_and(|protocol| protocol.eq_ignore_ascii_case("consumer"));
+    protocol.is_some_and(|protocol| protocol.eq_ignore_ascii_case("consumer"))
+}
+
+fn config(settings: &KafkaSettings, group: &str) -> rdkafka::ClientConfig {
     // The classic protocol's time-outs: a dead member is missed after the first, and the second is
     // a third or less of it.
     let (tuned, timeouts): (&[_], [_; 2]) = match settings.profile {
@@ -128,7 +131,7 @@ fn config(settings: &KafkaSettings, group: &str) -> rdkafka::ClientConfig {
         ),
     };
     let mut defaults = [DEFAULTS, tuned].concat();
-    if classic {
+    if !is_next_generation(settings) {
         defaults.extend(CLASSIC.iter().chain(&timeouts));
     }
     settings.client_config(&defaults, &[FIXED, &[("group.id", group)]].concat())
@@ -175,7 +178,8 @@ impl Consumer for KafkaConsumer {
             }
             match polled {
                 Some(Ok(message)) => {
-                    self.headers = hand_over(&message, std::mem::take(&mut self.headers), sink);
+                    let memory = std::mem::take(&mut self.headers);
+                    self.headers = hand_over(&message, memory, &context.log, sink);
                     handed += 1;
                 }
                 // Told by the client's error callback already, and waited out.
@@ -221,12 +225,17 @@ fn event(rebalanced: &Rebalanced) -> BusEvent<'_> {
 fn hand_over(
     message: &BorrowedMessage<'_>,
     memory: Vec<HeaderRef<'static>>,
+    log: &ClientLog,
     sink: &mut Sink<'_>,
 ) -> Vec<HeaderRef<'static>> {
-    let mut headers = recycle(memory);
+    let mut headers = header::recycle(memory);
     if let Some(source) = message.headers() {
-        let all = (0..source.count()).filter_map(|index| header(source, index));
-        headers.extend(all.map(|header| (header.key, header.value)));
+        let foreign = header::read(source, &mut headers);
+        if foreign > 0 {
+            let (partition, offset) = (message.partition(), message.offset());
+            let names = format!("{foreign} headers whose names are not UTF-8 were left out");
+            log.warning(&format!("partition {partition}, offset {offset}: {names}"));
+        }
     }
     sink(BusEvent::Record(Incoming {
         partition: message.partition(),
@@ -235,21 +244,7 @@ fn hand_over(
         value: message.payload(),
         headers: &headers,
     }));
-    recycle(headers)
-}
-
-/// A header, unless its name is not UTF-8. rdkafka panics on such a name and offers no other way
-/// to it; the panic is caught where it starts, between two reads, so that a foreign record costs a
-/// line on standard error and not the consumer.
-fn header<H: Headers>(headers: &H, index: usize) -> Option<Header<'_, &[u8]>> {
-    catch_unwind(AssertUnwindSafe(|| headers.try_get(index))).ok().flatten()
-}
-
-/// An empty vector in the memory of another one, for values of another lifetime.
-fn recycle<'b>(mut headers: Vec<HeaderRef<'_>>) -> Vec<HeaderRef<'b>> {
-    headers.clear();
-    // Collected in place by the standard library; at worst this allocates.
-    headers.into_iter().map(|_| -> HeaderRef<'b> { unreachable!("it was cleared") }).collect()
+    header::recycle(headers)
 }
 
 #[cfg(test)]
@@ -257,35 +252,6 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
-
-    #[test]
-    fn header_memory_is_used_again() {
-        let headers: Vec<HeaderRef<'_>> = vec![("a", None); 7];
-        let memory = headers.as_ptr().addr();
-        let headers = recycle(headers);
-        assert_eq!((headers.len(), headers.capacity()), (0, 7));
-        assert_eq!(headers.as_ptr().addr(), memory);
-    }
-
-    /// What rdkafka does with headers named `a`, something that is not UTF-8, and `c`.
-    struct Foreign;
-
-    impl Headers for Foreign {
-        fn count(&self) -> usize {
-            3
-        }
-
-        fn try_get(&self, index: usize) -> Option<Header<'_, &[u8]>> {
-            let names: [&[u8]; 3] = [b"a", b"\xff", b"c"];
-            Some(Header { key: std::str::from_utf8(names[index]).unwrap(), value: None })
-        }
-    }
-
-    #[test]
-    fn a_header_with_a_foreign_name_is_left_out() {
-        let names: Vec<_> = (0..3).filter_map(|i| header(&Foreign, i)).map(|h| h.key).collect();
-        assert_eq!(names, ["a", "c"]);
-    }
 
     #[test]
     fn the_classic_protocols_properties_are_left_out_of_the_next_generations() {

@@ -97,6 +97,7 @@ async fn the_next_group_protocol_works_too() {
     crate::bus::conformance::a_group_goes_on_where_it_stored(&bed).await;
     crate::bus::conformance::members_share_the_partitions_and_hand_them_over(&bed).await;
     crate::bus::conformance::a_paused_partition_waits_alone(&bed).await;
+    crate::bus::conformance::a_member_that_gets_nothing_is_told_so(&bed).await;
 }
 
 #[tokio::test]

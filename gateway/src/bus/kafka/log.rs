@@ -5,15 +5,17 @@ use std::{
     time::Duration,
 };
 
-use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::{config::RDKafkaLogLevel, error::KafkaError};
 use tokio::time::Instant;
 use tracing::{debug, error, info, warn};
 
+use super::is_connectivity;
+
 /// A client logs so many lines in [`WINDOW`] at most.
-const LINES_MAX: u32 = 10;
+const LINES_MAX: u32 = 5;
 
 /// See [`LINES_MAX`].
-const WINDOW: Duration = Duration::from_secs(10);
+const WINDOW: Duration = Duration::from_secs(30);
 
 /// The log of one client. A broker that is down makes librdkafka repeat itself with every attempt
 /// to connect; what is too much is counted, and the count is told with the next line that is let
@@ -51,6 +53,16 @@ impl ClientLog {
                 warn!(target: "librdkafka", %client, facility, suppressed, "{message}");
             }
             _ => info!(target: "librdkafka", %client, facility, suppressed, "{message}"),
+        }
+    }
+
+    /// What librdkafka reports as an error of the whole client. Lost connections are in its log as
+    /// well, so that here they are only for whoever looks closely.
+    pub(super) fn error(&self, error: &KafkaError, reason: &str) {
+        if error.rdkafka_error_code().is_some_and(is_connectivity) {
+            debug!(target: "librdkafka", client = %self.client, %error, "{reason}");
+        } else {
+            self.warning(&format!("{error}: {reason}"));
         }
     }
 

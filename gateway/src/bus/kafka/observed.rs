@@ -12,6 +12,9 @@ use serde::Deserialize;
 
 use crate::bus::Lag;
 
+/// A heartbeat of the next generation's protocol, as brokers have it by default.
+const SETTLED_MS: i64 = 5000;
+
 /// The latest sight of one topic.
 #[derive(Debug)]
 pub(super) struct Observed {
@@ -47,9 +50,18 @@ impl Observed {
 
 /// The part of librdkafka's statistics that is of interest here; `STATISTICS.md` describes all.
 #[derive(Deserialize)]
-struct Statistics {
+pub(super) struct Statistics {
     #[serde(default)]
     topics: BTreeMap<String, TopicStatistics>,
+    cgrp: Option<GroupStatistics>,
+}
+
+#[derive(Deserialize)]
+struct GroupStatistics {
+    /// `up`: the group's coordinator is known and connected.
+    state: String,
+    /// For how long, in milliseconds.
+    stateage: i64,
 }
 
 #[derive(Deserialize)]
@@ -69,29 +81,37 @@ struct PartitionStatistics {
     hi_offset: i64,
 }
 
-/// The lag of each of a topic's partitions that `assigned` lets through, as far as it is known.
-///
-/// # Errors
-/// The statistics are not the JSON that librdkafka is known to write.
-pub(super) fn lag_of(
-    statistics: &[u8],
-    topic: &str,
-    assigned: impl Fn(i32) -> bool,
-) -> Result<Vec<Lag>, serde_json::Error> {
-    let mut statistics: Statistics = serde_json::from_slice(statistics)?;
-    let partitions = statistics.topics.remove(topic).map(|topic| topic.partitions);
-    let assigned =
-        partitions.into_iter().flat_map(BTreeMap::into_values).filter(|p| assigned(p.partition));
-    let mut lag: Vec<Lag> = assigned
-        .filter(|partition| partition.hi_offset >= 0)
-        .map(|PartitionStatistics { partition, app_offset, committed_offset, hi_offset }| {
-            // Before the first record the reader stands where the group has got to.
-            let position = if app_offset >= 0 { app_offset } else { committed_offset.max(0) };
-            Lag { partition, records: (hi_offset - position).max(0) }
-        })
-        .collect();
-    lag.sort_unstable_by_key(|lag| lag.partition);
-    Ok(lag)
+impl Statistics {
+    /// # Errors
+    /// This is not the JSON that librdkafka is known to write.
+    pub(super) fn parse(json: &[u8]) -> Result<Self, serde_json::Error> {
+        serde_json::from_slice(json)
+    }
+
+    /// Whether the group's coordinator has been there for long enough to have said what is due to
+    /// this member.
+    pub(super) fn is_settled(&self) -> bool {
+        self.cgrp.as_ref().is_some_and(|group| group.state == "up" && group.stateage >= SETTLED_MS)
+    }
+
+    /// The lag of each of a topic's partitions that `assigned` lets through, as far as it is known.
+    pub(super) fn lag(&self, topic: &str, assigned: impl Fn(i32) -> bool) -> Vec<Lag> {
+        let partitions = self.topics.get(topic).map(|topic| &topic.partitions);
+        let known = partitions.into_iter().flat_map(BTreeMap::values).filter(|p| p.hi_offset >= 0);
+        let mut lag: Vec<Lag> =
+            known.filter(|p| assigned(p.partition)).map(PartitionStatistics::lag).collect();
+        lag.sort_unstable_by_key(|lag| lag.partition);
+        lag
+    }
+}
+
+impl PartitionStatistics {
+    fn lag(&self) -> Lag {
+        // Before the first record the reader stands where the group has got to.
+        let position =
+            if self.app_offset >= 0 { self.app_offset } else { self.committed_offset.max(0) };
+        Lag { partition: self.partition, records: (self.hi_offset - position).max(0) }
+    }
 }
 
 #[cfg(test)]
@@ -105,14 +125,17 @@ mod tests {
         "1":{"partition":1,"app_offset":-1001,"committed_offset":-1001,"hi_offset":3},
         "2":{"partition":2,"app_offset":-1001,"committed_offset":2,"hi_offset":3},
         "3":{"partition":3,"app_offset":1,"committed_offset":1,"hi_offset":9},
-        "-1":{"partition":-1,"app_offset":-1001,"committed_offset":-1001,"hi_offset":-1001}}}}}"#;
+        "-1":{"partition":-1,"app_offset":-1001,"committed_offset":-1001,"hi_offset":-1001}}}},
+        "cgrp":{"state":"up","stateage":5870,"join_state":"steady"}}"#;
 
     #[test]
     fn lag_is_counted_from_the_position_else_from_the_committed_offset() {
-        let lag = lag_of(STATISTICS.as_bytes(), "replies", |partition| partition != 3).unwrap();
+        let statistics = Statistics::parse(STATISTICS.as_bytes()).unwrap();
+        assert!(statistics.is_settled());
+        let lag = statistics.lag("replies", |partition| partition != 3);
         let lag: Vec<_> = lag.iter().map(|lag| (lag.partition, lag.records)).collect();
         assert_eq!(lag, [(0, 3), (1, 3), (2, 1)]);
-        assert_eq!(lag_of(STATISTICS.as_bytes(), "other", |_| true).unwrap(), []);
+        assert_eq!(statistics.lag("other", |_| true), []);
     }
 
     #[test]

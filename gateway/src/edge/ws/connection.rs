@@ -148,10 +148,9 @@ impl Connection {
 
     fn on_text(&self, text: &str) -> Option<CloseCode> {
         match ClientFrame::parse(text) {
-            Ok(ClientFrame::Request(frame)) => match self.rate.take(&self.relay) {
-                Ok(()) => self.relay.request(&self.session, &frame),
-                Err(failure) => self.relay.refuse(&self.session, &frame, failure),
-            },
+            Ok(ClientFrame::Request(frame)) => {
+                self.relay.request(&self.session, &frame, || self.rate.take(&self.relay));
+            }
             Ok(ClientFrame::Cancel(id)) => self.on_cancel(id),
             Ok(ClientFrame::Ping(id)) => {
                 self.session.push(Frame::Pong { id }, None);
@@ -180,8 +179,11 @@ impl Connection {
         }
     }
 
-    fn tell_bad(&self, bad: BadFrame) {
-        self.tell(bad.id, Failure::new(ErrorCode::BadRequest, bad.message));
+    fn tell_bad(&self, BadFrame { id, message }: BadFrame) {
+        // Only `duplicate` may name a request in flight without ending it.
+        let in_flight = id.as_ref().is_some_and(|id| self.session.request(id).is_some());
+        let code = if in_flight { ErrorCode::Duplicate } else { ErrorCode::BadRequest };
+        self.tell(id, Failure::new(code, message));
     }
 
     fn tell(&self, id: Option<ClientId>, failure: Failure) {
@@ -206,8 +208,10 @@ impl Connection {
     {
         tracing::debug!(session = %self.session.id(), code = code.number(), "closing");
         self.relay.telemetry().closed(code.number());
-        if code == CloseCode::SlowConsumer {
-            self.relay.telemetry().limit_hit("outbox_bytes_max");
+        match code {
+            CloseCode::SlowConsumer => self.relay.telemetry().limit_hit("outbox_bytes_max"),
+            CloseCode::TooLarge => self.relay.telemetry().limit_hit("frame_bytes_max"),
+            _ => {}
         }
         let frame =
             CloseFrame { code: code.number().into(), reason: Utf8Bytes::from(code.reason()) };

@@ -12,7 +12,7 @@ use rdkafka::{
 use super::{
     super::{
         log::ClientLog,
-        observed::{Observed, lag_of},
+        observed::{Observed, Statistics},
         rebalance::{Rebalanced, Rebalances},
     },
     watch::Watch,
@@ -23,16 +23,19 @@ pub(super) struct Context {
     pub(super) topic: String,
     pub(super) observed: Observed,
     pub(super) log: ClientLog,
+    /// Of the group protocol: KIP-848.
+    next_generation: bool,
     rebalances: Mutex<Rebalances>,
     watch: Arc<Watch>,
 }
 
 impl Context {
-    pub(super) fn new(topic: &str, watch: Arc<Watch>) -> Self {
+    pub(super) fn new(topic: &str, next_generation: bool, watch: Arc<Watch>) -> Self {
         Self {
             topic: topic.to_owned(),
             observed: Observed::default(),
             log: ClientLog::new(format!("consumer of {topic}")),
+            next_generation,
             rebalances: Mutex::default(),
             watch,
         }
@@ -66,17 +69,27 @@ impl ClientContext for Context {
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
-        self.log.warning(&format!("{error}: {reason}"));
+        self.log.error(&error, reason);
     }
 
     fn stats_raw(&self, statistics: &[u8]) {
-        match lag_of(statistics, &self.topic, |partition| self.rebalances().is_assigned(partition))
-        {
-            Ok(lag) => self.observed.set_lag(lag),
+        let statistics = match Statistics::parse(statistics) {
+            Ok(statistics) => statistics,
             Err(error) => {
-                self.log.warning(&format!("cannot read librdkafka's statistics: {error}"))
+                self.log.warning(&format!("cannot read librdkafka's statistics: {error}"));
+                return;
             }
+        };
+        let mut rebalances = self.rebalances();
+        if self.next_generation
+            && self.observed.partition_count().is_some()
+            && statistics.is_settled()
+        {
+            // A member that gets nothing has no callback there, and no state that tells.
+            rebalances.assigned(Vec::new());
         }
+        let lag = statistics.lag(&self.topic, |partition| rebalances.is_assigned(partition));
+        self.observed.set_lag(lag);
     }
 }
 

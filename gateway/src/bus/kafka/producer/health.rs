@@ -4,7 +4,7 @@
 use std::{
     sync::{
         Condvar, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -16,7 +16,8 @@ use super::is_connectivity;
 /// How long the brokers have for an answer before they count as unreachable.
 pub(super) const PATIENCE: Duration = Duration::from_secs(2);
 
-/// From one question, or one new client, to the next.
+/// From one question, or one new client, to the next; and how long nothing may be acknowledged
+/// before there is a question.
 const PAUSE: Duration = Duration::from_secs(1);
 
 /// What the health thread does next.
@@ -29,10 +30,12 @@ pub(super) enum Task {
 }
 
 /// Up once a broker has answered or a record was delivered; down once librdkafka has lost all
-/// brokers, or when a question that followed a failure is not answered.
+/// brokers, or when a question is not answered that followed a failure or a silence.
 #[derive(Debug, Default)]
 pub(super) struct Health {
     up: AtomicBool,
+    /// How many records were acknowledged, ever.
+    delivered: AtomicU64,
     state: Mutex<State>,
     changed: Condvar,
 }
@@ -45,6 +48,8 @@ struct State {
     rest: bool,
     /// The client will not produce any more.
     broken: bool,
+    /// How many records were acknowledged when this was looked at last.
+    delivered: u64,
     stopping: bool,
 }
 
@@ -55,20 +60,20 @@ impl Health {
 
     /// A record was acknowledged.
     pub(super) fn delivered(&self) {
-        // A plain read first: this runs for every record.
+        self.delivered.fetch_add(1, Ordering::Relaxed);
         if !self.is_up() {
-            self.up.store(true, Ordering::Relaxed);
+            self.set_up(true);
         }
     }
 
     /// A record, or the client as a whole, has failed.
     pub(super) fn failed(&self, code: RDKafkaErrorCode) {
         if code == RDKafkaErrorCode::Fatal {
-            self.up.store(false, Ordering::Relaxed);
+            self.set_up(false);
             self.change(|state| state.broken = true);
         } else if is_connectivity(code) {
             if code == RDKafkaErrorCode::AllBrokersDown {
-                self.up.store(false, Ordering::Relaxed);
+                self.set_up(false);
             }
             self.change(|state| state.doubtful = true);
         }
@@ -79,7 +84,7 @@ impl Health {
         self.change(|state| {
             // A failure after the question may be newer than the answer: then ask again.
             if !(answered && state.doubtful) {
-                self.up.store(answered, Ordering::Relaxed);
+                self.set_up(answered);
             }
         });
     }
@@ -89,15 +94,24 @@ impl Health {
         self.change(|state| state.stopping = true);
     }
 
-    /// Waits for something to do; `None` once stopped.
-    pub(super) fn next_task(&self) -> Option<Task> {
+    /// Waits for something to do; `None` once stopped. `outstanding`: how many records are waiting
+    /// to be acknowledged. A broker that hangs keeps its connections, and librdkafka would notice it
+    /// only when the first of them times out.
+    pub(super) fn next_task(&self, outstanding: impl Fn() -> usize) -> Option<Task> {
         let mut state = self.lock();
         loop {
             if state.stopping {
                 return None;
             }
             if !(state.broken || state.doubtful) && self.is_up() {
-                state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+                let waited = self.changed.wait_timeout(state, PAUSE);
+                let (woken, timeout) = waited.unwrap_or_else(PoisonError::into_inner);
+                state = woken;
+                let delivered = self.delivered.load(Ordering::Relaxed);
+                if timeout.timed_out() {
+                    state.doubtful |= outstanding() > 0 && delivered == state.delivered;
+                    state.delivered = delivered;
+                }
             } else if std::mem::take(&mut state.rest) {
                 let rested = self.changed.wait_timeout_while(state, PAUSE, |state| !state.stopping);
                 state = rested.unwrap_or_else(PoisonError::into_inner).0;
@@ -106,6 +120,16 @@ impl Health {
                 state.doubtful = false;
                 let broken = std::mem::take(&mut state.broken);
                 return Some(if broken { Task::Replace } else { Task::Ask });
+            }
+        }
+    }
+
+    fn set_up(&self, up: bool) {
+        if self.up.swap(up, Ordering::Relaxed) != up {
+            if up {
+                tracing::info!("a kafka broker answers");
+            } else {
+                tracing::warn!("no kafka broker answers");
             }
         }
     }
@@ -128,7 +152,7 @@ mod tests {
     fn nothing_is_reachable_before_an_answer() {
         let health = Health::default();
         assert!(!health.is_up());
-        assert_eq!(health.next_task(), Some(Task::Ask));
+        assert_eq!(health.next_task(|| 0), Some(Task::Ask));
         health.answered(true);
         assert!(health.is_up());
     }
@@ -139,7 +163,7 @@ mod tests {
         health.answered(true);
         health.failed(RDKafkaErrorCode::MessageTimedOut);
         assert!(health.is_up());
-        assert_eq!(health.next_task(), Some(Task::Ask));
+        assert_eq!(health.next_task(|| 0), Some(Task::Ask));
         health.answered(false);
         assert!(!health.is_up());
         health.delivered();
@@ -154,7 +178,7 @@ mod tests {
         health.failed(RDKafkaErrorCode::QueueFull);
         assert!(health.is_up());
         health.stop();
-        assert_eq!(health.next_task(), None);
+        assert_eq!(health.next_task(|| 0), None);
     }
 
     #[test]
@@ -163,7 +187,16 @@ mod tests {
         health.answered(true);
         health.failed(RDKafkaErrorCode::AllBrokersDown);
         assert!(!health.is_up());
-        assert_eq!(health.next_task(), Some(Task::Ask));
+        assert_eq!(health.next_task(|| 0), Some(Task::Ask));
+    }
+
+    #[test]
+    fn silence_raises_a_question_while_records_are_waiting() {
+        let health = Health::default();
+        health.answered(true);
+        health.delivered();
+        assert_eq!(health.next_task(|| 1), Some(Task::Ask));
+        assert!(health.is_up());
     }
 
     #[test]
@@ -172,8 +205,8 @@ mod tests {
         health.answered(true);
         health.failed(RDKafkaErrorCode::Fatal);
         assert!(!health.is_up());
-        assert_eq!(health.next_task(), Some(Task::Replace));
+        assert_eq!(health.next_task(|| 0), Some(Task::Replace));
         health.stop();
-        assert_eq!(health.next_task(), None);
+        assert_eq!(health.next_task(|| 0), None);
     }
 }

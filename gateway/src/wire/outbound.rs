@@ -1,0 +1,226 @@
+//! Writes what a client gets: one JSON object per message.
+
+use std::sync::Arc;
+
+use base64::{
+    Engine,
+    engine::general_purpose::{STANDARD as BASE64, URL_SAFE_NO_PAD as TOKEN},
+};
+use registry::{RequestId, SessionId};
+
+use super::{ClientId, Reply, push_string};
+use crate::error::{ErrorCode, Failure};
+
+/// The first frame on every connection; it has no number.
+#[derive(Debug)]
+pub struct Welcome<'a> {
+    /// The session that has begun.
+    pub session: SessionId,
+    /// This node.
+    pub node: &'a str,
+    /// Milliseconds between two WebSocket pings.
+    pub ping_interval_ms: u128,
+    /// `limits.message_bytes_max`.
+    pub max_message_bytes: usize,
+    /// `limits.in_flight_per_connection_max`.
+    pub max_in_flight: usize,
+}
+
+impl Welcome<'_> {
+    /// The frame's text. A session ends with its connection in this version: the window in which
+    /// it could be resumed is 0, and its token is out of date as soon as it could be used. It is
+    /// there so that a client which resumes needs no special case: it is told `resumed:false`.
+    pub fn render(&self) -> String {
+        let mut out = String::with_capacity(256);
+        out.push_str(r#"{"type":"welcome","session":""#);
+        push_display(&mut out, self.session);
+        out.push_str(r#"","resume":""#);
+        TOKEN.encode_string(rand::random::<[u8; 16]>(), &mut out);
+        out.push_str(r#"","resumed":false,"node":"#);
+        push_string(&mut out, self.node);
+        out.push_str(r#","user":null,"ping_interval_ms":"#);
+        push_display(&mut out, self.ping_interval_ms);
+        out.push_str(r#","resume_window_ms":0,"max_message_bytes":"#);
+        push_display(&mut out, self.max_message_bytes);
+        out.push_str(r#","max_in_flight":"#);
+        push_display(&mut out, self.max_in_flight);
+        out.push('}');
+        out
+    }
+}
+
+/// What a session's client is told, in order.
+#[derive(Clone, Debug)]
+pub enum Frame {
+    /// The broker has recorded the request.
+    Receipt {
+        /// Which request, by the client's id.
+        id: ClientId,
+        /// Which request, by ours.
+        request: RequestId,
+        /// The service's request topic.
+        topic: Arc<str>,
+        /// Partition of the topic.
+        partition: i32,
+        /// Offset within the partition.
+        offset: i64,
+    },
+    /// The request's answer.
+    Response {
+        /// Which request, by the client's id.
+        id: ClientId,
+        /// Which request, by ours.
+        request: RequestId,
+        /// What the service answered.
+        reply: Reply,
+    },
+    /// A request that ended without an answer, or a frame that could not be read.
+    Error {
+        /// Which request, by the client's id.
+        id: Option<ClientId>,
+        /// Which request, by ours.
+        request: Option<RequestId>,
+        /// What went wrong.
+        failure: Failure,
+        /// The service's own words on a `service_error`.
+        reply: Option<Reply>,
+    },
+    /// Here I am. The only frame that has no number.
+    Pong {
+        /// What the ping named.
+        id: Option<ClientId>,
+    },
+}
+
+impl Frame {
+    /// Whether the frame takes a number of its session's sequence.
+    pub const fn is_numbered(&self) -> bool {
+        !matches!(self, Self::Pong { .. })
+    }
+
+    /// Bytes that the frame is counted with while it waits: payload and headers, and a flat amount
+    /// for the rest.
+    pub fn weight(&self) -> usize {
+        const ENVELOPE: usize = 256;
+        let reply = match self {
+            Self::Response { reply, .. } => Some(reply),
+            Self::Error { reply, .. } => reply.as_ref(),
+            Self::Receipt { .. } | Self::Pong { .. } => None,
+        };
+        let weight = |reply: &Reply| {
+            let headers: usize = reply.headers.iter().map(|(n, v)| n.len() + v.len()).sum();
+            headers + reply.payload.len()
+        };
+        ENVELOPE + reply.map_or(0, weight)
+    }
+
+    /// The frame's text. `seq` is ignored where the frame has no number.
+    pub fn render(&self, seq: u64) -> String {
+        let mut out = String::with_capacity(self.weight());
+        match self {
+            Self::Receipt { id, request, topic, partition, offset } => {
+                open(&mut out, "receipt", seq, Some(id), Some(*request));
+                out.push_str(r#","topic":"#);
+                push_string(&mut out, topic);
+                out.push_str(r#","partition":"#);
+                push_display(&mut out, partition);
+                out.push_str(r#","offset":"#);
+                push_display(&mut out, offset);
+            }
+            Self::Response { id, request, reply } => {
+                open(&mut out, "response", seq, Some(id), Some(*request));
+                push_reply(&mut out, reply.status_or_ok(), reply);
+            }
+            Self::Error { id, request, failure, reply } => {
+                open(&mut out, "error", seq, id.as_ref(), *request);
+                push_failure(&mut out, failure);
+                if let Some(reply) = reply {
+                    let status = reply.status.unwrap_or(ErrorCode::ServiceError.status());
+                    push_reply(&mut out, status, reply);
+                }
+            }
+            Self::Pong { id } => {
+                out.push_str(r#"{"type":"pong""#);
+                push_id(&mut out, id.as_ref());
+            }
+        }
+        out.push('}');
+        out
+    }
+}
+
+fn open(out: &mut String, kind: &str, seq: u64, id: Option<&ClientId>, request: Option<RequestId>) {
+    out.push_str(r#"{"type":""#);
+    out.push_str(kind);
+    out.push_str(r#"","seq":"#);
+    push_display(out, seq);
+    push_id(out, id);
+    if let Some(request) = request {
+        out.push_str(r#","request_id":""#);
+        out.push_str(request.encode(&mut [0; 36]));
+        out.push('"');
+    }
+}
+
+fn push_id(out: &mut String, id: Option<&ClientId>) {
+    if let Some(id) = id {
+        out.push_str(r#","id":"#);
+        out.push_str(id.as_json());
+    }
+}
+
+fn push_failure(out: &mut String, failure: &Failure) {
+    out.push_str(r#","code":""#);
+    out.push_str(failure.code.as_str());
+    out.push_str(r#"","message":"#);
+    push_string(out, &failure.message);
+    out.push_str(if failure.code.is_retryable() {
+        r#","retryable":true"#
+    } else {
+        r#","retryable":false"#
+    });
+    out.push_str(if failure.recorded { r#","recorded":true"# } else { r#","recorded":false"# });
+    if let Some(after) = failure.retry_after {
+        out.push_str(r#","retry_after_ms":"#);
+        push_display(out, after.as_millis().max(1));
+    }
+}
+
+fn push_reply(out: &mut String, status: u16, reply: &Reply) {
+    out.push_str(r#","status":"#);
+    push_display(out, status);
+    if !reply.headers.is_empty() {
+        out.push_str(r#","headers":{"#);
+        for (at, (name, _)) in reply.headers.iter().enumerate() {
+            // A name that comes several times is one member, its values joined as HTTP joins them.
+            if reply.headers[..at].iter().any(|(before, _)| before == name) {
+                continue;
+            }
+            if at > 0 {
+                out.push(',');
+            }
+            push_string(out, name);
+            out.push(':');
+            let values = reply.headers.iter().filter(|(other, _)| other == name);
+            let values: Vec<_> = values.map(|(_, value)| String::from_utf8_lossy(value)).collect();
+            push_string(out, &values.join(", "));
+        }
+        out.push('}');
+    }
+    out.push_str(r#","payload":"#);
+    if reply.payload.is_empty() {
+        out.push_str("null");
+    } else if let Some(json) = reply.json() {
+        out.push_str(json);
+    } else {
+        out.push('"');
+        BASE64.encode_string(&reply.payload, out);
+        out.push_str(r#"","encoding":"base64""#);
+    }
+}
+
+/// Appends a number or an id.
+fn push_display(out: &mut String, value: impl std::fmt::Display) {
+    use std::fmt::Write;
+    write!(out, "{value}").expect("writing to a String cannot fail");
+}

@@ -1,0 +1,81 @@
+//! A backend that echoes, as cheaply as a service can: for measuring what stands before it.
+
+use anyhow::{Context, Result, bail};
+use clap::Parser;
+use rdkafka::{
+    ClientConfig, Message,
+    consumer::StreamConsumer,
+    error::{KafkaError, RDKafkaErrorCode},
+    message::{BorrowedMessage, Header, Headers, OwnedHeaders},
+    producer::{BaseRecord, DefaultProducerContext, ThreadedProducer},
+};
+use tests::load::kafka::assign_all;
+
+#[derive(Debug, Parser)]
+struct Options {
+    /// Kafka's address.
+    #[arg(long)]
+    bootstrap: String,
+    /// The service's request topic; all of its partitions are read, from their ends.
+    #[arg(long)]
+    topic: String,
+    /// How a reply, keyed with its correlation id, finds its partition.
+    #[arg(long, default_value = "murmur2_random")]
+    partitioner: String,
+}
+
+type ReplyProducer = ThreadedProducer<DefaultProducerContext>;
+
+#[tokio::main(flavor = "current_thread")]
+#[expect(clippy::print_stdout, reason = "says when it is ready")]
+async fn main() -> Result<()> {
+    let options = Options::parse();
+    let mut config = ClientConfig::new();
+    config.set("bootstrap.servers", &options.bootstrap);
+    let consumer: StreamConsumer = config
+        .clone()
+        .set("group.id", "unused")
+        .set("enable.auto.commit", "false")
+        .set("fetch.wait.max.ms", "500")
+        .create()?;
+    assign_all(&consumer, &options.topic)?;
+    let producer: ReplyProducer = config
+        .set("linger.ms", "0")
+        .set("acks", "all")
+        .set("enable.idempotence", "true")
+        .set("partitioner", &options.partitioner)
+        .set("queue.buffering.max.messages", "1000000")
+        .create()?;
+    println!("ready");
+    loop {
+        match consumer.recv().await {
+            Ok(message) => answer(&producer, &message).await?,
+            // Transient; librdkafka reconnects.
+            Err(error) => tests::say(&error.to_string()),
+        }
+    }
+}
+
+async fn answer(producer: &ReplyProducer, request: &BorrowedMessage<'_>) -> Result<()> {
+    let headers = request.headers().context("a request has headers")?;
+    let value = |name| headers.iter().find(|header| header.key == name).and_then(|h| h.value);
+    let correlation = value("kafka_correlationId").context("no correlation id")?;
+    let topic = std::str::from_utf8(value("kafka_replyTopic").context("no reply topic")?)?;
+    let echoed = OwnedHeaders::new_with_capacity(1)
+        .insert(Header { key: "kafka_correlationId", value: Some(correlation) });
+    let mut record = BaseRecord::to(topic)
+        .key(correlation)
+        .payload(request.payload().unwrap_or_default())
+        .headers(echoed);
+    loop {
+        match producer.send(record) {
+            Ok(()) => return Ok(()),
+            Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), refused)) => {
+                record = refused;
+                producer.poll(std::time::Duration::ZERO);
+                tokio::task::yield_now().await;
+            }
+            Err((error, _)) => bail!("reply not sent: {error}"),
+        }
+    }
+}
