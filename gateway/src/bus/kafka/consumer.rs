@@ -127,7 +127,7 @@ fn config(settings: &KafkaSettings, group: &str) -> rdkafka::ClientConfig {
         ),
         Profile::Dev => (
             &[("fetch.wait.max.ms", "5"), ("statistics.interval.ms", "1000")],
-            [("session.timeout.ms", "3000"), ("heartbeat.interval.ms", "250")],
+            [("session.timeout.ms", "4000"), ("heartbeat.interval.ms", "250")],
         ),
     };
     let mut defaults = [DEFAULTS, tuned].concat();
