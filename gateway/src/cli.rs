@@ -129,6 +129,7 @@ fn execute(command: Command) -> Result<(), Exit> {
             in_runtime(async move { topics(&config, dry_run).await })
         }
         Command::CheckConfig { file } => {
+            load(&file)?;
             let shown = Config::explain(Some(&file), process_environment())
                 .map_err(|problems| Exit { code: BAD_USAGE, message: problems.to_string() })?;
             say(&shown);
@@ -143,8 +144,12 @@ fn execute(command: Command) -> Result<(), Exit> {
 }
 
 fn load(file: &Path) -> Result<Config, Exit> {
-    Config::load(Some(file), process_environment())
-        .map_err(|problems| Exit { code: BAD_USAGE, message: problems.to_string() })
+    let config = Config::load(Some(file), process_environment())
+        .map_err(|problems| Exit { code: BAD_USAGE, message: problems.to_string() })?;
+    match kafka_settings(&config).refused_properties() {
+        refused if refused.is_empty() => Ok(config),
+        refused => Err(Exit { code: BAD_USAGE, message: refused.join("\n") }),
+    }
 }
 
 /// Runs a command to its end; what blocks in the background is left behind, so that a client whose

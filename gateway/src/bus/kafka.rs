@@ -9,6 +9,7 @@ use rdkafka::{
     ClientConfig,
     config::RDKafkaLogLevel,
     error::{KafkaError, RDKafkaErrorCode},
+    types::RDKafkaConfRes,
 };
 
 pub mod admin;
@@ -97,6 +98,23 @@ impl KafkaSettings {
         }
         config.set("bootstrap.servers", &self.bootstrap_servers);
         config
+    }
+
+    /// The user's properties that librdkafka does not take, each with the reason; values, which may
+    /// be secret, are not shown.
+    pub fn refused_properties(&self) -> Vec<String> {
+        let refusal = |(key, value): (&String, &String)| {
+            let mut config = ClientConfig::new();
+            config.set(key, value);
+            match config.create_native_config() {
+                Ok(_) => None,
+                Err(KafkaError::ClientConfig(RDKafkaConfRes::RD_KAFKA_CONF_UNKNOWN, ..)) => {
+                    Some(format!("kafka.properties.{key}: librdkafka has no such property"))
+                }
+                Err(_) => Some(format!("kafka.properties.{key}: librdkafka refuses the value")),
+            }
+        };
+        self.properties.iter().filter_map(refusal).collect()
     }
 }
 

@@ -113,11 +113,11 @@ pub fn routes(internal: Arc<Internal>) -> Routes {
         .and(warp::get())
         .and(with())
         .map(|internal: Arc<Internal>| internal.metrics().into_response());
-    let livez = warp::path!("livez")
-        .and(warp::get())
-        .map(|| plain(StatusCode::OK, "alive").into_response());
+    let get = || warp::get().or(warp::head()).unify();
+    let livez =
+        warp::path!("livez").and(get()).map(|| plain(StatusCode::OK, "alive").into_response());
     let readyz = warp::path!("readyz")
-        .and(warp::get())
+        .and(get())
         .and(with())
         .map(|internal: Arc<Internal>| internal.probe().into_response());
     // What is not there is as forbidden as what is: no hint without the secret.

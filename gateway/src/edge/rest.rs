@@ -199,8 +199,9 @@ impl Call {
             .get_all("prefer")
             .iter()
             .filter_map(|value| value.to_str().ok())
-            .flat_map(|value| value.split([',', ';']))
-            .filter_map(|preference| preference.split_once('='))
+            .flat_map(|value| value.split(','))
+            // What follows a semicolon is a parameter of the preference before it.
+            .filter_map(|preference| preference.split(';').next()?.split_once('='))
             .find(|(name, _)| name.trim().eq_ignore_ascii_case("wait"))
             .and_then(|(_, value)| value.trim().trim_matches('"').parse::<u64>().ok())?;
         (seconds > 0).then(|| Duration::from_secs(seconds))

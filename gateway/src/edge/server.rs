@@ -2,16 +2,19 @@
 
 use std::{convert::Infallible, io, net::SocketAddr, sync::Arc, time::Duration};
 
+use hyper::server::conn::http1;
 use hyper_util::{
-    rt::{TokioExecutor, TokioIo, TokioTimer},
-    server::{conn::auto, graceful::GracefulShutdown},
+    rt::{TokioIo, TokioTimer},
     service::TowerToHyperService,
 };
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::{OwnedSemaphorePermit, Semaphore},
 };
-use tokio_util::sync::CancellationToken;
+use tokio_util::{
+    sync::CancellationToken,
+    task::{TaskTracker, task_tracker::TaskTrackerToken},
+};
 use tower_service::Service;
 use warp::{Filter, filters::BoxedFilter, reply::Response};
 
@@ -73,13 +76,12 @@ impl Server {
         tasks: &Tasks,
         stop: CancellationToken,
     ) {
-        let mut http = auto::Builder::new(TokioExecutor::new()).http1_only();
-        http.http1()
-            .timer(TokioTimer::new())
+        let mut http = http1::Builder::new();
+        http.timer(TokioTimer::new())
             .header_read_timeout(HEAD_TIMEOUT)
             .max_headers(HEADERS_MAX)
             .max_buf_size(HEAD_BYTES_MAX);
-        let graceful = GracefulShutdown::new();
+        let calls = TaskTracker::new();
         let places = Arc::new(Semaphore::new(self.connections_max));
         loop {
             let (stream, place) = tokio::select! {
@@ -88,21 +90,27 @@ impl Server {
             };
             let service = WithRate { inner: warp::service(routes.clone()), rate: rate() };
             let connection = http
-                .serve_connection_with_upgrades(
-                    TokioIo::new(stream),
-                    TowerToHyperService::new(service),
-                )
-                .into_owned();
-            let connection = graceful.watch(connection);
+                .serve_connection(TokioIo::new(stream), TowerToHyperService::new(service))
+                .with_upgrades();
+            let (stop, call) = (stop.clone(), calls.token());
             tasks.short_lived(async move {
-                let _place: OwnedSemaphorePermit = place;
-                if let Err(error) = connection.await {
+                let _held: (OwnedSemaphorePermit, TaskTrackerToken) = (place, call);
+                let mut connection = std::pin::pin!(connection);
+                let result = tokio::select! {
+                    result = connection.as_mut() => result,
+                    () = stop.cancelled() => {
+                        connection.as_mut().graceful_shutdown();
+                        connection.await
+                    }
+                };
+                if let Err(error) = result {
                     tracing::debug!(%error, "connection ended");
                 }
             });
         }
         drop(self.listener);
-        graceful.shutdown().await;
+        calls.close();
+        calls.wait().await;
     }
 }
 
@@ -155,6 +163,18 @@ where
         request.extensions_mut().insert(self.rate.clone());
         self.inner.call(request)
     }
+}
+
+/// Takes this path alone: warp's own filters take it with a slash at its end, too.
+pub(super) fn exactly(
+    path: &'static str,
+) -> impl Filter<Extract = (), Error = warp::Rejection> + Clone {
+    warp::path::full()
+        .and_then(move |full: warp::path::FullPath| {
+            let matches = full.as_str() == path;
+            std::future::ready(matches.then_some(()).ok_or_else(warp::reject::not_found))
+        })
+        .untuple_one()
 }
 
 /// The raw query of a request, without its question mark.

@@ -15,7 +15,10 @@ use tokio_tungstenite::{
 };
 use warp::{Filter, Reply, reply::Response as WarpResponse};
 
-use super::{Answer, Edge, Rate, Refusal, problem_with, refused, server::query};
+use super::{
+    Answer, Edge, Rate, Refusal, problem_with, refused,
+    server::{exactly, query},
+};
 use crate::error::{ErrorCode, Failure};
 
 mod connection;
@@ -35,7 +38,8 @@ pub fn route(
     edge: &Arc<Edge>,
 ) -> impl Filter<Extract = (WarpResponse,), Error = warp::Rejection> + Clone + use<> {
     let edge = Arc::clone(edge);
-    warp::path!("ws")
+    warp::path!("ws" / ..)
+        .and(exactly("/ws"))
         .and(warp::method())
         .and(warp::header::headers_cloned())
         .and(query())

@@ -121,9 +121,12 @@ impl Dispatch {
             Ok(request) => request,
             Err(reason) => {
                 partition.window.passed(record.offset);
-                return self.skip(record, reason.as_str());
+                return skip(&self.relay, &mut self.malformed, record, reason.as_str());
             }
         };
+        if reply::is_too_large(record) {
+            skip(&self.relay, &mut self.malformed, record, "too_large");
+        }
         let way = |entry: &Entry| match entry.partition {
             Some(expected) if expected == record.partition => Way::Affinity,
             _ => Way::Local,
@@ -135,14 +138,6 @@ impl Dispatch {
             return partition.window.passed(record.offset);
         }
         self.homing.take(stray(request, record, &partition.window));
-    }
-
-    fn skip(&mut self, record: &Incoming<'_>, reason: &'static str) {
-        self.relay.telemetry().record_skipped(reason);
-        if let Some(muted) = self.malformed.tick(Instant::now()) {
-            let (partition, offset) = (record.partition, record.offset);
-            tracing::warn!(partition, offset, reason, muted, "record on the reply topic skipped");
-        }
     }
 
     fn own(&mut self) {
@@ -192,6 +187,15 @@ impl Relay {
     /// A reply that nobody waits for.
     pub(super) fn unrouted(&self) {
         self.unknown.replied(Way::Unrouted);
+    }
+}
+
+/// Counts a record that is no good reply, and logs it once per burst.
+fn skip(relay: &Relay, burst: &mut Burst, record: &Incoming<'_>, reason: &'static str) {
+    relay.telemetry().record_skipped(reason);
+    if let Some(muted) = burst.tick(Instant::now()) {
+        let (partition, offset) = (record.partition, record.offset);
+        tracing::warn!(partition, offset, reason, muted, "no good reply on the reply topic");
     }
 }
 

@@ -19,6 +19,9 @@ const NEST_ERROR: &str = "kafka_nest-err";
 /// Where a service's status may stand; the first that is there counts.
 const STATUSES: [&str; 3] = ["roundtrip-status", ":status", "x-status-code"];
 const BAD_GATEWAY: u16 = 502;
+/// Bytes of a reply's value and headers. A larger one is answered for the service, with 502: it
+/// would block the way of all others to the node or the socket that waits.
+const REPLY_BYTES_MAX: usize = 32 * 1024 * 1024;
 
 /// Why a record is no reply.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,13 +53,20 @@ pub fn correlation(record: &Incoming<'_>) -> Result<RequestId, NotAReply> {
 
 /// What the record says, with those of its headers that `keep` takes (asked in lower case).
 pub fn read(record: &Incoming<'_>, keep: impl Fn(&str) -> bool) -> Reply {
-    let mut headers = Vec::new();
+    if is_too_large(record) {
+        return Reply { status: Some(BAD_GATEWAY), ..Reply::default() };
+    }
+    let mut headers: Vec<(Box<str>, Bytes)> = Vec::new();
     for (name, value) in record.headers {
         if let Some(value) = value
             && !is_ours(name)
         {
             let name = name.to_ascii_lowercase();
-            if keep(&name) {
+            // One media type: the first that says anything.
+            let is_media_type = name == "content-type";
+            let is_idle = is_media_type
+                && (value.is_empty() || headers.iter().any(|(known, _)| **known == name));
+            if keep(&name) && !is_idle {
                 headers.push((name.into(), Bytes::copy_from_slice(value)));
             }
         }
@@ -72,6 +82,14 @@ pub fn read(record: &Incoming<'_>, keep: impl Fn(&str) -> bool) -> Reply {
         headers,
         payload: Bytes::copy_from_slice(payload),
     }
+}
+
+/// Whether a reply is larger than any that is handed on.
+pub fn is_too_large(record: &Incoming<'_>) -> bool {
+    let headers = record.headers.iter();
+    let headers: usize =
+        headers.map(|(name, value)| name.len() + value.map_or(0, <[u8]>::len)).sum();
+    record.value.map_or(0, <[u8]>::len) + headers > REPLY_BYTES_MAX
 }
 
 fn header<'r>(record: &Incoming<'r>, name: &str) -> Option<&'r [u8]> {
@@ -157,6 +175,30 @@ mod tests {
         let reply = read(&record, |_| true);
         assert_eq!((reply.status, &reply.payload[..]), (Some(502), b"{\"m\":1}".as_slice()));
         assert!(reply.headers.is_empty());
+    }
+
+    #[test]
+    fn a_reply_that_is_too_large_is_answered_for_its_service() {
+        let value = vec![b'1'; REPLY_BYTES_MAX];
+        let mut record = record(None, &[]);
+        record.value = Some(&value);
+        assert_eq!(read(&record, |_| true).payload.len(), REPLY_BYTES_MAX);
+        let headers = [("x", Some(b"1".as_slice()))];
+        record.headers = &headers;
+        let reply = read(&record, |_| true);
+        assert_eq!((reply.status, reply.payload.len()), (Some(502), 0));
+    }
+
+    #[test]
+    fn the_first_media_type_that_says_anything_counts() {
+        let headers = [
+            ("content-type", Some(b"".as_slice())),
+            ("Content-Type", Some(b"a/b")),
+            ("content-type", Some(b"c/d")),
+        ];
+        let reply = read(&record(None, &headers), |_| true);
+        assert_eq!(reply.content_type().unwrap(), "a/b");
+        assert_eq!(reply.headers.len(), 1);
     }
 
     #[test]
