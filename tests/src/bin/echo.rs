@@ -2,6 +2,7 @@
 
 use anyhow::{Context, Result, bail};
 use clap::Parser;
+use futures_util::StreamExt;
 use rdkafka::{
     ClientConfig, Message,
     consumer::StreamConsumer,
@@ -47,13 +48,15 @@ async fn main() -> Result<()> {
         .set("queue.buffering.max.messages", "1000000")
         .create()?;
     println!("ready");
-    loop {
-        match consumer.recv().await {
+    let mut requests = consumer.stream();
+    while let Some(request) = requests.next().await {
+        match request {
             Ok(message) => answer(&producer, &message).await?,
             // Transient; librdkafka reconnects.
             Err(error) => tests::say(&error.to_string()),
         }
     }
+    Ok(())
 }
 
 async fn answer(producer: &ReplyProducer, request: &BorrowedMessage<'_>) -> Result<()> {

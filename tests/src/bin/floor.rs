@@ -185,8 +185,9 @@ impl Floor {
 }
 
 async fn consume(floor: Arc<Floor>, consumer: StreamConsumer) {
-    loop {
-        let outcome = match consumer.recv().await {
+    let mut replies = consumer.stream();
+    while let Some(reply) = replies.next().await {
+        let outcome = match reply {
             Ok(reply) => floor.respond(&reply),
             Err(error) => Err(error.into()),
         };

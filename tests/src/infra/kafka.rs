@@ -22,7 +22,7 @@ use tokio::sync::OnceCell;
 use crate::{
     SOON, eventually,
     infra::{free_port, repository},
-    process::{Process, run_dir},
+    process::{Process, keep_files, run_dir},
 };
 
 /// How long a broker may take to start on a busy machine.
@@ -105,6 +105,7 @@ impl Kafka {
             Ok(())
         })
         .await
+        .inspect_err(|_| keep_files())
     }
 
     /// Creates topics, each with its number of partitions, and waits until they can be written.
@@ -115,7 +116,8 @@ impl Kafka {
         let new = topics
             .iter()
             .map(|&(name, partitions)| NewTopic::new(name, partitions, TopicReplication::Fixed(1)));
-        self.create(new.collect()).await
+        // The broker's log tells why.
+        self.create(new.collect()).await.inspect_err(|_| keep_files())
     }
 
     /// Creates topics with settings of their own.

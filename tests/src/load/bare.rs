@@ -8,6 +8,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, anyhow};
+use futures_util::StreamExt;
 use rdkafka::{
     ClientConfig, Message,
     consumer::StreamConsumer,
@@ -134,8 +135,9 @@ async fn take(
     pending: Arc<Pending>,
     room: Arc<Semaphore>,
 ) -> Result<()> {
-    loop {
-        let message = consumer.recv().await?;
+    let mut replies = consumer.stream();
+    while let Some(message) = replies.next().await {
+        let message = message?;
         let headers = message.headers().context("a reply has headers")?;
         let id = headers.iter().find(|header| header.key == "kafka_correlationId");
         let id = Uuid::try_parse_ascii(id.and_then(|id| id.value).unwrap_or_default())?;
@@ -145,4 +147,5 @@ async fn take(
             room.add_permits(1);
         }
     }
+    Ok(())
 }
