@@ -280,3 +280,49 @@ fn method_not_allowed() -> Answer {
     answer.headers_mut().insert(header::ALLOW, allow);
     answer
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn call(path: &str, query: Option<&str>, prefer: &'static [&'static str]) -> Call {
+        let mut headers = HeaderMap::new();
+        for value in prefer {
+            headers.append("prefer", HeaderValue::from_static(value));
+        }
+        Call { path: path.into(), query: query.map(Into::into), method: Method::GET, headers }
+    }
+
+    #[test]
+    fn path_and_query_go_on_as_they_came() {
+        for (path, query, service, rest) in [
+            ("/v1/services/orders", None, "orders", ""),
+            ("/v1/services/orders/", None, "orders", "/"),
+            ("/v1/services/orders/a%2Fb//c", Some("x=%20&y"), "orders", "/a%2Fb//c?x=%20&y"),
+            ("/v1/services/my%2Dorders", Some(""), "my-orders", "?"),
+        ] {
+            let target = call(path, query, &[]).target();
+            assert_eq!(target, Ok((service.to_owned(), rest.to_owned())), "{path}");
+        }
+        assert!(call("/v1/services/%ff", None, &[]).target().is_err());
+    }
+
+    #[test]
+    fn a_preferred_wait_is_whole_seconds() {
+        let wait = |prefer| call("/v1/services/s", None, prefer).wait();
+        let seconds = |seconds| Some(Duration::from_secs(seconds));
+        assert_eq!(wait(&["wait=3"]), seconds(3));
+        assert_eq!(wait(&["respond-async, Wait = \"7\"; x=y"]), seconds(7));
+        assert_eq!(wait(&["handling=lenient", "wait=2"]), seconds(2));
+        for ignored in [&["wait=0"], &["wait=-1"], &["wait=1.5"], &["wait"], &["foo;wait=1"]] {
+            assert_eq!(wait(ignored), None, "{ignored:?}");
+        }
+    }
+
+    #[test]
+    fn stages_that_are_not_known_are_left_out() {
+        assert_eq!(server_timing(&Timing::default()), None);
+        let timing = Timing { service: Some(Duration::from_micros(1500)), ..Timing::default() };
+        assert_eq!(server_timing(&timing).unwrap(), "service;dur=1.500");
+    }
+}
