@@ -220,7 +220,8 @@ impl Relay {
         };
         service.metrics.in_flight.inc();
         self.pending.insert(request, entry);
-        self.routes.put(request, route, choice.partition.is_none());
+        let is_urgent = choice.partition.is_none() || !service.is_affine();
+        self.routes.put(request, route, is_urgent);
         let relay = Arc::clone(self);
         let record = RecordParts::new(self, service, request, session, deadline_ms);
         let on_delivery = Box::new(move |result| relay.produced(request, result));
