@@ -162,7 +162,7 @@ impl Relay {
         let (requests, unread) = session.end();
         // The answer of each is counted where nobody takes it.
         for request in requests {
-            self.abandon(request);
+            self.cancel(request);
         }
         self.telemetry.frames_abandoned("session_ended", unread as u64);
     }

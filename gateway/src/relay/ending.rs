@@ -136,19 +136,14 @@ impl Relay {
         self.finish(request, entry, Outcome::Failure(failure.recorded(true)), None);
     }
 
-    /// Ends a request at its client's wish. False when it does not wait here (any more).
+    /// Ends a request at its client's wish, or because its client hung up; the command itself is not
+    /// called back. False when it does not wait here (any more).
     pub fn cancel(&self, request: RequestId) -> bool {
         let Some(entry) = self.pending.take(request) else { return false };
         // Handed to the producer, so it may be in the log whatever is known.
         let failure = Failure::new(ErrorCode::Cancelled, "cancelled by the client").recorded(true);
         self.finish(request, entry, Outcome::Failure(failure), None);
         true
-    }
-
-    /// Ends a request that nobody waits for any more: a client that hung up. The command itself is
-    /// not called back.
-    pub fn abandon(&self, request: RequestId) -> bool {
-        self.cancel(request)
     }
 
     /// Ends every request that still waits: this node stops. Returns how many there were.

@@ -67,7 +67,7 @@ impl ParkedCall {
 
 impl Drop for ParkedCall {
     fn drop(&mut self) {
-        self.relay.abandon(self.request);
+        self.relay.cancel(self.request);
     }
 }
 
