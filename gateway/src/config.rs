@@ -156,6 +156,12 @@ pub struct SessionConfig {
     pub pong_timeout: Duration,
     /// Bytes of frames that may wait for a slow client, 1 B to 1 GiB.
     pub outbox_bytes_max: usize,
+    /// How long a session lives without a connection, 100 ms to 1 h.
+    pub resume_window: Duration,
+    /// Bytes of frames that it may gather meanwhile, 1 B to 1 GiB.
+    pub mailbox_bytes_max: usize,
+    /// Frames that it may gather meanwhile, 1 to 1,000,000.
+    pub mailbox_frames_max: usize,
 }
 
 /// What one node takes on.
@@ -180,6 +186,8 @@ pub struct LimitsConfig {
 pub struct ShutdownConfig {
     /// How long the drain may take in all, 1 ms to 1 h.
     pub grace: Duration,
+    /// Connections closed per second while draining, 1 to 1,000,000.
+    pub closes_per_second: u32,
 }
 
 /// What a line of the log looks like.

@@ -12,7 +12,7 @@ use std::num::NonZeroU32;
 use crate::{
     config::Config,
     error::{ErrorCode, Failure},
-    relay::Relay,
+    relay::{Relay, handover::Handover},
     tasks::Tasks,
 };
 
@@ -30,6 +30,8 @@ use origin::Origins;
 pub struct Edge {
     /// What the requests are handed to.
     pub relay: Arc<Relay>,
+    /// Who brings sessions here.
+    pub handover: Handover,
     /// Who starts connections' tasks.
     pub tasks: Tasks,
     origins: Origins,
@@ -40,13 +42,13 @@ pub struct Edge {
 
 impl Edge {
     /// The edge as configured.
-    pub fn new(config: &Config, relay: Arc<Relay>, tasks: Tasks) -> Self {
+    pub fn new(config: &Config, relay: Arc<Relay>, handover: Handover, tasks: Tasks) -> Self {
         let quota = NonZeroU32::new(config.limits.requests_per_second_max).map(|rate| {
             Quota::per_second(rate)
                 .allow_burst(rate.saturating_mul(NonZeroU32::MIN.saturating_add(1)))
         });
         let origins = Origins::new(config.public.allowed_origins.as_deref());
-        Self { relay, tasks, origins, session: config.session.clone(), quota }
+        Self { relay, handover, tasks, origins, session: config.session.clone(), quota }
     }
 
     /// What one connection may ask for per second.

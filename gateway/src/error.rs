@@ -4,8 +4,10 @@
 
 use std::{borrow::Cow, fmt, time::Duration};
 
+use serde::{Deserialize, Serialize};
+
 /// Why a request ended without its service's answer. The list is closed: clients switch on it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum ErrorCode {
     /// Not JSON, a missing field, a bad id or key.
     BadRequest,
@@ -117,7 +119,7 @@ impl fmt::Display for ErrorCode {
 
 /// One error as it is told to a client: everything an `error` frame or a problem document says
 /// beside the request's ids.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 #[error("{code}: {message}")]
 pub struct Failure {
     /// The machine-readable reason.
@@ -171,6 +173,8 @@ pub enum CloseCode {
     HeartbeatLost,
     /// The outbox is full.
     SlowConsumer,
+    /// The client has resumed the session on another connection.
+    Resumed,
     /// The gateway failed.
     Internal,
     /// A frame that the contract does not allow, such as an `ack` of what was never sent.
@@ -188,9 +192,15 @@ impl CloseCode {
             Self::Draining => 1012,
             Self::HeartbeatLost => 4000,
             Self::SlowConsumer => 4001,
+            Self::Resumed => 4002,
             Self::Internal => 4004,
             Self::ContractViolation => 4500,
         }
+    }
+
+    /// Whether a client that is closed so may come back and go on.
+    pub const fn invites_back(self) -> bool {
+        self.number() < 4500
     }
 
     /// A few words for a person.
@@ -203,6 +213,7 @@ impl CloseCode {
             Self::Draining => "node is draining, come back",
             Self::HeartbeatLost => "no pong within pong_timeout",
             Self::SlowConsumer => "outbox_bytes_max exceeded, read faster",
+            Self::Resumed => "session resumed on another connection",
             Self::Internal => "internal error",
             Self::ContractViolation => "contract violated",
         }
@@ -223,7 +234,7 @@ mod tests {
 
     #[test]
     fn close_codes_that_forbid_a_return_are_4500_and_up() {
-        assert!(CloseCode::SlowConsumer.number() < 4500);
-        assert!(CloseCode::ContractViolation.number() >= 4500);
+        assert!(CloseCode::SlowConsumer.invites_back());
+        assert!(!CloseCode::ContractViolation.invites_back());
     }
 }

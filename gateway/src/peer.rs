@@ -1,13 +1,15 @@
 //! Node to node: what one node forwards to another, and how it looks on the wire.
 //!
 //! `POST /internal/v1/deliveries` carries a batch in postcard encoding, answered by one verdict per
-//! delivery. One batch at a time per peer: so the order between two replies is kept.
+//! delivery. One batch at a time per peer: so the order between two replies is kept. What the peer
+//! has kept is asked about by `POST /internal/v1/settlements`. `POST
+//! /internal/v1/sessions/{id}/release` fetches a session.
 
 use std::{fmt::Debug, time::Duration};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use registry::RequestId;
+use registry::{RequestId, SessionId};
 use serde::{Deserialize, Serialize};
 
 use crate::wire::Reply;
@@ -16,6 +18,10 @@ pub mod http;
 
 /// Where a peer takes deliveries.
 pub const DELIVERIES_PATH: &str = "/internal/v1/deliveries";
+/// Where a peer says what became of deliveries that it had kept.
+pub const SETTLEMENTS_PATH: &str = "/internal/v1/settlements";
+/// Where a peer hands sessions over, around the session's id.
+pub const RELEASE_PATH: (&str, &str) = ("/internal/v1/sessions/", "/release");
 /// The media type of a batch and of its verdicts.
 pub const MEDIA_TYPE: &str = "application/vnd.roundtrip.postcard";
 /// Deliveries in one batch.
@@ -28,6 +34,8 @@ pub const BATCH_BYTES_MAX: usize = 1024 * 1024;
 pub struct Delivery {
     /// Whose reply it is.
     pub request: RequestId,
+    /// The session that waits for it, where the sender knows.
+    pub session: Option<SessionId>,
     /// When it was read from Kafka, in microseconds since the Unix epoch, by the sender's clock.
     pub read_at_us: u64,
     /// What the service said, with all the headers a client might be allowed to see.
@@ -39,6 +47,13 @@ pub struct Delivery {
 pub enum Verdict {
     /// Whoever waited has it.
     Delivered,
+    /// It is owed to a session, and only the peer's memory has it: the sender keeps it too, and asks
+    /// later.
+    Kept,
+    /// The session is just arriving there: ask again.
+    Later,
+    /// Its session is there, and the request has ended.
+    Over,
     /// Nobody waits for it there (any more).
     Unknown,
 }
@@ -71,6 +86,31 @@ pub trait PeerLink: Send + Sync + Debug + 'static {
         batch: &[Delivery],
         within: Duration,
     ) -> Result<Vec<Verdict>, PeerError>;
+
+    /// What has become of deliveries that the node has kept; one verdict for each, in order.
+    ///
+    /// # Errors
+    /// As [`PeerLink::deliver`].
+    async fn settle(
+        &self,
+        url: &str,
+        kept: &[(RequestId, SessionId)],
+        within: Duration,
+    ) -> Result<Vec<Verdict>, PeerError>;
+
+    /// Has the node hand a session over, of which the caller is the holder from `epoch` on: the
+    /// session's state as [`crate::relay`] writes it, or none when the node has nothing of it.
+    ///
+    /// # Errors
+    /// As [`PeerLink::deliver`]; the node may have handed the session over all the same, and has
+    /// nothing of it then.
+    async fn release(
+        &self,
+        url: &str,
+        session: SessionId,
+        epoch: u64,
+        within: Duration,
+    ) -> Result<Option<Bytes>, PeerError>;
 }
 
 /// Writes a batch or its verdicts.
@@ -104,6 +144,7 @@ mod tests {
             let headers = headers.into_iter().map(|(n, v)| (n.into(), Bytes::from(v))).collect();
             let batch = vec![Delivery {
                 request: RequestId::from_uuid(Uuid::from_u128(id)),
+                session: status.map(|_| SessionId::from_bytes(id.to_be_bytes())),
                 read_at_us: 7,
                 reply: Reply { status, headers, payload: payload.into() },
             }];

@@ -8,7 +8,7 @@ use std::{
     collections::HashMap,
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
@@ -23,8 +23,10 @@ use crate::{
 };
 
 pub mod affinity;
+pub mod backup;
 pub mod dispatch;
 mod ending;
+pub mod handover;
 pub mod homing;
 pub mod hub;
 pub mod membership;
@@ -33,17 +35,23 @@ pub mod reply;
 pub mod routes;
 pub mod service;
 pub mod session;
+mod sessions;
+mod stored;
 pub mod submit;
+pub mod token;
 pub mod window;
 
 pub use ending::Delivery;
 pub use session::Session;
 
 use affinity::Affinity;
+use backup::Backups;
+use homing::Inbox;
 use hub::Hub;
 use pending::Pending;
 use routes::Routes;
 use service::Service;
+use session::SessionLimits;
 
 /// How often deadlines are looked at: a request may end this much late.
 const DEADLINE_TICK: Duration = Duration::from_millis(10);
@@ -54,14 +62,20 @@ pub struct Relay {
     node: NodeRef,
     reply_topic: String,
     limits: LimitsConfig,
-    outbox_bytes_max: usize,
+    session_limits: SessionLimits,
+    resume_window: Duration,
     services: HashMap<String, Arc<Service>>,
     /// Counts what names no configured service.
     unknown: ServiceMetrics,
     affinity: Affinity,
     pending: Pending,
     hub: Hub,
+    /// Sockets that are open, or about to be.
+    connections: AtomicUsize,
     routes: Routes,
+    backups: Backups,
+    /// Replies that have to find their way.
+    strays: Inbox,
     producer: Arc<dyn Producer>,
     telemetry: Arc<Telemetry>,
     draining: AtomicBool,
@@ -82,13 +96,17 @@ impl Relay {
             node,
             reply_topic: config.kafka.reply_topic.clone(),
             limits: config.limits.clone(),
-            outbox_bytes_max: config.session.outbox_bytes_max,
+            session_limits: sessions::limits(&config.session),
+            resume_window: config.session.resume_window,
             services: config.services.iter().map(service).collect(),
             unknown: telemetry.service("-"),
             affinity: Affinity::default(),
             pending: Pending::new(),
             hub: Hub::default(),
+            connections: AtomicUsize::new(0),
             routes: Routes::new(),
+            backups: sessions::backups(&config.session),
+            strays: Inbox::default(),
             producer,
             telemetry,
             draining: AtomicBool::new(false),
@@ -130,10 +148,19 @@ impl Relay {
         self.producer.is_available()
     }
 
-    /// From now on no new request is taken, and each session closes once it is owed nothing.
+    /// What the registry has to know of this node's sessions.
+    pub fn backups(&self) -> &Backups {
+        &self.backups
+    }
+
+    /// Where replies go that nobody on this node waits for.
+    pub fn strays(&self) -> &Inbox {
+        &self.strays
+    }
+
+    /// From now on no new request is taken.
     pub fn drain(&self) {
         self.draining.store(true, Ordering::SeqCst);
-        self.hub.drain();
     }
 
     /// Whether the node is about to stop.
@@ -144,27 +171,6 @@ impl Relay {
     /// The sessions on this node.
     pub fn hub(&self) -> &Hub {
         &self.hub
-    }
-
-    /// Starts a session.
-    pub fn start_session(&self) -> Arc<Session> {
-        let session = Arc::new(Session::new(registry::SessionId::random(), self.outbox_bytes_max));
-        self.hub.add(&session);
-        if self.is_draining() {
-            session.drain();
-        }
-        session
-    }
-
-    /// Ends a session whose connection is gone: what it waited for is given up, and counted.
-    pub fn end_session(&self, session: &Session) {
-        self.hub.remove(session.id());
-        let (requests, unread) = session.end();
-        // The answer of each is counted where nobody takes it.
-        for request in requests {
-            self.cancel(request);
-        }
-        self.telemetry.frames_abandoned("session_ended", unread as u64);
     }
 
     /// Ends what waits too long, for as long as the node lives.

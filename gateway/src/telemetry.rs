@@ -48,12 +48,29 @@ pub enum Way {
     Local,
     /// Read by another node, and forwarded to this one.
     Forwarded,
+    /// Put into the mailbox of a session whose node is dead.
+    Parked,
     /// Nobody waits for it (any more).
     Unrouted,
 }
 
+/// What came of a client's wish to resume its session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Resume {
+    /// It goes on, on the node that held it.
+    Here,
+    /// It goes on, handed over by the node that held it.
+    Released,
+    /// It goes on from its copy in the registry.
+    Copied,
+    /// It is known, and something of it is missing.
+    Incomplete,
+    /// It is not known, or the token is no good.
+    Refused,
+}
+
 /// The label values of [`Way`], in its order.
-const WAYS: [&str; 4] = ["affinity", "local", "forwarded", "unrouted"];
+const WAYS: [&str; 5] = ["affinity", "local", "forwarded", "parked", "unrouted"];
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct RequestLabels {
@@ -93,6 +110,16 @@ struct LimitLabels {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ReasonLabels {
     reason: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ResultLabels {
+    result: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct StateLabels {
+    state: &'static str,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -137,6 +164,8 @@ pub struct Telemetry {
     forwards: Family<ForwardLabels, Counter>,
     /// Open WebSocket connections.
     pub connections: Gauge,
+    sessions: Family<StateLabels, Gauge>,
+    resumes: Family<ResultLabels, Counter>,
     closes: Family<CloseLabels, Counter>,
     limit_hits: Family<LimitLabels, Counter>,
     frames_abandoned: Family<ReasonLabels, Counter>,
@@ -157,6 +186,8 @@ impl Telemetry {
             replies: Family::default(),
             forwards: Family::default(),
             connections: Gauge::default(),
+            sessions: Family::default(),
+            resumes: Family::default(),
             closes: Family::default(),
             limit_hits: Family::default(),
             frames_abandoned: Family::default(),
@@ -187,7 +218,7 @@ impl Telemetry {
         registry.register("in_flight", "Requests waiting for a reply", self.in_flight.clone());
         registry.register(
             "replies",
-            "Reply records by the way they took: affinity, local, forwarded, unrouted",
+            "Reply records by the way they took: affinity, local, forwarded, parked, unrouted",
             self.replies.clone(),
         );
         registry.register(
@@ -211,14 +242,25 @@ impl Telemetry {
         let registry = &mut self.registry;
         registry.register("connections", "Open WebSocket connections", self.connections.clone());
         registry.register(
+            "sessions",
+            "Sessions on this node, by state: attached, detached (waiting for their client)",
+            self.sessions.clone(),
+        );
+        registry.register(
+            "resumes",
+            "Clients that came back, by what came of it: here, released (handed over by another \
+             node), copied (from the registry), incomplete, refused",
+            self.resumes.clone(),
+        );
+        registry.register(
             "closes",
             "WebSocket connections closed by this node, by close code",
             self.closes.clone(),
         );
         registry.register(
             "forwards",
-            "Replies sent to another node, by node and result: delivered, unknown, failed (each \
-             failed attempt of a batch counts once)",
+            "Replies sent to another node, by node and result: delivered, kept (asked about until \
+             it is safe), later, unknown, failed (each failed attempt of a batch counts once)",
             self.forwards.clone(),
         );
         registry.register_with_unit(
@@ -271,6 +313,26 @@ impl Telemetry {
         if count > 0 {
             let labels = ForwardLabels { peer: peer.to_owned(), result };
             self.forwards.get_or_create(&labels).inc_by(count);
+        }
+    }
+
+    /// A client came back.
+    pub fn resumed(&self, resume: Resume) {
+        let result = match resume {
+            Resume::Here => "here",
+            Resume::Released => "released",
+            Resume::Copied => "copied",
+            Resume::Incomplete => "incomplete",
+            Resume::Refused => "refused",
+        };
+        self.resumes.get_or_create(&ResultLabels { result }).inc();
+    }
+
+    /// How many sessions there are.
+    pub fn set_sessions(&self, attached: usize, detached: usize) {
+        for (state, count) in [("attached", attached), ("detached", detached)] {
+            let count = i64::try_from(count).unwrap_or(i64::MAX);
+            self.sessions.get_or_create(&StateLabels { state }).set(count);
         }
     }
 

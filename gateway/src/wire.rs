@@ -23,7 +23,8 @@ pub const CLIENT_ID_BYTES_MAX: usize = 128;
 
 /// The id by which a client knows its request, kept as the JSON text it is echoed in: `1` and
 /// `"1"` differ, `"\u0061"` and `"a"` do not.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
 pub struct ClientId(Arc<str>);
 
 impl ClientId {

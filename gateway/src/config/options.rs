@@ -44,7 +44,7 @@ fn all(root: &mut Section<'_>, host_name: Option<NodeId>) -> Config {
             "The table that all nodes share: who holds which request, and which nodes are alive.",
             registry,
         ),
-        session: root.section("session", "One client's connection.", session),
+        session: root.section("session", "One client, across its connections.", session),
         limits: root.section(
             "limits",
             "What one node takes on. What is over a limit is counted by \
@@ -190,7 +190,6 @@ fn registry(section: &mut Section<'_>) -> RegistryConfig {
 }
 
 fn session(section: &mut Section<'_>) -> SessionConfig {
-    section.accept_unused(&["resume_window", "mailbox_bytes_max", "mailbox_frames_max"]);
     SessionConfig {
         ping_interval: section.defaulted(
             "ping_interval",
@@ -213,6 +212,26 @@ fn session(section: &mut Section<'_>) -> SessionConfig {
              connection is closed with 4001, counted by \
              `roundtrip_limit_hits_total{limit=\"outbox_bytes_max\"}`. One frame of any size \
              always fits an empty outbox.",
+        ),
+        resume_window: section.defaulted(
+            "resume_window",
+            &Period { ms_min: 100, ms_max: HOUR },
+            Duration::from_secs(60),
+            "How long a session lives without a connection: for as long its client may come back, \
+             to any node, and gets all it has missed.",
+        ),
+        mailbox_bytes_max: section.defaulted(
+            "mailbox_bytes_max",
+            &Size { bytes_max: 1024 * MIB },
+            MIB as usize,
+            "Bytes of frames that a session may gather while it has no connection. Over it, the \
+             session ends: its client is told `resumed:false` when it comes back.",
+        ),
+        mailbox_frames_max: section.defaulted(
+            "mailbox_frames_max",
+            &Count { min: 1, max: 1_000_000 },
+            1000,
+            "The same in frames.",
         ),
     }
 }
@@ -274,6 +293,14 @@ fn shutdown(section: &mut Section<'_>) -> ShutdownConfig {
             Duration::from_secs(30),
             "How long the node may take to drain; then it ends with what is still open. Keep it \
              under Kubernetes' `terminationGracePeriodSeconds`. A second signal ends it at once.",
+        ),
+        closes_per_second: section.defaulted(
+            "closes_per_second",
+            &Count { min: 1, max: 1_000_000 },
+            1000,
+            "How many connections a draining node closes per second, so that the other nodes do \
+             not meet all of its clients at once. It closes faster where `grace` would not be \
+             enough.",
         ),
     }
 }

@@ -164,11 +164,10 @@ fn tells_of_tuning_that_has_no_effect_yet() {
         "kafka.push_topic = 'x'",
         "rest.response_retention = '1s'",
         "services.echo.stream_idle_timeout = '10s'",
-        "session.resume_window = '60s'",
     ];
     let unused = load(&format!("{LEAST}{}", set.join("\n")), &[]).unwrap().unused;
     assert_eq!(unused.len(), set.len(), "{unused:?}");
-    for key in ["kafka.push_topic", "rest", "session.resume_window"] {
+    for key in ["kafka.push_topic", "rest"] {
         assert!(unused.iter().any(|name| name == key), "{key} not in {unused:?}");
     }
 }

@@ -8,14 +8,17 @@ use std::{
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, header};
+use registry::{RequestId, SessionId};
 use subtle::ConstantTimeEq;
 use warp::{Filter, Reply, path::FullPath};
 
 use super::{Answer, plain, server::Routes};
 use crate::{
     config::Secret,
-    peer::{DELIVERIES_PATH, Delivery, MEDIA_TYPE, Verdict, decode, encode},
-    relay::{self, Relay},
+    peer::{
+        DELIVERIES_PATH, Delivery, MEDIA_TYPE, RELEASE_PATH, SETTLEMENTS_PATH, Verdict, decode, encode,
+    },
+    relay::Relay,
 };
 
 /// Largest batch that is read: one reply of any size that a broker takes, and some more.
@@ -52,18 +55,42 @@ impl Internal {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let verdicts: Vec<Verdict> = batch
             .into_iter()
-            .map(|Delivery { request, read_at_us, reply }| {
+            .map(|Delivery { request, session, read_at_us, reply }| {
                 let took = now.saturating_sub(Duration::from_micros(read_at_us));
-                match self.relay.deliver_forwarded(request, reply, took) {
-                    relay::Delivery::Delivered => Verdict::Delivered,
-                    relay::Delivery::Unknown => Verdict::Unknown,
-                }
+                self.relay.deliver_forwarded(request, session, reply, took)
             })
             .collect();
-        let mut answer = Response::new(encode(&verdicts).to_vec());
-        let media_type = HeaderValue::from_static(MEDIA_TYPE);
-        answer.headers_mut().insert(header::CONTENT_TYPE, media_type);
-        answer
+        binary(&encode(&verdicts))
+    }
+
+    fn settlements(&self, body: &Bytes) -> Answer {
+        let kept: Vec<(RequestId, SessionId)> = match decode(body) {
+            Ok(kept) => kept,
+            Err(error) => return plain(StatusCode::BAD_REQUEST, &error),
+        };
+        let verdict = |(request, session)| self.relay.whereabouts(request, Some(session));
+        let verdicts: Vec<Verdict> = kept.into_iter().map(verdict).collect();
+        binary(&encode(&verdicts))
+    }
+
+    async fn release(&self, session: SessionId, body: &Bytes) -> Answer {
+        let epoch = match decode(body) {
+            Ok(epoch) => epoch,
+            Err(error) => return plain(StatusCode::BAD_REQUEST, &error),
+        };
+        match self.relay.release(session, epoch).await {
+            Some(released) => binary(&released),
+            None => plain(StatusCode::NOT_FOUND, "no such session"),
+        }
+    }
+
+    /// What a peer has posted to one of the paths that are for peers.
+    async fn post(&self, path: PeerPath, body: &Bytes) -> Answer {
+        match path {
+            PeerPath::Deliveries => self.deliveries(body),
+            PeerPath::Settlements => self.settlements(body),
+            PeerPath::Release(session) => self.release(session, body).await,
+        }
     }
 
     fn probe(&self) -> Answer {
@@ -81,6 +108,34 @@ impl Internal {
     }
 }
 
+/// The paths that are for peers.
+#[derive(Clone, Copy, Debug)]
+enum PeerPath {
+    Deliveries,
+    Settlements,
+    Release(SessionId),
+}
+
+impl PeerPath {
+    fn parse(path: &str) -> Option<Self> {
+        match path {
+            DELIVERIES_PATH => Some(Self::Deliveries),
+            SETTLEMENTS_PATH => Some(Self::Settlements),
+            _ => {
+                let id = path.strip_prefix(RELEASE_PATH.0)?.strip_suffix(RELEASE_PATH.1)?;
+                SessionId::parse(id).ok().map(Self::Release)
+            }
+        }
+    }
+}
+
+fn binary(bytes: &Bytes) -> Answer {
+    let mut answer = Response::new(bytes.to_vec());
+    let media_type = HeaderValue::from_static(MEDIA_TYPE);
+    answer.headers_mut().insert(header::CONTENT_TYPE, media_type);
+    answer
+}
+
 impl Debug for Internal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Internal").field("relay", &self.relay).finish_non_exhaustive()
@@ -94,21 +149,23 @@ pub fn routes(internal: Arc<Internal>) -> Routes {
         warp::any().map(move || Arc::clone(&internal))
     };
     // Who does not show the secret is not even read to.
-    let deliveries = warp::path::full()
+    let peers = warp::path::full()
         .and(warp::method())
         .and(warp::header::headers_cloned())
         .and(with())
         .and_then(
             async |path: FullPath, method: Method, headers: HeaderMap, with: Arc<Internal>| {
-                let admitted = path.as_str() == DELIVERIES_PATH
-                    && method == Method::POST
-                    && with.is_peer(&headers);
-                if admitted { Ok(with) } else { Err(warp::reject::not_found()) }
+                let path = PeerPath::parse(path.as_str());
+                let path = path.filter(|_| method == Method::POST && with.is_peer(&headers));
+                path.map(|path| (with, path)).ok_or_else(warp::reject::not_found)
             },
         )
+        .untuple_one()
         .and(warp::body::content_length_limit(BATCH_BODY_BYTES_MAX))
         .and(warp::body::bytes())
-        .map(|internal: Arc<Internal>, body: Bytes| internal.deliveries(&body).into_response());
+        .then(async |internal: Arc<Internal>, path: PeerPath, body: Bytes| {
+            internal.post(path, &body).await.into_response()
+        });
     let metrics = warp::path!("metrics")
         .and(warp::get())
         .and(with())
@@ -131,5 +188,5 @@ pub fn routes(internal: Arc<Internal>) -> Routes {
             answer.into_response()
         },
     );
-    deliveries.or(metrics).unify().or(livez).unify().or(readyz).unify().or(other).unify().boxed()
+    peers.or(metrics).unify().or(livez).unify().or(readyz).unify().or(other).unify().boxed()
 }

@@ -19,14 +19,19 @@ use super::{
     Answer, Edge, Rate, Refusal, problem_with, refused,
     server::{exactly, query},
 };
-use crate::error::{ErrorCode, Failure};
+use crate::{
+    error::{ErrorCode, Failure},
+    relay::token::Token,
+};
 
 mod connection;
 
-use connection::Connection;
+use connection::{Place, Wish};
 
-/// The subprotocol of the contract. A client may offer none: `wscat` works bare.
-const SUBPROTOCOL: &str = "roundtrip.v1";
+/// The subprotocols of the contract. A client may offer none: `wscat` works bare. With the first
+/// one it acknowledges frames.
+const SUBPROTOCOLS: [&str; 2] = [RELIABLE, "roundtrip.v1"];
+const RELIABLE: &str = "roundtrip.v1.reliable";
 /// Bytes that are read from a socket at once. The buffer lives as long as the connection, so it
 /// decides what an idle one costs.
 const READ_BUFFER_BYTES: usize = 2 * 1024;
@@ -69,27 +74,29 @@ struct Accepted {
 impl Edge {
     fn accept(self: &Arc<Self>, call: Handshake, rate: Rate) -> Result<Answer, Refusal> {
         self.origins.check(&call.headers).map_err(|failure| refused(&failure))?;
-        check_query(call.query.as_deref())?;
+        let mut wish = wish(call.query.as_deref())?;
         let accepted = call.check()?;
+        wish.is_reliable |= accepted.subprotocol == Some(RELIABLE);
         if self.relay.is_draining() {
             let failure = Failure::new(ErrorCode::Unavailable, "this node is draining");
             return Err(refused(&failure));
         }
         let max = self.relay.limits().connections_max;
-        if self.relay.hub().len() >= max {
+        if self.relay.connections() >= max {
             let failure = self.relay.limit_hit("connections_max", max, ErrorCode::Overloaded);
             return Err(refused(&failure));
         }
         let config = self.socket_config();
-        // The session exists from here on, so that handshakes in a burst count against the limit.
-        let connection = Connection::start(&self.relay, &self.session, rate);
+        // Taken from here on, so that handshakes in a burst count against the limit.
+        let place = Place::take(&self.relay);
+        let edge = Arc::clone(self);
         self.tasks.short_lived(async move {
             match accepted.upgrade.await {
                 Ok(socket) => {
                     let socket = TokioIo::new(socket);
                     let role = Role::Server;
                     let socket = WebSocketStream::from_raw_socket(socket, role, Some(config)).await;
-                    connection.run(socket).await;
+                    connection::serve(&edge, wish, rate, place, socket).await;
                 }
                 Err(error) => tracing::debug!(%error, "connection not upgraded"),
             }
@@ -139,26 +146,33 @@ impl Handshake {
             let message = "sec-websocket-key is 16 bytes in base64";
             return Err(bad(StatusCode::BAD_REQUEST, message));
         };
-        let offered = has_token(&self.headers, &header::SEC_WEBSOCKET_PROTOCOL, SUBPROTOCOL);
-        let subprotocol = offered.then_some(SUBPROTOCOL);
+        let is_offered =
+            |name: &&str| has_token(&self.headers, &header::SEC_WEBSOCKET_PROTOCOL, name);
+        let subprotocol = SUBPROTOCOLS.into_iter().find(is_offered);
         Ok(Accepted { upgrade, accept_key: derive_accept_key(key), subprotocol })
     }
 }
 
-/// `resume` needs a good `last_seq` beside it. A session ends with its connection in this version,
-/// so a good one starts a new session like none.
-fn check_query(query: Option<&str>) -> Result<(), Refusal> {
+/// What a client asks for in the query: `reliable=1`; `resume` with a good `last_seq` beside it.
+fn wish(query: Option<&str>) -> Result<Wish, Refusal> {
     let parameter = |name: &str| {
         query?.split('&').find_map(|pair| pair.split_once('=').filter(|(found, _)| *found == name))
     };
+    let bad = |message: &'static str| refused(&Failure::new(ErrorCode::BadRequest, message));
+    let is_reliable = match parameter("reliable").map(|(_, value)| value) {
+        Some("1" | "true") => true,
+        None | Some("0" | "false") => false,
+        Some(_) => return Err(bad("reliable is 1 or 0")),
+    };
     let last_seq = parameter("last_seq").map(|(_, value)| value.parse::<u64>());
-    match (parameter("resume"), last_seq) {
-        (None, None) | (_, Some(Ok(_))) => Ok(()),
+    let resume = match (parameter("resume"), last_seq) {
+        (None, None | Some(Ok(_))) => None,
+        (Some((_, token)), Some(Ok(last_seq))) => Some((Token::parse(token), last_seq)),
         (_, Some(Err(_))) | (Some(_), None) => {
-            let message = "resume needs last_seq, an integer of 64 bits";
-            Err(refused(&Failure::new(ErrorCode::BadRequest, message)))
+            return Err(bad("resume needs last_seq, an integer of 64 bits"));
         }
-    }
+    };
+    Ok(Wish { is_reliable, resume })
 }
 
 /// Whether a header that is a list of tokens has this one.

@@ -10,12 +10,19 @@ use hyper_util::{
     client::legacy::{Client, connect::HttpConnector},
     rt::{TokioExecutor, TokioTimer},
 };
+use registry::{RequestId, SessionId};
 
-use super::{DELIVERIES_PATH, Delivery, MEDIA_TYPE, PeerError, PeerLink, Verdict, decode, encode};
+use super::{
+    DELIVERIES_PATH, Delivery, MEDIA_TYPE, PeerError, PeerLink, RELEASE_PATH, SETTLEMENTS_PATH,
+    Verdict, decode, encode,
+};
 use crate::config::Secret;
 
-/// A verdict is one byte; nothing a peer answers is larger than this.
-const ANSWER_BYTES_MAX: usize = 64 * 1024;
+/// A verdict is one byte.
+const VERDICTS_BYTES_MAX: usize = 64 * 1024;
+/// A session owes its client little more than its outbox and its mailbox may hold, or one frame of
+/// any size.
+const RELEASE_BYTES_MAX: usize = 1024 * 1024 * 1024;
 const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The HTTP client for all peers.
@@ -43,9 +50,15 @@ impl HttpPeers {
         Ok(Self { client, authorization })
     }
 
-    async fn post(&self, url: &str, body: Bytes) -> Result<Bytes, PeerError> {
+    async fn post(
+        &self,
+        url: &str,
+        path: &str,
+        body: Bytes,
+        answer_bytes_max: usize,
+    ) -> Result<Bytes, PeerError> {
         let unreachable = |error: &dyn std::error::Error| PeerError::Unreachable(error.to_string());
-        let uri = format!("{}{DELIVERIES_PATH}", url.trim_end_matches('/'));
+        let uri = format!("{}{path}", url.trim_end_matches('/'));
         let mut request = Request::new(Full::new(body));
         *request.method_mut() = Method::POST;
         *request.uri_mut() = uri.parse().map_err(|error| unreachable(&error))?;
@@ -56,8 +69,25 @@ impl HttpPeers {
         if answer.status() != StatusCode::OK {
             return Err(PeerError::Refused(answer.status().as_u16()));
         }
-        let body = Limited::new(answer.into_body(), ANSWER_BYTES_MAX).collect().await;
+        let body = Limited::new(answer.into_body(), answer_bytes_max).collect().await;
         body.map(http_body_util::Collected::to_bytes).map_err(|error| unreachable(&*error))
+    }
+
+    async fn verdicts(
+        &self,
+        url: &str,
+        path: &str,
+        body: Bytes,
+        count: usize,
+        within: Duration,
+    ) -> Result<Vec<Verdict>, PeerError> {
+        let answer = in_time(within, self.post(url, path, body, VERDICTS_BYTES_MAX)).await?;
+        let verdicts: Vec<Verdict> = decode(&answer).map_err(PeerError::Malformed)?;
+        if verdicts.len() != count {
+            let message = format!("{} verdicts on {count} deliveries", verdicts.len());
+            return Err(PeerError::Malformed(message));
+        }
+        Ok(verdicts)
     }
 }
 
@@ -69,17 +99,42 @@ impl PeerLink for HttpPeers {
         batch: &[Delivery],
         within: Duration,
     ) -> Result<Vec<Verdict>, PeerError> {
-        let post = self.post(url, encode(batch));
-        let answer = tokio::time::timeout(within, post)
-            .await
-            .map_err(|_| PeerError::Unreachable(format!("no answer within {within:?}")))??;
-        let verdicts: Vec<Verdict> = decode(&answer).map_err(PeerError::Malformed)?;
-        if verdicts.len() != batch.len() {
-            let message = format!("{} verdicts on {} deliveries", verdicts.len(), batch.len());
-            return Err(PeerError::Malformed(message));
-        }
-        Ok(verdicts)
+        self.verdicts(url, DELIVERIES_PATH, encode(batch), batch.len(), within).await
     }
+
+    async fn settle(
+        &self,
+        url: &str,
+        kept: &[(RequestId, SessionId)],
+        within: Duration,
+    ) -> Result<Vec<Verdict>, PeerError> {
+        self.verdicts(url, SETTLEMENTS_PATH, encode(kept), kept.len(), within).await
+    }
+
+    async fn release(
+        &self,
+        url: &str,
+        session: SessionId,
+        epoch: u64,
+        within: Duration,
+    ) -> Result<Option<Bytes>, PeerError> {
+        let path = format!("{}{session}{}", RELEASE_PATH.0, RELEASE_PATH.1);
+        let post = self.post(url, &path, encode(&epoch), RELEASE_BYTES_MAX);
+        match in_time(within, post).await {
+            Ok(released) => Ok(Some(released)),
+            Err(PeerError::Refused(status)) if status == StatusCode::NOT_FOUND => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+async fn in_time(
+    within: Duration,
+    post: impl Future<Output = Result<Bytes, PeerError>>,
+) -> Result<Bytes, PeerError> {
+    tokio::time::timeout(within, post)
+        .await
+        .map_err(|_| PeerError::Unreachable(format!("no answer within {within:?}")))?
 }
 
 impl fmt::Debug for HttpPeers {

@@ -2,17 +2,20 @@
 
 use std::{sync::Arc, time::Duration};
 
-use registry::RequestId;
+use registry::{BackupStep, Progress, RequestId, SessionId};
 use tokio::time::Instant;
 
 use super::{
     Relay,
     pending::{Answer, Early, Entry, Outcome, Recording, Timing, Waiter},
     service::Service,
+    stored,
+    window::Hold,
 };
 use crate::{
     bus::{Position, ProduceError},
     error::{ErrorCode, Failure},
+    peer::Verdict,
     telemetry::Way,
     wire::{ClientId, Frame, Reply},
 };
@@ -22,58 +25,89 @@ use crate::{
 pub enum Delivery {
     /// Whoever waited has it.
     Delivered,
+    /// Whoever waited is owed it, and only this node has it: its offset is kept until the client
+    /// has it, or the mailbox.
+    Kept,
     /// Nobody waits for it here.
     Unknown,
 }
 
 impl Relay {
     /// A reply for a request that may wait here. `read` is called only if it does, and gets the
-    /// service that was asked; `forward` is the time it took from another node.
+    /// service that was asked; `forward` is the time it took from another node. `hold` is asked to
+    /// keep the offset of a reply of so many bytes, where that has to be.
     pub(super) fn deliver(
         &self,
         request: RequestId,
         way: impl FnOnce(&Entry) -> Way,
         forward: Option<Duration>,
+        hold: impl FnOnce(usize) -> Option<Hold>,
         read: impl FnOnce(&Service) -> Reply,
     ) -> Delivery {
-        let mut reply = None;
-        let mut known = false;
+        let mut answer = None;
+        let mut delivery = Delivery::Unknown;
         let entry = self.pending.take_if(request, |entry| {
-            known = true;
-            if entry.waiter.wants_receipt() && entry.recording == Recording::Unconfirmed {
-                // The receipt comes first. A second reply meanwhile is a late one.
-                if entry.early.is_none() {
-                    entry.service.replied(way(entry));
-                    entry.early = Some(Early { reply: read(&entry.service), forward });
-                }
+            delivery = Delivery::Delivered;
+            // The receipt comes first. A second reply meanwhile is a late one.
+            let waits = entry.waiter.wants_receipt() && entry.recording == Recording::Unconfirmed;
+            if waits && entry.early.is_some() {
                 return false;
             }
             entry.service.replied(way(entry));
-            reply = Some(read(&entry.service));
-            true
+            let reply = read(&entry.service);
+            let mut early = Early { reply, forward, hold: None };
+            if entry.is_durable() {
+                delivery = Delivery::Kept;
+                early.hold = hold(early.reply.payload.len());
+            }
+            match waits {
+                true => entry.early = Some(early),
+                false => answer = Some(early),
+            }
+            !waits
         });
-        if let (Some(entry), Some(reply)) = (entry, reply) {
-            self.finish(request, entry, Outcome::Reply(reply), forward);
+        if let (Some(entry), Some(early)) = (entry, answer) {
+            self.answer(request, entry, early);
         }
-        if known { Delivery::Delivered } else { Delivery::Unknown }
+        delivery
     }
 
     /// A reply that another node has read and forwarded.
     pub fn deliver_forwarded(
         &self,
         request: RequestId,
+        session: Option<SessionId>,
         mut reply: Reply,
         took: Duration,
-    ) -> Delivery {
-        self.deliver(
+    ) -> Verdict {
+        let delivery = self.deliver(
             request,
             |_| Way::Forwarded,
             Some(took),
+            |_| None,
             |service| {
                 reply.headers.retain(|(name, _)| service.passes_to_client(name));
                 reply
             },
-        )
+        );
+        match delivery {
+            Delivery::Delivered => Verdict::Delivered,
+            Delivery::Kept => Verdict::Kept,
+            Delivery::Unknown => self.whereabouts(request, session),
+        }
+    }
+
+    /// What a peer is told of a reply that it has forwarded and that no request waits for.
+    pub fn whereabouts(&self, request: RequestId, session: Option<SessionId>) -> Verdict {
+        let Some(session) = session else { return Verdict::Unknown };
+        if self.hub.is_expected(session) {
+            return Verdict::Later;
+        }
+        match self.hub.get(session) {
+            Some(session) if session.is_unsafe(request) => Verdict::Kept,
+            Some(session) if session.is_held() => Verdict::Over,
+            _ => Verdict::Unknown,
+        }
     }
 
     /// The broker has, or has not, recorded the request. Called from the producer's thread.
@@ -82,45 +116,60 @@ impl Relay {
         match result {
             Ok(position) => self.recorded(request, position, now),
             Err(error) => {
-                if let Some(entry) = self.pending.take(request) {
-                    // What the service has answered all the same is its answer.
-                    let outcome = match entry.early {
-                        Some(Early { ref reply, .. }) => Outcome::Reply(reply.clone()),
-                        None => Outcome::Failure(refusal(&error)),
-                    };
+                if let Some(mut entry) = self.pending.take(request) {
                     tracing::warn!(%request, %error, service = %entry.service.name, "not produced");
-                    self.finish(request, entry, outcome, None);
+                    if error == ProduceError::QueueFull {
+                        self.telemetry.limit_hit("producer_queue");
+                    }
+                    match entry.early.take() {
+                        // What the service has answered all the same is its answer.
+                        Some(early) => self.answer(request, entry, early),
+                        None => self.fail(request, entry, refusal(&error)),
+                    }
                 }
             }
         }
     }
 
     fn recorded(&self, request: RequestId, position: Position, at: Instant) {
+        let (mut kept, mut receipts) = (None, None);
         let entry = self.pending.take_if(request, |entry| {
             entry.recording = Recording::Confirmed { at, position };
             entry.service.metrics.produce.observe((at - entry.started).as_secs_f64());
-            if let Waiter::Session { session, id, receipt: true } = &entry.waiter {
-                let receipt = Frame::Receipt {
-                    id: id.clone(),
-                    request,
-                    topic: Arc::clone(&entry.service.topic),
-                    partition: position.partition,
-                    offset: position.offset,
-                };
-                session.push(receipt, None);
+            if let Waiter::Session { session, id, receipt, .. } = &entry.waiter {
+                if *receipt {
+                    let receipt = Frame::Receipt {
+                        id: id.clone(),
+                        request,
+                        topic: Arc::clone(&entry.service.topic),
+                        partition: position.partition,
+                        offset: position.offset,
+                    };
+                    // Queued here, so that no reply overtakes it.
+                    let pushed = session.push(receipt, None, None);
+                    receipts = Some((Arc::clone(session), pushed));
+                }
+                kept = session.is_durable().then(|| (Arc::clone(session), entry.detail()));
             }
             entry.early.is_some()
         });
+        if let Some((session, pushed)) = receipts {
+            self.settle(&session, pushed);
+        }
+        if let Some((session, Some(detail))) = kept {
+            let (progress, detail) = (Progress::Recorded, stored::encode(&detail));
+            self.backups.step(&session, BackupStep::Request { request, progress, detail });
+        }
         if let Some(mut entry) = entry
             && let Some(early) = entry.early.take()
         {
-            self.finish(request, entry, Outcome::Reply(early.reply), early.forward);
+            self.answer(request, entry, early);
         }
     }
 
     pub(super) fn time_out(&self, request: RequestId, mut entry: Entry, now: Instant) {
         if let Some(early) = entry.early.take() {
-            return self.finish(request, entry, Outcome::Reply(early.reply), early.forward);
+            return self.answer(request, entry, early);
         }
         let waited = (now - entry.started).as_millis();
         let failure = match entry.recording {
@@ -133,7 +182,7 @@ impl Relay {
                 format!("no acknowledgement from Kafka within {waited} ms; it may be recorded"),
             ),
         };
-        self.finish(request, entry, Outcome::Failure(failure.recorded(true)), None);
+        self.fail(request, entry, failure.recorded(true));
     }
 
     /// Ends a request at its client's wish, or because its client hung up; the command itself is not
@@ -142,32 +191,43 @@ impl Relay {
         let Some(entry) = self.pending.take(request) else { return false };
         // Handed to the producer, so it may be in the log whatever is known.
         let failure = Failure::new(ErrorCode::Cancelled, "cancelled by the client").recorded(true);
-        self.finish(request, entry, Outcome::Failure(failure), None);
+        self.fail(request, entry, failure);
         true
     }
 
-    /// Ends every request that still waits: this node stops. Returns how many there were.
-    pub fn give_up_all(&self) -> usize {
-        let waiting = self.pending.take_all();
+    /// Ends every HTTP call that still waits: this node stops. Returns how many there were.
+    pub fn give_up_calls(&self) -> usize {
+        let waiting = self.pending.take_calls();
         let count = waiting.len();
         self.telemetry.frames_abandoned("node_stopped", count as u64);
         for (request, entry) in waiting {
             let message = "this node stopped before the reply came; the request may be recorded";
             let failure = Failure::new(ErrorCode::Unavailable, message).recorded(true);
-            self.finish(request, entry, Outcome::Failure(failure), None);
+            self.fail(request, entry, failure);
         }
         count
     }
 
+    fn answer(&self, request: RequestId, entry: Entry, Early { reply, forward, hold }: Early) {
+        self.finish(request, entry, Outcome::Reply(reply), forward, hold);
+    }
+
+    pub(super) fn fail(&self, request: RequestId, entry: Entry, failure: Failure) {
+        self.finish(request, entry, Outcome::Failure(failure), None, None);
+    }
+
     /// Tells whoever waited, and forgets the request.
-    pub(super) fn finish(
+    fn finish(
         &self,
         request: RequestId,
         entry: Entry,
         outcome: Outcome,
         forward: Option<Duration>,
+        hold: Option<Hold>,
     ) {
-        self.routes.remove(request);
+        if !entry.is_durable() {
+            self.routes.remove(request);
+        }
         let timing = measure(&entry, &outcome, forward);
         let edge = entry.waiter.edge();
         let failure = failure_of(&outcome);
@@ -182,9 +242,7 @@ impl Relay {
         match entry.waiter {
             Waiter::Session { session, id, .. } => {
                 let frame = last_frame(request, id.clone(), outcome, failure);
-                if !session.push(frame, Some(id)) {
-                    self.telemetry.frames_abandoned("session_ended", 1);
-                }
+                self.owe(&session, frame, Some(id), hold);
             }
             Waiter::Call(caller) => {
                 if caller.send(Answer { outcome, timing }).is_err() {

@@ -1,35 +1,86 @@
-//! The sessions on this node, by their ids.
+//! The sessions on this node, by their ids: those with a connection, and those that wait for their
+//! client.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet, VecDeque},
     sync::{Arc, Mutex},
+    time::Duration,
 };
 
 use registry::SessionId;
+use tokio::time::Instant;
 
-use super::session::Session;
+use super::session::{ConnectionId, Session};
 use crate::{error::CloseCode, tasks::locked};
 
-/// All sessions whose connection is on this node.
+/// All sessions that this node holds, or still has something of.
 #[derive(Debug, Default)]
 pub struct Hub {
-    sessions: Mutex<HashMap<SessionId, Arc<Session>>>,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    sessions: HashMap<SessionId, Arc<Session>>,
+    /// Sessions that are about to be held here: what comes for them has to wait.
+    arriving: HashSet<SessionId>,
+    /// Sessions to look at later, in the order of their times for each kind.
+    windows: VecDeque<(Instant, ConnectionId, Arc<Session>)>,
+    fences: VecDeque<(Instant, Arc<Session>)>,
+    watches: VecDeque<(Instant, Arc<Session>)>,
+}
+
+/// Sessions whose time has come.
+#[derive(Debug, Default)]
+pub struct Due {
+    /// Their client has not come back in time.
+    pub over: Vec<Arc<Session>>,
+    /// Another node holds them, and has not asked for what is left here.
+    pub left: Vec<Arc<Session>>,
+    /// They have frames that nobody has acknowledged in time.
+    pub unparked: Vec<Arc<Session>>,
+}
+
+/// A session is about to be held here for as long as this lives.
+#[derive(Debug)]
+pub struct Arrival<'h> {
+    hub: &'h Hub,
+    session: SessionId,
 }
 
 impl Hub {
     /// A session has begun.
     pub fn add(&self, session: &Arc<Session>) {
-        locked(&self.sessions).insert(session.id(), Arc::clone(session));
+        locked(&self.state).sessions.insert(session.id(), Arc::clone(session));
     }
 
-    /// A session has ended.
-    pub fn remove(&self, id: SessionId) {
-        locked(&self.sessions).remove(&id);
+    /// A session has ended; another one under its id, which came back meanwhile, stays.
+    pub fn remove(&self, session: &Session) {
+        let mut state = locked(&self.state);
+        if state.sessions.get(&session.id()).is_some_and(|held| std::ptr::eq(&**held, session)) {
+            state.sessions.remove(&session.id());
+        }
+    }
+
+    /// The session of this id.
+    pub fn get(&self, id: SessionId) -> Option<Arc<Session>> {
+        locked(&self.state).sessions.get(&id).cloned()
+    }
+
+    /// A session is about to come; none when it is already.
+    pub fn expect(&self, session: SessionId) -> Option<Arrival<'_>> {
+        let is_first = locked(&self.state).arriving.insert(session);
+        is_first.then_some(Arrival { hub: self, session })
+    }
+
+    /// Whether a session is about to come.
+    pub fn is_expected(&self, session: SessionId) -> bool {
+        locked(&self.state).arriving.contains(&session)
     }
 
     /// How many sessions there are.
     pub fn len(&self) -> usize {
-        locked(&self.sessions).len()
+        locked(&self.state).sessions.len()
     }
 
     /// Whether there is none.
@@ -37,17 +88,81 @@ impl Hub {
         self.len() == 0
     }
 
-    /// Closes every session once it is owed nothing.
-    pub fn drain(&self) {
-        self.all().iter().for_each(|session| session.drain());
+    /// How many sessions have a connection.
+    pub fn attached(&self) -> usize {
+        locked(&self.state).sessions.values().filter(|session| session.is_attached()).count()
     }
 
-    /// Closes every session now.
+    /// Closes every connection now.
     pub fn close(&self, code: CloseCode) {
         self.all().iter().for_each(|session| session.close(code));
     }
 
-    fn all(&self) -> Vec<Arc<Session>> {
-        locked(&self.sessions).values().cloned().collect()
+    /// Every session.
+    pub fn all(&self) -> Vec<Arc<Session>> {
+        locked(&self.state).sessions.values().cloned().collect()
+    }
+
+    /// A session waits for its client, for `window`.
+    pub fn wait_for_client(&self, session: &Arc<Session>, window: Duration) {
+        let entry = (Instant::now() + window, session.connection(), Arc::clone(session));
+        locked(&self.state).windows.push_back(entry);
+    }
+
+    /// A session is held by another node, which may ask for what is left here for as long as this.
+    pub fn wait_for_holder(&self, session: &Arc<Session>, patience: Duration) {
+        let entry = (Instant::now() + patience, Arc::clone(session));
+        locked(&self.state).fences.push_back(entry);
+    }
+
+    /// A session has a frame that has to be parked unless it is acknowledged until then.
+    pub fn watch(&self, session: &Arc<Session>, until: Instant) {
+        locked(&self.state).watches.push_back((until, Arc::clone(session)));
+    }
+
+    /// The sessions whose turn it is, out of so many turns.
+    pub fn turn(&self, turn: u64, turns: u64) -> Vec<Arc<Session>> {
+        let state = locked(&self.state);
+        let turn_of = |id: &SessionId| id.as_uuid().as_u64_pair().1 % turns;
+        state.sessions.iter().filter(|(id, _)| turn_of(id) == turn).map(|(_, s)| s.clone()).collect()
+    }
+
+    /// Everything whose time has come. Of more than `waiting_max` sessions without a connection the
+    /// oldest have waited long enough.
+    pub fn due(&self, now: Instant, waiting_max: usize) -> Due {
+        let mut state = locked(&self.state);
+        let mut due = Due::default();
+        let excess = state.windows.len().saturating_sub(waiting_max);
+        let excess: Vec<_> = state.windows.drain(..excess).collect();
+        let on_time = std::iter::from_fn(|| take_due(&mut state.windows, |w| w.0 <= now));
+        for (_, connection, session) in excess.into_iter().chain(on_time) {
+            if session.is_waiting_since(connection) {
+                due.over.push(session);
+            }
+        }
+        while let Some((_, session)) = take_due(&mut state.fences, |w| w.0 <= now) {
+            due.left.push(session);
+        }
+        while let Some((_, session)) = take_due(&mut state.watches, |w| w.0 <= now) {
+            due.unparked.push(session);
+        }
+        due
+    }
+}
+
+fn take_due<T>(queue: &mut VecDeque<T>, is_due: impl Fn(&T) -> bool) -> Option<T> {
+    is_due(queue.front()?).then(|| queue.pop_front())?
+}
+
+impl Arrival<'_> {
+    /// Which session.
+    pub fn session(&self) -> SessionId {
+        self.session
+    }
+}
+
+impl Drop for Arrival<'_> {
+    fn drop(&mut self) {
+        locked(&self.hub.state).arriving.remove(&self.session);
     }
 }

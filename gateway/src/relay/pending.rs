@@ -14,7 +14,12 @@ use std::{
 use registry::{RequestId, Route};
 use tokio::{sync::oneshot, time::Instant};
 
-use super::{service::Service, session::Session};
+use super::{
+    service::Service,
+    session::{Digest, Session},
+    stored::RequestDetail,
+    window::Hold,
+};
 use crate::{
     bus::Position,
     error::Failure,
@@ -64,6 +69,8 @@ pub enum Waiter {
         session: Arc<Session>,
         /// The client's id.
         id: ClientId,
+        /// What the request asks for.
+        digest: Digest,
         /// Whether it is to be told when the broker has recorded the request.
         receipt: bool,
     },
@@ -83,6 +90,30 @@ impl Waiter {
     /// Whether somebody is to be told when the broker has recorded the request.
     pub const fn wants_receipt(&self) -> bool {
         matches!(self, Self::Session { receipt: true, .. })
+    }
+}
+
+impl Entry {
+    /// Whether what is known of it must survive this node.
+    pub fn is_durable(&self) -> bool {
+        matches!(&self.waiter, Waiter::Session { session, .. } if session.is_durable())
+    }
+
+    /// What a session's next holder has to know; none for an HTTP call.
+    pub fn detail(&self) -> Option<RequestDetail> {
+        let Waiter::Session { id, digest, receipt, .. } = &self.waiter else { return None };
+        let position = match self.recording {
+            Recording::Confirmed { position, .. } => Some((position.partition, position.offset)),
+            Recording::Unconfirmed => None,
+        };
+        Some(RequestDetail {
+            id: id.clone(),
+            digest: digest.0,
+            service: (&*self.service.name).into(),
+            deadline_ms: self.route.deadline_ms,
+            receipt: *receipt,
+            position,
+        })
     }
 }
 
@@ -107,6 +138,8 @@ pub struct Early {
     pub reply: Reply,
     /// How long the way from another node took.
     pub forward: Option<Duration>,
+    /// Keeps its offset from being stored.
+    pub hold: Option<Hold>,
 }
 
 /// One waiting request.
@@ -211,15 +244,24 @@ impl Pending {
         expired
     }
 
-    /// Takes out everything.
-    pub fn take_all(&self) -> Vec<(RequestId, Entry)> {
-        let all: Vec<_> = self
-            .shards
-            .iter()
-            .flat_map(|shard| std::mem::take(&mut *locked(shard)).entries)
-            .collect();
-        self.count.fetch_sub(all.len(), Ordering::Relaxed);
-        all
+    /// Takes out every HTTP call.
+    pub fn take_calls(&self) -> Vec<(RequestId, Entry)> {
+        let mut calls = Vec::new();
+        for shard in &self.shards {
+            let is_call = |_: &RequestId, entry: &mut Entry| matches!(entry.waiter, Waiter::Call(_));
+            calls.extend(locked(shard).entries.extract_if(is_call));
+        }
+        self.count.fetch_sub(calls.len(), Ordering::Relaxed);
+        calls
+    }
+
+    /// How many HTTP calls wait.
+    pub fn calls(&self) -> usize {
+        let calls = |shard: &Mutex<Shard>| {
+            let shard = locked(shard);
+            shard.entries.values().filter(|entry| matches!(entry.waiter, Waiter::Call(_))).count()
+        };
+        self.shards.iter().map(calls).sum()
     }
 
     /// Every waiting request's line in the registry.

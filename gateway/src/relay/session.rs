@@ -1,7 +1,9 @@
-//! One client's session: what is in flight for it, and the bounded queue of frames it is owed.
+//! One client's session: what is in flight for it, and the frames it is owed.
 //!
-//! The relay pushes, the connection pulls and says what it has written. Knows no socket: its
-//! other end is a [`Waker`].
+//! A frame stays here until its client is known to have it: by an `ack` in a reliable session, by
+//! the pong to a later ping in any other. So a client that comes back gets what it has missed. The
+//! relay pushes, the connection pulls and says what it has written. Knows no socket: its other end
+//! is a [`Waker`]; knows no registry: `backup` copies what is here.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -10,13 +12,21 @@ use std::{
     task::{Context, Poll, Waker},
 };
 
-use registry::{RequestId, SessionId};
+use registry::{NodeRef, RequestId, SessionId, SessionRecord};
+use tokio::time::Instant;
 
+use super::{token::Token, window::Hold};
 use crate::{
     error::CloseCode,
     tasks::locked,
     wire::{ClientId, Frame},
 };
+
+/// Written frames of a session that does not acknowledge them, kept for a resume: older ones are
+/// dropped, and a client that lacks them is not resumed.
+const KEPT_FRAMES_MAX: usize = 512;
+/// The same in bytes.
+const KEPT_BYTES_MAX: usize = 256 * 1024;
 
 /// What a request asks for, so that two with one id can be told apart: a hash over service, key,
 /// headers and payload.
@@ -30,55 +40,213 @@ pub enum Known {
     No,
     /// The same request is in flight: the one answer is for both.
     Joins,
+    /// The same request is in flight, and the node that took it died before the broker had
+    /// confirmed it: it has to be produced again, under this id. Said once.
+    Unconfirmed(RequestId),
     /// Another request is in flight under this id.
     Conflicts,
 }
 
-/// One session. Every method is short and takes its lock once.
-pub struct Session {
-    id: SessionId,
-    outbox_bytes_max: usize,
-    state: Mutex<State>,
+/// What a session may hold.
+#[derive(Clone, Copy, Debug)]
+pub struct SessionLimits {
+    /// Bytes of frames that wait for a connected client.
+    pub outbox_bytes_max: usize,
+    /// Bytes of frames that are gathered while there is no connection.
+    pub mailbox_bytes_max: usize,
+    /// The same in frames.
+    pub mailbox_frames_max: usize,
 }
 
-#[derive(Default)]
-struct State {
-    /// The number of the last frame that was queued.
-    seq: u64,
-    outbox: VecDeque<Queued>,
-    outbox_bytes: usize,
-    in_flight: HashMap<ClientId, (RequestId, Digest)>,
-    closing: Option<CloseCode>,
-    /// Closes once nothing is owed any more.
-    draining: bool,
-    /// The connection, when it has nothing to write.
-    waker: Option<Waker>,
+/// A request that is in flight for a session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct InFlight {
+    /// Its id.
+    pub request: RequestId,
+    /// What it asks for.
+    pub digest: Digest,
+    /// When it ends by itself, in milliseconds since the Unix epoch.
+    pub deadline_ms: u64,
+    /// Whether its last frame has been queued.
+    pub has_ended: bool,
+    /// Whether nobody knows that it was produced: see [`Known::Unconfirmed`].
+    pub is_unconfirmed: bool,
 }
 
-/// A frame on its way out.
+/// What became of a frame that was pushed.
 #[derive(Debug)]
-pub struct Queued {
-    /// Its number; 0 when it has none.
-    pub seq: u64,
-    /// What it says.
-    pub frame: Frame,
-    /// The request that it ends, to be reported to [`Session::written`].
-    pub ends: Option<ClientId>,
+pub enum Pushed {
+    /// It is owed to the client from now on.
+    Queued,
+    /// The same, and from now on the session has a frame that has to be parked unless the client
+    /// acknowledges it in time.
+    Watch,
+    /// The same, and the mailbox has to have it, because the client is away.
+    Away,
+    /// There is no such session any more; the frame is given up.
+    Ended,
+    /// More than the session may hold without a connection: it has to end.
+    Overflowed,
+    /// The session has gone to another node, and the frame has to follow it.
+    Moved(Frame, Option<Hold>),
+}
+
+/// One of a session's connections: the latest one is the only one that counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ConnectionId(u64);
+
+impl ConnectionId {
+    /// That of no connection.
+    pub const NONE: Self = Self(0);
 }
 
 /// What a connection has to do for its session.
 #[derive(Debug)]
 pub enum Duty {
-    /// Write this frame.
-    Write(Queued),
+    /// Write this text.
+    Write(String),
     /// Close the socket with this code; nothing is written any more.
     Close(CloseCode),
 }
 
+/// What has changed by a client's having got its frames.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Confirmed {
+    /// Requests that are over for good.
+    pub over: Vec<RequestId>,
+    /// Up to where frames were in the mailbox that are not needed there any more; 0: nowhere.
+    pub trim: u64,
+}
+
+/// A frame that the mailbox should have.
+#[derive(Clone, Debug)]
+pub struct Unparked {
+    /// Its number.
+    pub seq: u64,
+    /// The request that it ends.
+    pub request: Option<RequestId>,
+    /// What it says.
+    pub frame: Frame,
+}
+
+/// A frame that a client is not known to have.
+#[derive(Debug)]
+struct Owed {
+    /// Its number; 0 when it has none: then it is for this connection alone.
+    seq: u64,
+    frame: Frame,
+    /// The request that it ends, by the client's id.
+    ends: Option<ClientId>,
+    /// Keeps the reply's offset from being stored.
+    hold: Option<Hold>,
+    since: Instant,
+    backing: Backing,
+}
+
+/// Whether the mailbox has a frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Backing {
+    None,
+    OnItsWay,
+    Parked,
+}
+
+/// One session. Every method is short and takes its lock once.
+pub struct Session {
+    id: SessionId,
+    is_reliable: bool,
+    limits: SessionLimits,
+    state: Mutex<State>,
+}
+
+struct State {
+    epoch: u64,
+    token: Token,
+    /// Good too until the client is known to have the present one.
+    former_token: Option<Token>,
+    /// The number of the last frame that was queued.
+    seq: u64,
+    /// The number of the last frame that is not kept any more.
+    confirmed: u64,
+    /// The frames after it: first those the connection has taken, then those that wait.
+    owed: VecDeque<Owed>,
+    taken: usize,
+    /// Of the taken ones, those that have left for the network.
+    written: usize,
+    taken_bytes: usize,
+    waiting_bytes: usize,
+    in_flight: HashMap<ClientId, InFlight>,
+    connection: ConnectionId,
+    phase: Phase,
+    /// Why the present connection is to be closed.
+    closing: Option<CloseCode>,
+    /// Closes once nothing is owed any more.
+    draining: bool,
+    /// A frame waits for its time to be parked.
+    is_watched: bool,
+    /// The registry has heard of it.
+    is_recorded: bool,
+    waker: Option<Waker>,
+}
+
+/// Where a session is in its life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    /// It has a connection, or one is about to come.
+    Attached,
+    /// It waits for its client; with the frames and bytes gathered meanwhile.
+    Detached { frames: usize, bytes: usize },
+    /// Another node holds it. What is left here goes there.
+    Fenced,
+    /// It has gone there.
+    Moved,
+    /// It is over.
+    Ended,
+}
+
+/// What a session begins with on this node.
+#[derive(Debug)]
+pub struct Beginning {
+    /// How often it has changed its holder, and once more.
+    pub epoch: u64,
+    /// What resumes it.
+    pub token: Token,
+    /// What resumed it here.
+    pub former_token: Option<Token>,
+    /// The number of the last frame that its client has.
+    pub last_seq: u64,
+}
+
 impl Session {
-    /// A session without a past. `outbox_bytes_max` bounds what it may be owed.
-    pub fn new(id: SessionId, outbox_bytes_max: usize) -> Self {
-        Self { id, outbox_bytes_max, state: Mutex::default() }
+    /// A session that owes nothing.
+    pub fn new(
+        id: SessionId,
+        is_reliable: bool,
+        limits: SessionLimits,
+        beginning: Beginning,
+    ) -> Self {
+        let Beginning { epoch, token, former_token, last_seq } = beginning;
+        let state = State {
+            epoch,
+            token,
+            former_token,
+            seq: last_seq,
+            confirmed: last_seq,
+            owed: VecDeque::new(),
+            taken: 0,
+            written: 0,
+            taken_bytes: 0,
+            waiting_bytes: 0,
+            in_flight: HashMap::new(),
+            connection: ConnectionId(1),
+            phase: Phase::Attached,
+            closing: None,
+            draining: false,
+            is_watched: false,
+            is_recorded: false,
+            waker: None,
+        };
+        Self { id, is_reliable, limits, state: Mutex::new(state) }
     }
 
     /// Who this is.
@@ -86,18 +254,95 @@ impl Session {
         self.id
     }
 
-    /// Queues a frame, for the request that it ends if it ends one. Returns false when the session
-    /// is closing and the frame is given up; a frame that does not fit closes it with
-    /// [`CloseCode::SlowConsumer`]. One frame always fits an empty outbox.
-    pub fn push(&self, frame: Frame, ends: Option<ClientId>) -> bool {
+    /// Whether its client acknowledges frames.
+    pub fn is_reliable(&self) -> bool {
+        self.is_reliable
+    }
+
+    /// Whether what it holds must survive this node: a reliable session's always, another one's
+    /// while it has no connection. (What was on the wire to a client that acknowledges nothing
+    /// cannot be known after a crash, so its session could not be resumed then anyway.)
+    pub fn is_durable(&self) -> bool {
+        self.is_reliable || locked(&self.state).phase != Phase::Attached
+    }
+
+    /// For which epoch this node holds it.
+    pub fn epoch(&self) -> u64 {
+        locked(&self.state).epoch
+    }
+
+    /// Whether it has not ended, and no other node holds it.
+    pub fn is_held(&self) -> bool {
+        locked(&self.state).is_held()
+    }
+
+    /// Whether it has a connection.
+    pub fn is_attached(&self) -> bool {
+        locked(&self.state).phase == Phase::Attached
+    }
+
+    /// The connection that counts.
+    pub fn connection(&self) -> ConnectionId {
+        locked(&self.state).connection
+    }
+
+    /// What the client has to show to resume.
+    pub fn token(&self) -> Token {
+        locked(&self.state).token.clone()
+    }
+
+    /// The session's line in the registry, while this node holds it.
+    pub fn record(&self, node: &NodeRef) -> Option<SessionRecord> {
+        let state = locked(&self.state);
+        state.is_held().then(|| SessionRecord {
+            session: self.id,
+            epoch: state.epoch,
+            node: node.clone(),
+            user: None,
+            reliable: self.is_reliable,
+            attached: state.phase == Phase::Attached,
+            token: state.token.hash(),
+            former_token: state.former_token.as_ref().map(Token::hash),
+        })
+    }
+
+    /// The registry has its record from now on; whether it had it before.
+    pub fn recorded(&self) -> bool {
+        std::mem::replace(&mut locked(&self.state).is_recorded, true)
+    }
+
+    /// Queues a frame, for the request that it ends if it ends one. `hold` is the offset of the
+    /// reply that it carries: done once the client has the frame, or the mailbox. A frame that does
+    /// not fit closes the connection with [`CloseCode::SlowConsumer`], and stays owed. One frame
+    /// always fits an empty outbox.
+    pub fn push(&self, frame: Frame, ends: Option<ClientId>, hold: Option<Hold>) -> Pushed {
         let mut state = locked(&self.state);
-        if state.closing.is_some() {
-            return false;
-        }
         let weight = frame.weight();
-        if !state.outbox.is_empty() && state.outbox_bytes + weight > self.outbox_bytes_max {
+        match &mut state.phase {
+            Phase::Ended => {
+                hold.map(Hold::done);
+                return Pushed::Ended;
+            }
+            Phase::Moved => return Pushed::Moved(frame, hold),
+            Phase::Detached { .. } if !frame.is_numbered() => return Pushed::Queued,
+            Phase::Detached { frames, bytes } => {
+                *frames += 1;
+                *bytes += weight;
+                if *frames > self.limits.mailbox_frames_max
+                    || *bytes > self.limits.mailbox_bytes_max
+                {
+                    hold.map(Hold::done);
+                    return Pushed::Overflowed;
+                }
+            }
+            Phase::Attached | Phase::Fenced => {}
+        }
+        if state.phase == Phase::Attached && !self.fits(&state, weight) {
             state.close(CloseCode::SlowConsumer);
-            return false;
+        }
+        let is_last = ends.is_some();
+        if let Some(in_flight) = ends.as_ref().and_then(|id| state.in_flight.get_mut(id)) {
+            in_flight.has_ended = true;
         }
         let seq = if frame.is_numbered() {
             state.seq += 1;
@@ -105,55 +350,73 @@ impl Session {
         } else {
             0
         };
-        state.outbox_bytes += weight;
-        state.outbox.push_back(Queued { seq, frame, ends });
+        state.waiting_bytes += weight;
+        let since = Instant::now();
+        state.owed.push_back(Owed { seq, frame, ends, hold, since, backing: Backing::None });
         state.wake();
-        true
+        match state.phase {
+            Phase::Detached { .. } => Pushed::Away,
+            Phase::Attached if self.is_reliable && is_last => {
+                match std::mem::replace(&mut state.is_watched, true) {
+                    true => Pushed::Queued,
+                    false => Pushed::Watch,
+                }
+            }
+            _ => Pushed::Queued,
+        }
+    }
+
+    fn fits(&self, state: &State, weight: usize) -> bool {
+        let unread = match self.is_reliable {
+            true => state.taken_bytes + state.waiting_bytes,
+            false => state.waiting_bytes,
+        };
+        unread == 0 || unread + weight <= self.limits.outbox_bytes_max
     }
 
     /// Asks the connection to close. The first reason stands.
     pub fn close(&self, code: CloseCode) {
-        let mut state = locked(&self.state);
-        if state.closing.is_none() {
-            state.close(code);
-        }
+        locked(&self.state).close(code);
     }
 
-    /// Asks the connection to close once everything in flight is answered and written.
+    /// This node stops: the connection closes once everything in flight is answered and written,
+    /// or, where the client can go on elsewhere without loss, at once.
     pub fn drain(&self) {
         let mut state = locked(&self.state);
         state.draining = true;
+        if self.is_reliable {
+            state.close(CloseCode::Draining);
+        }
         state.close_if_drained();
     }
 
-    /// Why the session is closing, if it is.
-    pub fn closing(&self) -> Option<CloseCode> {
-        locked(&self.state).closing
-    }
-
-    /// The next thing to do for the connection, or a wake-up once there is something.
-    pub fn poll_duty(&self, context: &mut Context<'_>) -> Poll<Duty> {
+    /// The next thing to do for a connection, or a wake-up once there is something.
+    pub fn poll_duty(&self, connection: ConnectionId, context: &mut Context<'_>) -> Poll<Duty> {
         let mut state = locked(&self.state);
-        if let Some(code) = state.closing {
+        if let Some(code) = state.closing_of(connection) {
             return Poll::Ready(Duty::Close(code));
         }
-        if let Some(queued) = state.outbox.pop_front() {
-            state.outbox_bytes -= queued.frame.weight();
-            if state.outbox.is_empty() {
-                // An idle connection holds no queue.
-                state.outbox = VecDeque::new();
-            }
-            return Poll::Ready(Duty::Write(queued));
+        if state.taken == state.owed.len() {
+            state.register(context);
+            return Poll::Pending;
         }
-        state.register(context);
-        Poll::Pending
+        let next = &state.owed[state.taken];
+        let (text, weight) = (next.frame.render(next.seq), next.frame.weight());
+        state.taken += 1;
+        state.waiting_bytes -= weight;
+        state.taken_bytes += weight;
+        Poll::Ready(Duty::Write(text))
     }
 
     /// Why to close, for a connection that cannot write at present; or a wake-up once there is a
     /// reason.
-    pub fn poll_closing(&self, context: &mut Context<'_>) -> Poll<CloseCode> {
+    pub fn poll_closing(
+        &self,
+        connection: ConnectionId,
+        context: &mut Context<'_>,
+    ) -> Poll<CloseCode> {
         let mut state = locked(&self.state);
-        match state.closing {
+        match state.closing_of(connection) {
             Some(code) => Poll::Ready(code),
             None => {
                 state.register(context);
@@ -162,79 +425,362 @@ impl Session {
         }
     }
 
-    /// All frames taken so far have been written, those that ended these requests among them: the
-    /// ids are free again.
-    pub fn written(&self, ended: impl IntoIterator<Item = ClientId>) {
+    /// All frames that the connection has taken have left for the network. The ids of the requests
+    /// they ended are free again, unless the client acknowledges frames.
+    pub fn flushed(&self, connection: ConnectionId) {
         let mut state = locked(&self.state);
-        for id in ended {
-            state.in_flight.remove(&id);
+        if state.connection != connection || state.phase != Phase::Attached {
+            return;
         }
-        if state.in_flight.is_empty() {
-            state.in_flight = HashMap::new();
-            state.close_if_drained();
+        if !self.is_reliable {
+            let State { owed, in_flight, written, taken, .. } = &mut *state;
+            for id in owed.range_mut(*written..*taken).filter_map(|frame| frame.ends.take()) {
+                in_flight.remove(&id);
+            }
         }
+        state.written = state.taken;
+        if !self.is_reliable {
+            state.drop_oldest();
+            state.shrink();
+        }
+        state.close_if_drained();
     }
 
-    /// The number of the last frame that was queued.
-    pub fn last_seq(&self) -> u64 {
-        locked(&self.state).seq
+    /// The number of the last frame that has left for the network, and how many frames before it
+    /// are not confirmed.
+    pub fn written(&self) -> (u64, usize) {
+        let state = locked(&self.state);
+        let last = state.owed.range(..state.written).rev().map(|owed| owed.seq).find(|seq| *seq > 0);
+        (last.unwrap_or(state.confirmed), state.written)
     }
 
-    /// How many requests are in flight, counting those whose answer is not written yet.
+    /// Whether a frame with this number has been sent.
+    pub fn has_sent(&self, seq: u64) -> bool {
+        let state = locked(&self.state);
+        let last = state.owed.range(..state.taken).rev().map(|owed| owed.seq).find(|seq| *seq > 0);
+        seq <= last.unwrap_or(state.confirmed)
+    }
+
+    /// The client has every frame up to this number.
+    pub fn confirm(&self, seq: u64) -> Confirmed {
+        locked(&self.state).confirm(seq)
+    }
+
+    /// The client has been heard on this connection, so it has the present token.
+    pub fn heard(&self, connection: ConnectionId) -> bool {
+        let mut state = locked(&self.state);
+        state.connection == connection && state.former_token.take().is_some()
+    }
+
+    /// A connection is gone; the session waits for its client from now on. False when it was not
+    /// the one that counts, or the session is not this node's any more.
+    pub fn detach(&self, connection: ConnectionId) -> bool {
+        let mut state = locked(&self.state);
+        if state.connection != connection || state.phase != Phase::Attached {
+            return false;
+        }
+        state.phase = Phase::Detached { frames: 0, bytes: 0 };
+        state.closing = None;
+        state.waker = None;
+        state.rewind();
+        true
+    }
+
+    /// Goes on for a client that has come back to this node and has every frame up to `last_seq`;
+    /// a connection that it still has is told. `None` when that cannot be: frames after
+    /// `last_seq` are not kept any more, or it was never sent.
+    pub fn resume(&self, last_seq: u64, beginning: Beginning) -> Option<ConnectionId> {
+        let mut state = locked(&self.state);
+        if !state.is_held() || !(state.confirmed..=state.seq).contains(&last_seq) {
+            return None;
+        }
+        state.wake();
+        state.connection.0 += 1;
+        state.phase = Phase::Attached;
+        state.closing = None;
+        state.epoch = beginning.epoch;
+        state.token = beginning.token;
+        state.former_token = beginning.former_token;
+        state.rewind();
+        Some(state.connection)
+    }
+
+    /// Whether a detached session has waited since before its last detachment: used by the window's
+    /// watch, which knows for which connection it waits.
+    pub fn is_waiting_since(&self, connection: ConnectionId) -> bool {
+        let state = locked(&self.state);
+        state.connection == connection && matches!(state.phase, Phase::Detached { .. })
+    }
+
+    /// Another node holds the session: the connection closes, and nothing of it is written to the
+    /// registry any more. False when that was known.
+    pub fn fence(&self) -> bool {
+        let mut state = locked(&self.state);
+        if !state.is_held() {
+            return false;
+        }
+        state.close(CloseCode::Draining);
+        state.phase = Phase::Fenced;
+        true
+    }
+
+    /// How many requests are in flight, counting those whose answer the client may not have yet.
     pub fn in_flight(&self) -> usize {
         locked(&self.state).in_flight.len()
     }
 
-    /// Whether nothing is in flight and nothing is left to write.
-    pub fn is_idle(&self) -> bool {
+    /// Every request in flight, by the client's id.
+    pub fn requests(&self) -> Vec<(ClientId, InFlight)> {
         let state = locked(&self.state);
-        state.in_flight.is_empty() && state.outbox.is_empty()
+        state.in_flight.iter().map(|(id, request)| (id.clone(), *request)).collect()
     }
 
     /// Whether the id is in flight, and for the same request.
     pub fn known(&self, id: &ClientId, digest: Digest) -> Known {
-        match locked(&self.state).in_flight.get(id) {
+        match locked(&self.state).in_flight.get_mut(id) {
             None => Known::No,
-            Some((_, known)) if *known == digest => Known::Joins,
-            Some(_) => Known::Conflicts,
+            Some(known) if known.digest != digest => Known::Conflicts,
+            Some(known) if known.is_unconfirmed && !known.has_ended => {
+                known.is_unconfirmed = false;
+                Known::Unconfirmed(known.request)
+            }
+            Some(_) => Known::Joins,
         }
     }
 
     /// The request in flight under an id.
     pub fn request(&self, id: &ClientId) -> Option<RequestId> {
-        locked(&self.state).in_flight.get(id).map(|(request, _)| *request)
+        locked(&self.state).in_flight.get(id).map(|known| known.request)
     }
 
-    /// A request is in flight from now on. Only the connection calls this, after
-    /// [`Session::known`] said that the id is free.
-    pub fn begin(&self, id: ClientId, request: RequestId, digest: Digest) {
-        locked(&self.state).in_flight.insert(id, (request, digest));
+    /// A request is in flight from now on. The caller has made sure that the id is free.
+    pub fn begin(&self, id: ClientId, request: InFlight) {
+        locked(&self.state).in_flight.insert(id, request);
     }
 
-    /// The connection is gone: what was in flight for it, and the number of frames that nobody
-    /// will read.
+    /// A request was not taken after all.
+    pub fn forget(&self, id: &ClientId) {
+        let mut state = locked(&self.state);
+        state.in_flight.remove(id);
+        state.close_if_drained();
+    }
+
+    /// The frames that the mailbox should have and has not: all of them while there is no
+    /// connection, else those that end a request and have waited since `before`. They count as on
+    /// their way from now on.
+    pub fn unparked(&self, before: Instant) -> Vec<Unparked> {
+        let mut state = locked(&self.state);
+        let is_away = state.phase != Phase::Attached;
+        let is_due = |owed: &Owed| {
+            let waits = is_away || (owed.since <= before && owed.ends.is_some());
+            waits && owed.seq > 0 && owed.backing == Backing::None
+        };
+        let State { owed, in_flight, .. } = &mut *state;
+        let due = owed.iter_mut().filter(|owed| is_due(owed));
+        due.map(|owed| owed.to_park(in_flight)).collect()
+    }
+
+    /// The frames that a mailbox which is written anew should have: all of them while there is no
+    /// connection, else those it had.
+    pub fn mailbox(&self) -> Vec<Unparked> {
+        let mut state = locked(&self.state);
+        let is_away = state.phase != Phase::Attached;
+        let State { owed, in_flight, .. } = &mut *state;
+        let is_due = |owed: &&mut Owed| owed.seq > 0 && (is_away || owed.backing != Backing::None);
+        owed.iter_mut().filter(is_due).map(|owed| owed.to_park(in_flight)).collect()
+    }
+
+    /// The mailbox has these frames: their replies are safe.
+    pub fn parked(&self, seqs: &[u64]) {
+        let mut state = locked(&self.state);
+        for owed in &mut state.owed {
+            if seqs.binary_search(&owed.seq).is_ok() {
+                owed.backing = Backing::Parked;
+                if let Some(hold) = owed.hold.take() {
+                    hold.done();
+                }
+            }
+        }
+    }
+
+    /// Whether the reply to a request is owed still and only this node has it.
+    pub fn is_unsafe(&self, request: RequestId) -> bool {
+        let state = locked(&self.state);
+        let is_it = |owed: &Owed| owed.backing != Backing::Parked && owed.frame.ends() == Some(request);
+        self.is_reliable_or_away(&state) && state.owed.iter().any(is_it)
+    }
+
+    fn is_reliable_or_away(&self, state: &State) -> bool {
+        self.is_reliable || state.phase != Phase::Attached
+    }
+
+    /// From which time on the oldest frame waits that is to be parked in time; none when nothing
+    /// has to be watched any more.
+    pub fn unwatch(&self) -> Option<Instant> {
+        let mut state = locked(&self.state);
+        let is_due = |owed: &&Owed| owed.ends.is_some() && owed.backing == Backing::None;
+        let since = state.owed.iter().find(is_due).map(|owed| owed.since);
+        state.is_watched = since.is_some();
+        since
+    }
+
+    /// Takes everything out, for the node that holds the session now: the frames that the client
+    /// may lack, each with its hold, and the requests in flight.
+    pub fn hand_over(&self) -> HandedOver {
+        let mut state = locked(&self.state);
+        state.close(CloseCode::Resumed);
+        state.phase = Phase::Moved;
+        let owed = std::mem::take(&mut state.owed);
+        let (mut frames, mut holds) = (Vec::new(), Vec::new());
+        for mut owed in owed.into_iter().filter(|owed| owed.seq > 0) {
+            let request = owed.ends.as_ref().and_then(|id| state.in_flight.get(id));
+            let request = request.map(|known| known.request).or(owed.frame.ends());
+            if let Some(hold) = owed.hold.take() {
+                holds.push((owed.frame.clone(), hold));
+            }
+            let request = owed.ends.is_some().then_some(request).flatten();
+            frames.push(Unparked { seq: owed.seq, request, frame: owed.frame });
+        }
+        let in_flight = std::mem::take(&mut state.in_flight).into_iter().collect();
+        HandedOver { seq: state.seq, confirmed: state.confirmed, frames, holds, in_flight }
+    }
+
+    /// Takes over a frame that the former holder had queued or parked; it keeps its order, and is
+    /// numbered anew.
+    pub fn adopt(&self, frame: Frame, ends: Option<ClientId>) {
+        let mut state = locked(&self.state);
+        state.seq += 1;
+        let seq = state.seq;
+        state.waiting_bytes += frame.weight();
+        let since = Instant::now();
+        state.owed.push_back(Owed { seq, frame, ends, hold: None, since, backing: Backing::None });
+    }
+
+    /// The session is over: what was in flight for it, and the number of frames that nobody will
+    /// read.
     pub fn end(&self) -> (Vec<RequestId>, usize) {
         let mut state = locked(&self.state);
-        state.closing.get_or_insert(CloseCode::Normal);
-        let unread = std::mem::take(&mut state.outbox).len();
-        state.outbox_bytes = 0;
-        state.waker = None;
+        state.close(CloseCode::Normal);
+        state.phase = Phase::Ended;
+        let mut unread = 0;
+        for owed in std::mem::take(&mut state.owed).into_iter().skip(state.written) {
+            unread += usize::from(owed.seq > 0);
+            if let Some(hold) = owed.hold {
+                hold.done();
+            }
+        }
+        (state.taken, state.written) = (0, 0);
         let in_flight = std::mem::take(&mut state.in_flight);
-        (in_flight.into_values().map(|(request, _)| request).collect(), unread)
+        (in_flight.into_values().map(|known| known.request).collect(), unread)
+    }
+}
+
+/// What a session leaves to its next holder.
+#[derive(Debug)]
+pub struct HandedOver {
+    /// The number of the last frame that was queued.
+    pub seq: u64,
+    /// The number up to which frames are not kept.
+    pub confirmed: u64,
+    /// The frames after it, in order.
+    pub frames: Vec<Unparked>,
+    /// Replies among them whose offsets are held back here.
+    pub holds: Vec<(Frame, Hold)>,
+    /// Requests in flight.
+    pub in_flight: Vec<(ClientId, InFlight)>,
+}
+
+impl Owed {
+    fn to_park(&mut self, in_flight: &HashMap<ClientId, InFlight>) -> Unparked {
+        self.backing = Backing::OnItsWay;
+        let ends = self.ends.as_ref().and_then(|id| in_flight.get(id));
+        let request = ends.map(|known| known.request);
+        Unparked { seq: self.seq, request, frame: self.frame.clone() }
     }
 }
 
 impl State {
+    fn is_held(&self) -> bool {
+        matches!(self.phase, Phase::Attached | Phase::Detached { .. })
+    }
+
+    fn closing_of(&self, connection: ConnectionId) -> Option<CloseCode> {
+        match self.connection == connection {
+            true => self.closing,
+            false => Some(CloseCode::Resumed),
+        }
+    }
+
+    fn confirm(&mut self, seq: u64) -> Confirmed {
+        let mut confirmed = Confirmed::default();
+        while self.owed.front().is_some_and(|owed| owed.seq <= seq) {
+            let trim = self.owed.front().map_or(0, |owed| if owed.backing == Backing::None { 0 } else { owed.seq });
+            confirmed.trim = confirmed.trim.max(trim);
+            confirmed.over.extend(self.drop_front());
+        }
+        self.shrink();
+        self.close_if_drained();
+        confirmed
+    }
+
+    /// Drops the oldest frame, which the client has or will never get; the request that is over
+    /// with it.
+    fn drop_front(&mut self) -> Option<RequestId> {
+        let owed = self.owed.pop_front()?;
+        let weight = owed.frame.weight();
+        match self.taken {
+            0 => self.waiting_bytes -= weight,
+            _ => {
+                self.taken -= 1;
+                self.taken_bytes -= weight;
+            }
+        }
+        self.written = self.written.saturating_sub(1);
+        self.confirmed = self.confirmed.max(owed.seq);
+        if let Some(hold) = owed.hold {
+            hold.done();
+        }
+        let known = self.in_flight.remove(&owed.ends?)?;
+        Some(known.request)
+    }
+
+    /// Bounds what is kept of written frames that nobody acknowledges.
+    fn drop_oldest(&mut self) {
+        while self.written > KEPT_FRAMES_MAX || (self.taken_bytes > KEPT_BYTES_MAX && self.written > 0)
+        {
+            self.drop_front();
+        }
+    }
+
+    /// Every frame waits again, but for those that were for the former connection alone.
+    fn rewind(&mut self) {
+        self.owed.retain(|owed| owed.seq > 0);
+        (self.taken, self.written, self.taken_bytes) = (0, 0, 0);
+        self.waiting_bytes = self.owed.iter().map(|owed| owed.frame.weight()).sum();
+    }
+
+    /// An idle session holds no memory for queues.
+    fn shrink(&mut self) {
+        if self.owed.is_empty() && self.owed.capacity() > 0 {
+            self.owed = VecDeque::new();
+        }
+        if self.in_flight.is_empty() && self.in_flight.capacity() > 0 {
+            self.in_flight = HashMap::new();
+        }
+    }
+
     fn close_if_drained(&mut self) {
-        let owed = !self.in_flight.is_empty() || !self.outbox.is_empty();
-        if self.draining && !owed && self.closing.is_none() {
+        let owes = !self.in_flight.is_empty() || self.written < self.owed.len();
+        if self.draining && !owes {
             self.close(CloseCode::Draining);
         }
     }
 
     fn close(&mut self, code: CloseCode) {
-        self.closing = Some(code);
-        self.wake();
+        if self.closing.is_none() {
+            self.closing = Some(code);
+            self.wake();
+        }
     }
 
     fn register(&mut self, context: &Context<'_>) {
@@ -254,150 +800,5 @@ impl State {
 impl fmt::Debug for Session {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Session").field("id", &self.id).finish_non_exhaustive()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    };
-
-    use bytes::Bytes;
-    use futures_util::task::{ArcWake, waker};
-    use uuid::Uuid;
-
-    use super::*;
-    use crate::wire::Reply;
-
-    #[derive(Default)]
-    struct Count(AtomicUsize);
-
-    impl ArcWake for Count {
-        fn wake_by_ref(this: &Arc<Self>) {
-            this.0.fetch_add(1, Ordering::Relaxed);
-        }
-    }
-
-    fn session(outbox_bytes_max: usize) -> Session {
-        Session::new(SessionId::random(), outbox_bytes_max)
-    }
-
-    fn id(json: &str) -> ClientId {
-        ClientId::from_json(json).unwrap()
-    }
-
-    fn response(bytes: usize) -> Frame {
-        let reply = Reply { payload: Bytes::from(vec![b'1'; bytes]), ..Reply::default() };
-        Frame::Response { id: id("1"), request: RequestId::from_uuid(Uuid::nil()), reply }
-    }
-
-    fn next(session: &Session) -> Option<Duty> {
-        let wakes = Arc::new(Count::default());
-        match session.poll_duty(&mut Context::from_waker(&waker(wakes))) {
-            Poll::Ready(duty) => Some(duty),
-            Poll::Pending => None,
-        }
-    }
-
-    fn seqs(session: &Session) -> Vec<u64> {
-        std::iter::from_fn(|| match next(session)? {
-            Duty::Write(queued) => Some(queued.seq),
-            Duty::Close(_) => None,
-        })
-        .collect()
-    }
-
-    #[test]
-    fn frames_are_numbered_in_order_and_pongs_are_not() {
-        let session = session(10_000);
-        assert!(session.push(response(1), None));
-        assert!(session.push(Frame::Pong { id: None }, None));
-        assert!(session.push(response(1), None));
-        assert_eq!(seqs(&session), [1, 0, 2]);
-        assert_eq!(session.last_seq(), 2);
-    }
-
-    #[test]
-    fn one_frame_always_fits_and_the_next_closes() {
-        let session = session(100);
-        assert!(session.push(response(1000), None));
-        assert!(!session.push(response(1), None));
-        assert_eq!(session.closing(), Some(CloseCode::SlowConsumer));
-        assert!(matches!(next(&session), Some(Duty::Close(CloseCode::SlowConsumer))));
-        assert!(!session.push(response(1), None), "a closing session takes nothing");
-    }
-
-    #[test]
-    fn what_has_been_taken_makes_room() {
-        let session = session(1000);
-        for _ in 0..100 {
-            assert!(session.push(response(500), None));
-            assert!(next(&session).is_some());
-        }
-        assert_eq!(session.closing(), None);
-    }
-
-    #[test]
-    fn an_id_is_taken_until_its_end_is_written() {
-        let session = session(1000);
-        let (this, other) = (Digest(1), Digest(2));
-        assert_eq!(session.known(&id("1"), this), Known::No);
-        session.begin(id("1"), RequestId::from_uuid(Uuid::nil()), this);
-        assert_eq!(session.known(&id("1"), this), Known::Joins);
-        assert_eq!(session.known(&id("1"), other), Known::Conflicts);
-        assert_eq!(session.known(&id(r#""1""#), this), Known::No);
-        session.push(response(1), Some(id("1")));
-        assert_eq!(session.known(&id("1"), this), Known::Joins, "queued is not written");
-        assert!(!session.is_idle());
-        let Some(Duty::Write(queued)) = next(&session) else { panic!("a frame is queued") };
-        session.written(queued.ends);
-        assert_eq!(session.known(&id("1"), this), Known::No);
-        assert!(session.is_idle());
-    }
-
-    #[test]
-    fn a_waiting_connection_is_woken_once_by_a_push_and_by_a_close() {
-        let session = session(1000);
-        let wakes = Arc::new(Count::default());
-        let waker = waker(Arc::clone(&wakes));
-        let mut context = Context::from_waker(&waker);
-        assert!(session.poll_duty(&mut context).is_pending());
-        session.push(response(1), None);
-        session.push(response(1), None);
-        assert_eq!(wakes.0.load(Ordering::Relaxed), 1);
-        assert_eq!(seqs(&session), [1, 2]);
-        assert!(session.poll_duty(&mut context).is_pending());
-        session.close(CloseCode::Draining);
-        session.close(CloseCode::Internal);
-        assert_eq!(wakes.0.load(Ordering::Relaxed), 2);
-        assert_eq!(session.closing(), Some(CloseCode::Draining), "the first reason stands");
-    }
-
-    #[test]
-    fn a_draining_session_closes_once_nothing_is_owed() {
-        let idle = session(1000);
-        idle.drain();
-        assert_eq!(idle.closing(), Some(CloseCode::Draining));
-
-        let busy = session(1000);
-        busy.begin(id("1"), RequestId::from_uuid(Uuid::nil()), Digest(1));
-        busy.drain();
-        busy.push(response(1), Some(id("1")));
-        assert_eq!(busy.closing(), None);
-        let Some(Duty::Write(queued)) = next(&busy) else { panic!("a frame is queued") };
-        assert_eq!(busy.closing(), None);
-        busy.written(queued.ends);
-        assert_eq!(busy.closing(), Some(CloseCode::Draining));
-    }
-
-    #[test]
-    fn an_end_tells_what_is_left() {
-        let session = session(1000);
-        session.begin(id("1"), RequestId::from_uuid(Uuid::nil()), Digest(1));
-        session.push(response(1), None);
-        assert_eq!(session.end(), (vec![RequestId::from_uuid(Uuid::nil())], 1));
-        assert!(!session.push(response(1), None));
     }
 }

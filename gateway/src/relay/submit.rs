@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use registry::{RequestId, Route, SessionId};
+use registry::{BackupStep, Progress, RequestId, Route, SessionId};
 use tokio::{sync::oneshot, time::Instant};
 
 use super::{
@@ -12,11 +12,12 @@ use super::{
     pending::{Answer, Entry, Recording, Waiter},
     reply::{CORRELATION_ID, REPLY_PARTITION, REPLY_TOPIC},
     service::Service,
-    session::{Digest, Known, Session},
+    session::{Digest, InFlight, Known, Session},
+    stored::{self, RequestDetail},
     unix_ms,
 };
 use crate::{
-    bus::Outgoing,
+    bus::{Outgoing, ProduceError},
     config::Dialect,
     error::{ErrorCode, Failure},
     telemetry::Edge,
@@ -103,6 +104,7 @@ impl Relay {
             match session.known(id, digest) {
                 Known::No => {}
                 Known::Joins => return,
+                Known::Unconfirmed(request) => return self.produce_again(session, frame, request),
                 Known::Conflicts => {
                     let message = "the id is in flight on this session with another content";
                     let failure = Failure::new(ErrorCode::Duplicate, message);
@@ -116,10 +118,10 @@ impl Relay {
     }
 
     /// Tells a session that its request was not taken.
-    fn refuse(&self, session: &Session, frame: &RequestFrame<'_>, failure: Failure) {
+    fn refuse(&self, session: &Arc<Session>, frame: &RequestFrame<'_>, failure: Failure) {
         let failure = self.refused(&frame.service, Edge::Ws, failure);
-        session
-            .push(Frame::Error { id: frame.id.clone(), request: None, failure, reply: None }, None);
+        let id = frame.id.clone();
+        self.owe(session, Frame::Error { id, request: None, failure, reply: None }, None, None);
     }
 
     fn submit_frame(
@@ -128,17 +130,8 @@ impl Relay {
         frame: &RequestFrame<'_>,
         digest: Digest,
     ) -> Result<(), Failure> {
-        let headers: Vec<(&str, &[u8])> =
-            frame.headers.iter().map(|(name, value)| (&**name, value.as_bytes())).collect();
-        let submission = Submission {
-            service: &frame.service,
-            key: frame.key.as_deref().map(str::as_bytes),
-            payload: frame.payload.as_bytes(),
-            headers: &headers,
-            method: METHOD_WS,
-            path: None,
-            timeout: frame.timeout_ms.map(Duration::from_millis),
-        };
+        let headers = header_slices(&frame.headers);
+        let submission = of_frame(frame, &headers);
         let service = self.admit(&submission)?;
         let max = self.limits.in_flight_per_connection_max;
         if session.in_flight() >= max {
@@ -146,14 +139,37 @@ impl Relay {
         }
         let choice = self.choose()?;
         let id = frame.id.clone().unwrap_or_else(|| ClientId::from_request(choice.request));
-        session.begin(id.clone(), choice.request, digest);
+        let deadline_ms = deadline_ms(service.timeout(submission.timeout));
+        let (request, has_ended, is_unconfirmed) = (choice.request, false, false);
+        let begun = InFlight { request, digest, deadline_ms, has_ended, is_unconfirmed };
+        session.begin(id.clone(), begun);
         let (session_of, receipt) = (Arc::clone(session), frame.receipt);
-        let waiter = Waiter::Session { session: session_of, id: id.clone(), receipt };
+        let waiter = Waiter::Session { session: session_of, id: id.clone(), digest, receipt };
         let produced = self.produce(&service, &submission, choice, waiter);
         if produced.is_err() {
-            session.written([id]);
+            session.forget(&id);
         }
         produced
+    }
+
+    /// Produces a request again, under its id: the node that took it died before the broker had
+    /// confirmed it.
+    fn produce_again(
+        self: &Arc<Self>,
+        session: &Arc<Session>,
+        frame: &RequestFrame<'_>,
+        request: RequestId,
+    ) {
+        let look = |entry: &mut Entry| (Arc::clone(&entry.service), entry.route.deadline_ms);
+        // It may have ended meanwhile: then its answer is on its way.
+        let Some((service, deadline_ms)) = self.pending.look(request, look) else { return };
+        let headers = header_slices(&frame.headers);
+        let submission = of_frame(frame, &headers);
+        let session = Some(session.id());
+        let handed = self.hand_to_producer(&service, &submission, request, session, deadline_ms);
+        if let Err(error) = handed {
+            self.produced(request, Err(error));
+        }
     }
 
     /// The limits that hold for every request, wherever it came from.
@@ -201,12 +217,16 @@ impl Relay {
     ) -> Result<(), Failure> {
         let request = choice.request;
         let timeout = service.timeout(submission.timeout);
-        let deadline_ms = unix_ms().saturating_add(timeout.as_millis() as u64);
+        let deadline_ms = deadline_ms(timeout);
         let (session, client_id) = match &waiter {
-            Waiter::Session { session, id, .. } => (Some(session.id()), Some(id.as_json().into())),
+            Waiter::Session { session, id, .. } => {
+                (Some(Arc::clone(session)), Some(id.as_json().into()))
+            }
             Waiter::Call(_) => (None, None),
         };
-        let route = Arc::new(Route { node: self.node.clone(), session, client_id, deadline_ms });
+        let session_id = session.as_ref().map(|session| session.id());
+        let node = self.node.clone();
+        let route = Arc::new(Route { node, session: session_id, client_id, deadline_ms });
         let started = Instant::now();
         let entry = Entry {
             service: Arc::clone(service),
@@ -219,27 +239,75 @@ impl Relay {
             route: Arc::clone(&route),
         };
         service.metrics.in_flight.inc();
+        let detail = session.filter(|session| session.is_durable()).zip(entry.detail());
         self.pending.insert(request, entry);
+        if let Some((session, detail)) = detail {
+            self.produce_once_backed_up(&session, service, submission, (request, route), &detail);
+            return Ok(());
+        }
         let is_urgent = choice.partition.is_none() || !service.is_affine();
         self.routes.put(request, route, is_urgent);
-        let relay = Arc::clone(self);
-        let record = RecordParts::new(self, service, request, session, deadline_ms);
-        let on_delivery = Box::new(move |result| relay.produced(request, result));
-        let result =
-            record.with(service, submission, |record| self.producer.produce(record, on_delivery));
-        if let Err(error) = result {
+        let handed = self.hand_to_producer(service, submission, request, session_id, deadline_ms);
+        if let Err(error) = handed {
             if self.pending.take(request).is_none() {
                 // Its deadline was faster: it has ended, and its client has been told.
                 return Ok(());
             }
             service.metrics.in_flight.dec();
             self.routes.remove(request);
-            if error == crate::bus::ProduceError::QueueFull {
+            if error == ProduceError::QueueFull {
                 self.telemetry.limit_hit("producer_queue");
             }
             return Err(refusal(&error));
         }
         Ok(())
+    }
+
+    /// A request that must survive this node is produced once the registry has it: so whoever holds
+    /// the session next knows of everything that may be in the log. While the registry is away it
+    /// is produced all the same, and written there when it comes back.
+    fn produce_once_backed_up(
+        self: &Arc<Self>,
+        session: &Arc<Session>,
+        service: &Arc<Service>,
+        submission: &Submission<'_>,
+        (request, route): (RequestId, Arc<Route>),
+        detail: &RequestDetail,
+    ) {
+        let (relay, service) = (Arc::clone(self), Arc::clone(service));
+        let (session_id, deadline_ms) = (session.id(), route.deadline_ms);
+        let submission = OwnedSubmission::from(submission);
+        let produce = move || {
+            let handed = submission.with(|submission| {
+                let session = Some(session_id);
+                relay.hand_to_producer(&service, submission, request, session, deadline_ms)
+            });
+            if let Err(error) = handed {
+                relay.produced(request, Err(error));
+            }
+        };
+        if self.routes.is_reachable() {
+            let (progress, detail) = (Progress::Submitted, stored::encode(detail));
+            let step = BackupStep::Request { request, progress, detail };
+            self.backups.request(session, step, (request, route), Box::new(produce));
+        } else {
+            self.backups.rewrite(session);
+            produce();
+        }
+    }
+
+    fn hand_to_producer(
+        self: &Arc<Self>,
+        service: &Service,
+        submission: &Submission<'_>,
+        request: RequestId,
+        session: Option<SessionId>,
+        deadline_ms: u64,
+    ) -> Result<(), ProduceError> {
+        let relay = Arc::clone(self);
+        let record = RecordParts::new(self, service, request, session, deadline_ms);
+        let on_delivery = Box::new(move |result| relay.produced(request, result));
+        record.with(service, submission, |record| self.producer.produce(record, on_delivery))
     }
 
     /// The failure for a limit of `limits.*` that was hit, counted.
@@ -258,6 +326,60 @@ impl Relay {
         metrics.ended(edge, Err(&failure));
         failure
     }
+}
+
+/// A request of a session, kept until it may be produced.
+struct OwnedSubmission {
+    key: Option<Box<[u8]>>,
+    payload: Box<[u8]>,
+    headers: Vec<(Box<str>, Box<[u8]>)>,
+}
+
+impl From<&Submission<'_>> for OwnedSubmission {
+    fn from(submission: &Submission<'_>) -> Self {
+        let headers = submission.headers.iter();
+        Self {
+            key: submission.key.map(Into::into),
+            payload: submission.payload.into(),
+            headers: headers.map(|(name, value)| ((*name).into(), (*value).into())).collect(),
+        }
+    }
+}
+
+impl OwnedSubmission {
+    fn with<T>(&self, use_it: impl FnOnce(&Submission<'_>) -> T) -> T {
+        let headers: Vec<(&str, &[u8])> =
+            self.headers.iter().map(|(name, value)| (&**name, &**value)).collect();
+        use_it(&Submission {
+            service: "",
+            key: self.key.as_deref(),
+            payload: &self.payload,
+            headers: &headers,
+            method: METHOD_WS,
+            path: None,
+            timeout: None,
+        })
+    }
+}
+
+fn header_slices(headers: &[(String, String)]) -> Vec<(&str, &[u8])> {
+    headers.iter().map(|(name, value)| (&**name, value.as_bytes())).collect()
+}
+
+fn of_frame<'a>(frame: &'a RequestFrame<'_>, headers: &'a [(&'a str, &'a [u8])]) -> Submission<'a> {
+    Submission {
+        service: &frame.service,
+        key: frame.key.as_deref().map(str::as_bytes),
+        payload: frame.payload.as_bytes(),
+        headers,
+        method: METHOD_WS,
+        path: None,
+        timeout: frame.timeout_ms.map(Duration::from_millis),
+    }
+}
+
+fn deadline_ms(timeout: Duration) -> u64 {
+    unix_ms().saturating_add(timeout.as_millis() as u64)
 }
 
 /// The texts of a record's headers.

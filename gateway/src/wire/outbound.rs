@@ -2,11 +2,9 @@
 
 use std::sync::Arc;
 
-use base64::{
-    Engine,
-    engine::general_purpose::{STANDARD as BASE64, URL_SAFE_NO_PAD as TOKEN},
-};
+use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
 use registry::{RequestId, SessionId};
+use serde::{Deserialize, Serialize};
 
 use super::{ClientId, Reply, push_string};
 use crate::error::{ErrorCode, Failure};
@@ -14,12 +12,18 @@ use crate::error::{ErrorCode, Failure};
 /// The first frame on every connection; it has no number.
 #[derive(Debug)]
 pub struct Welcome<'a> {
-    /// The session that has begun.
+    /// The session that has begun, or goes on.
     pub session: SessionId,
+    /// The secret that resumes it.
+    pub resume: &'a str,
+    /// Whether it goes on: nothing is missing.
+    pub resumed: bool,
     /// This node.
     pub node: &'a str,
     /// Milliseconds between two WebSocket pings.
     pub ping_interval_ms: u128,
+    /// Milliseconds for which the session lives without a connection.
+    pub resume_window_ms: u128,
     /// `limits.message_bytes_max`.
     pub max_message_bytes: usize,
     /// `limits.in_flight_per_connection_max`.
@@ -27,20 +31,21 @@ pub struct Welcome<'a> {
 }
 
 impl Welcome<'_> {
-    /// The frame's text. A session ends with its connection in this version: the window in which
-    /// it could be resumed is 0, and its token is out of date as soon as it could be used. It is
-    /// there so that a client which resumes needs no special case: it is told `resumed:false`.
+    /// The frame's text.
     pub fn render(&self) -> String {
-        let mut out = String::with_capacity(256);
+        let mut out = String::with_capacity(320);
         out.push_str(r#"{"type":"welcome","session":""#);
         push_display(&mut out, self.session);
-        out.push_str(r#"","resume":""#);
-        TOKEN.encode_string(rand::random::<[u8; 16]>(), &mut out);
-        out.push_str(r#"","resumed":false,"node":"#);
+        out.push_str(r#"","resume":"#);
+        push_string(&mut out, self.resume);
+        out.push_str(if self.resumed { r#","resumed":true"# } else { r#","resumed":false"# });
+        out.push_str(r#","node":"#);
         push_string(&mut out, self.node);
         out.push_str(r#","user":null,"ping_interval_ms":"#);
         push_display(&mut out, self.ping_interval_ms);
-        out.push_str(r#","resume_window_ms":0,"max_message_bytes":"#);
+        out.push_str(r#","resume_window_ms":"#);
+        push_display(&mut out, self.resume_window_ms);
+        out.push_str(r#","max_message_bytes":"#);
         push_display(&mut out, self.max_message_bytes);
         out.push_str(r#","max_in_flight":"#);
         push_display(&mut out, self.max_in_flight);
@@ -50,7 +55,7 @@ impl Welcome<'_> {
 }
 
 /// What a session's client is told, in order.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Frame {
     /// The broker has recorded the request.
     Receipt {
@@ -93,15 +98,33 @@ pub enum Frame {
 }
 
 impl Frame {
+    /// Drops the service's headers that may not pass.
+    pub fn keep_headers(&mut self, passes: impl Fn(&str) -> bool) {
+        if let Self::Response { reply, .. } | Self::Error { reply: Some(reply), .. } = self {
+            reply.headers.retain(|(name, _)| passes(name));
+        }
+    }
+
+    /// Bytes that every frame is counted with, beside its payload and headers.
+    pub const ENVELOPE_BYTES: usize = 256;
+
     /// Whether the frame takes a number of its session's sequence.
     pub const fn is_numbered(&self) -> bool {
         !matches!(self, Self::Pong { .. })
     }
 
+    /// The request that the frame ends.
+    pub const fn ends(&self) -> Option<RequestId> {
+        match self {
+            Self::Response { request, .. } => Some(*request),
+            Self::Error { request, .. } => *request,
+            Self::Receipt { .. } | Self::Pong { .. } => None,
+        }
+    }
+
     /// Bytes that the frame is counted with while it waits: payload and headers, and a flat amount
     /// for the rest.
     pub fn weight(&self) -> usize {
-        const ENVELOPE: usize = 256;
         let reply = match self {
             Self::Response { reply, .. } => Some(reply),
             Self::Error { reply, .. } => reply.as_ref(),
@@ -111,7 +134,7 @@ impl Frame {
             let headers: usize = reply.headers.iter().map(|(n, v)| n.len() + v.len()).sum();
             headers + reply.payload.len()
         };
-        ENVELOPE + reply.map_or(0, weight)
+        Self::ENVELOPE_BYTES + reply.map_or(0, weight)
     }
 
     /// The frame's text. `seq` is ignored where the frame has no number.

@@ -1,5 +1,5 @@
-//! One WebSocket connection: reads its client's frames, writes what its session is owed, watches
-//! its heart.
+//! One WebSocket connection: begins a session or goes on with one, reads its client's frames,
+//! writes what its session is owed, watches its heart.
 //!
 //! One task per connection and one future that drives both directions, so that a client which does
 //! not read cannot keep the connection from noticing anything else.
@@ -22,17 +22,18 @@ use tokio_tungstenite::{
     tungstenite::{
         Error as SocketError, Message, Utf8Bytes,
         error::{CapacityError, ProtocolError},
-        protocol::CloseFrame,
+        protocol::{CloseFrame, frame::coding::CloseCode as FrameCode},
     },
 };
 
-use super::super::Rate;
+use super::super::{Edge, Rate};
 use crate::{
     config::SessionConfig,
     error::{CloseCode, ErrorCode, Failure},
     relay::{
         Relay, Session,
-        session::{Duty, Queued},
+        session::{ConnectionId, Duty},
+        token::Token,
     },
     wire::{BadFrame, ClientFrame, ClientId, Frame, Welcome},
 };
@@ -43,14 +44,46 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(10);
 const LINGER_TIMEOUT: Duration = Duration::from_secs(2);
 /// Frames written before reading gets its turn.
 const WRITES_MAX: usize = 64;
+/// Written frames that nobody has confirmed, at which a ping asks whether they have come.
+const UNCONFIRMED_MAX: usize = 64;
 
-/// A connection of a session. Dropping it, also half-way through a panic, ends the session.
+/// What a client wants to go on with.
 #[derive(Debug)]
-pub(super) struct Connection {
+pub(super) struct Wish {
+    /// Whether it acknowledges frames. A session that is resumed is as it was.
+    pub(super) is_reliable: bool,
+    /// The session's token, none when it is no token at all, and the last frame that has come.
+    pub(super) resume: Option<(Option<Token>, u64)>,
+}
+
+/// A socket that counts against the limit for as long as this lives.
+#[derive(Debug)]
+pub(super) struct Place(Arc<Relay>);
+
+/// A connection of a session. Dropping it, also half-way through a panic, leaves the session to wait
+/// for its client.
+#[derive(Debug)]
+struct Connection {
     relay: Arc<Relay>,
     session: Arc<Session>,
+    id: ConnectionId,
+    resumed: bool,
     times: SessionConfig,
     rate: Rate,
+}
+
+impl Place {
+    /// Takes one, whether or not there is one left.
+    pub(super) fn take(relay: &Arc<Relay>) -> Self {
+        relay.connection_opened();
+        Self(Arc::clone(relay))
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.connection_closed();
+    }
 }
 
 /// What a connection meets.
@@ -67,55 +100,120 @@ enum Event {
 /// The socket and what is on its way through it.
 struct Socket<S> {
     stream: WebSocketStream<S>,
+    connection: ConnectionId,
     /// Written, but perhaps not to the network yet.
     unflushed: bool,
-    /// What the unflushed frames end.
-    ends: Vec<ClientId>,
     beat: Pin<Box<Sleep>>,
-    /// A ping is out since then.
-    pinged: Option<Instant>,
+    pong_timeout: Duration,
+    /// A ping is out.
+    pinged: Option<Pinged>,
+    /// The client has closed, and said that it will not come back.
+    is_over: bool,
+}
+
+/// A ping that waits for its pong.
+#[derive(Clone, Copy)]
+struct Pinged {
+    at: Instant,
+    /// The last frame that left before it.
+    seq: u64,
+}
+
+/// Serves a connection from its first frame to its end.
+pub(super) async fn serve<S>(
+    edge: &Edge,
+    wish: Wish,
+    rate: Rate,
+    place: Place,
+    stream: WebSocketStream<S>,
+) where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let relay = &edge.relay;
+    let resumed = match wish.resume {
+        Some((Some(token), last_seq)) => edge.handover.resume(&token, last_seq).await,
+        Some((None, _)) | None => Ok(None),
+    };
+    let mut socket = Socket {
+        stream,
+        connection: ConnectionId::NONE,
+        unflushed: false,
+        beat: Box::pin(tokio::time::sleep(edge.session.ping_interval)),
+        pong_timeout: edge.session.pong_timeout,
+        pinged: None,
+        is_over: false,
+    };
+    let (session, id, resumed) = match resumed {
+        Ok(Some((session, id))) => (session, id, true),
+        Ok(None) => {
+            let (session, id) = relay.start_session(wish.is_reliable);
+            (session, id, false)
+        }
+        Err(error) => {
+            tracing::debug!(%error, "session not resumed");
+            return socket.say_goodbye(relay, CloseCode::Internal).await;
+        }
+    };
+    socket.connection = id;
+    let (relay, times) = (Arc::clone(relay), edge.session.clone());
+    let connection = Connection { relay, session, id, resumed, times, rate };
+    let close = connection.run(&mut socket).await;
+    let relay = Arc::clone(&connection.relay);
+    match close {
+        Some(code) => {
+            tracing::debug!(session = %connection.session.id(), code = code.number(), "closing");
+            connection.leave(!code.invites_back());
+            socket.say_goodbye(&relay, code).await;
+        }
+        None => connection.leave(socket.is_over),
+    }
+    drop(place);
 }
 
 impl Connection {
-    /// Starts a session for a connection that is about to come.
-    pub(super) fn start(relay: &Arc<Relay>, times: &SessionConfig, rate: Rate) -> Self {
-        let session = relay.start_session();
-        relay.telemetry().connections.inc();
-        Self { relay: Arc::clone(relay), session, times: times.clone(), rate }
-    }
-
-    /// Serves the connection until its end.
-    pub(super) async fn run<S>(self, stream: WebSocketStream<S>)
+    /// Serves the connection until its end; why this node ends it, if it does.
+    async fn run<S>(&self, socket: &mut Socket<S>) -> Option<CloseCode>
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
-        let mut socket = Socket {
-            stream,
-            unflushed: false,
-            ends: Vec::new(),
-            beat: Box::pin(tokio::time::sleep(self.times.ping_interval)),
-            pinged: None,
-        };
-        if socket.start(Message::text(self.welcome())).is_err() {
-            return;
+        socket.start(Message::text(self.welcome())).ok()?;
+        if self.resumed {
+            // Its pong tells that the client has got its new token.
+            socket.ping(&self.session);
         }
+        let mut is_heard = !self.resumed;
         loop {
             let event = std::future::poll_fn(|cx| socket.poll_event(&self.session, cx)).await;
             let close = match event {
-                Event::Message(message) => self.on_message(message, &mut socket),
+                Event::Message(message) => {
+                    if !std::mem::replace(&mut is_heard, true) {
+                        self.relay.heard(&self.session, self.id);
+                    }
+                    self.on_message(message, socket)
+                }
                 Event::Close(code) => Some(code),
-                Event::Beat => self.on_beat(&mut socket),
-                Event::Gone => return,
+                Event::Beat => self.on_beat(socket),
+                Event::Gone => return None,
             };
-            if let Some(code) = close {
-                return self.close(socket, code).await;
+            if close.is_some() {
+                return close;
             }
+        }
+    }
+
+    /// The connection is over; its session is too, or waits for its client.
+    fn leave(self, is_over: bool) {
+        if is_over {
+            self.relay.end_session_of(&self.session, self.id);
         }
     }
 
     fn welcome(&self) -> String {
         Welcome {
             session: self.session.id(),
+            resume: &self.session.token().to_text(),
+            resumed: self.resumed,
+            resume_window_ms: self.times.resume_window.as_millis(),
             node: self.relay.node().id.as_str(),
             ping_interval_ms: self.times.ping_interval.as_millis(),
             max_message_bytes: self.relay.limits().message_bytes_max,
@@ -138,11 +236,21 @@ impl Connection {
                 }
             },
             Message::Pong(_) => {
-                socket.pong(self.times.ping_interval);
+                if let Some(seq) = socket.pong(self.times.ping_interval)
+                    && !self.session.is_reliable()
+                {
+                    // Whatever left before the ping has come too.
+                    self.relay.confirm(&self.session, seq);
+                }
                 None
             }
-            // Answered by the library; the end of the stream follows a close.
-            Message::Ping(_) | Message::Close(_) | Message::Frame(_) => None,
+            // The end of the stream follows.
+            Message::Close(frame) => {
+                socket.is_over = frame.is_some_and(|frame| frame.code == FrameCode::Normal);
+                None
+            }
+            // Answered by the library.
+            Message::Ping(_) | Message::Frame(_) => None,
         }
     }
 
@@ -153,12 +261,13 @@ impl Connection {
             }
             Ok(ClientFrame::Cancel(id)) => self.on_cancel(id),
             Ok(ClientFrame::Ping(id)) => {
-                self.session.push(Frame::Pong { id }, None);
+                self.relay.owe(&self.session, Frame::Pong { id }, None, None);
             }
             Ok(ClientFrame::Ack(seq)) => {
-                if seq > self.session.last_seq() {
+                if !self.session.has_sent(seq) {
                     return Some(CloseCode::ContractViolation);
                 }
+                self.relay.confirm(&self.session, seq);
             }
             Err(bad) => self.tell_bad(bad),
         }
@@ -187,48 +296,24 @@ impl Connection {
     }
 
     fn tell(&self, id: Option<ClientId>, failure: Failure) {
-        self.session.push(Frame::Error { id, request: None, failure, reply: None }, None);
+        let frame = Frame::Error { id, request: None, failure, reply: None };
+        self.relay.owe(&self.session, frame, None, None);
     }
 
     fn on_beat<S>(&self, socket: &mut Socket<S>) -> Option<CloseCode>
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
-        if socket.pinged.is_some() {
+        if socket.pinged.is_some() || !socket.ping(&self.session) {
             return Some(CloseCode::HeartbeatLost);
         }
-        socket.ping(self.times.pong_timeout)
-    }
-
-    /// Says why, and gives the client time to read it: closing at once would let the network drop
-    /// what is not read yet.
-    async fn close<S>(&self, mut socket: Socket<S>, code: CloseCode)
-    where
-        S: AsyncRead + AsyncWrite + Unpin,
-    {
-        tracing::debug!(session = %self.session.id(), code = code.number(), "closing");
-        self.relay.telemetry().closed(code.number());
-        match code {
-            CloseCode::SlowConsumer => self.relay.telemetry().limit_hit("outbox_bytes_max"),
-            CloseCode::TooLarge => self.relay.telemetry().limit_hit("frame_bytes_max"),
-            _ => {}
-        }
-        let frame =
-            CloseFrame { code: code.number().into(), reason: Utf8Bytes::from(code.reason()) };
-        // What the session is owed is given up from here on, not only after the good-bye.
-        self.relay.end_session(&self.session);
-        let said = tokio::time::timeout(CLOSE_TIMEOUT, socket.stream.close(Some(frame))).await;
-        if matches!(said, Ok(Ok(()))) {
-            let lingered = tokio::time::timeout(LINGER_TIMEOUT, socket.linger()).await;
-            tracing::trace!(in_time = lingered.is_ok(), "client's end");
-        }
+        None
     }
 }
 
 impl Drop for Connection {
     fn drop(&mut self) {
-        self.relay.end_session(&self.session);
-        self.relay.telemetry().connections.dec();
+        self.relay.detach(&self.session, self.id);
     }
 }
 
@@ -258,7 +343,7 @@ where
             match Pin::new(&mut self.stream).poll_ready(cx) {
                 Poll::Ready(Ok(())) => {}
                 Poll::Ready(Err(_)) => return Some(Event::Gone),
-                Poll::Pending => match session.poll_closing(cx) {
+                Poll::Pending => match session.poll_closing(self.connection, cx) {
                     Poll::Ready(code) => return Some(Event::Close(code)),
                     Poll::Pending => return None,
                 },
@@ -267,10 +352,9 @@ where
                 cx.waker().wake_by_ref();
                 break;
             }
-            match session.poll_duty(cx) {
-                Poll::Ready(Duty::Write(Queued { seq, frame, ends })) => {
-                    self.ends.extend(ends);
-                    if self.start(Message::text(frame.render(seq))).is_err() {
+            match session.poll_duty(self.connection, cx) {
+                Poll::Ready(Duty::Write(text)) => {
+                    if self.start(Message::text(text)).is_err() {
                         return Some(Event::Gone);
                     }
                 }
@@ -282,7 +366,13 @@ where
             match Pin::new(&mut self.stream).poll_flush(cx) {
                 Poll::Ready(Ok(())) => {
                     self.unflushed = false;
-                    session.written(std::mem::take(&mut self.ends));
+                    session.flushed(self.connection);
+                    if self.pinged.is_none()
+                        && !session.is_reliable()
+                        && session.written().1 >= UNCONFIRMED_MAX
+                    {
+                        self.ping(session);
+                    }
                 }
                 Poll::Ready(Err(_)) => return Some(Event::Gone),
                 Poll::Pending => {}
@@ -296,21 +386,40 @@ where
         Pin::new(&mut self.stream).start_send(message)
     }
 
-    /// Asks for a sign of life. Behind what the client does not read, it waits like all else, and
-    /// the client is lost after the same time.
-    fn ping(&mut self, pong_timeout: Duration) -> Option<CloseCode> {
-        let now = Instant::now();
-        self.pinged = Some(now);
-        self.beat.as_mut().reset(now + pong_timeout);
-        self.start(Message::Ping(bytes::Bytes::new())).err().map(|_| CloseCode::HeartbeatLost)
+    /// Asks for a sign of life; false when that cannot be written. Behind what the client does not
+    /// read, it waits like all else, and the client is lost after the same time.
+    fn ping(&mut self, session: &Session) -> bool {
+        let at = Instant::now();
+        self.pinged = Some(Pinged { at, seq: session.written().0 });
+        self.beat.as_mut().reset(at + self.pong_timeout);
+        self.start(Message::Ping(bytes::Bytes::new())).is_ok()
+    }
+
+    /// Says why, and gives the client time to read it: closing at once would let the network drop
+    /// what is not read yet.
+    async fn say_goodbye(&mut self, relay: &Relay, code: CloseCode) {
+        relay.telemetry().closed(code.number());
+        match code {
+            CloseCode::SlowConsumer => relay.telemetry().limit_hit("outbox_bytes_max"),
+            CloseCode::TooLarge => relay.telemetry().limit_hit("frame_bytes_max"),
+            _ => {}
+        }
+        let frame =
+            CloseFrame { code: code.number().into(), reason: Utf8Bytes::from(code.reason()) };
+        let said = tokio::time::timeout(CLOSE_TIMEOUT, self.stream.close(Some(frame))).await;
+        if matches!(said, Ok(Ok(()))) {
+            let lingered = tokio::time::timeout(LINGER_TIMEOUT, self.linger()).await;
+            tracing::trace!(in_time = lingered.is_ok(), "client's end");
+        }
     }
 }
 
 impl<S> Socket<S> {
-    fn pong(&mut self, ping_interval: Duration) {
-        if let Some(pinged) = self.pinged.take() {
-            self.beat.as_mut().reset(pinged + ping_interval);
-        }
+    /// The client lives; the last frame that it has for sure.
+    fn pong(&mut self, ping_interval: Duration) -> Option<u64> {
+        let Pinged { at, seq } = self.pinged.take()?;
+        self.beat.as_mut().reset(at + ping_interval);
+        Some(seq)
     }
 }
 

@@ -1,0 +1,353 @@
+//! Copies sessions to the registry, behind their backs: batched, in order for each session, and
+//! written anew where the registry has lost them.
+//!
+//! What must not be lost with this node waits here for its copy: a reliable session's request is
+//! produced, and a parked reply's offset is let go, once the registry has it. Only while the
+//! registry is away does a request go on without.
+
+use std::{
+    collections::HashMap,
+    fmt,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use registry::{
+    BackedUp, Backup, BackupStep, MailboxLimits, Recorded, Registry, RegistryError, RequestId, Route,
+    SessionId, SessionRecord,
+};
+use tokio::{sync::Notify, time::Instant};
+
+use super::{Relay, session::Session};
+use crate::tasks::locked;
+
+/// Sessions in one round trip.
+const BATCH_MAX: usize = 512;
+/// How long what nobody waits for waits for company.
+const LINGER: Duration = Duration::from_millis(5);
+/// Between two attempts while the registry cannot be reached.
+const RETRY_INTERVAL: Duration = Duration::from_millis(250);
+
+/// Goes on once the registry has what it waits for, or cannot be reached.
+pub type Continue = Box<dyn FnOnce() + Send>;
+
+/// What is to be copied. Shared by all who change sessions.
+#[derive(Debug)]
+pub struct Backups {
+    queue: Mutex<Queue>,
+    wake: Notify,
+    hurry: Notify,
+    /// How long a session outlives its holder in the registry.
+    ttl: Duration,
+    limits: MailboxLimits,
+}
+
+#[derive(Debug, Default)]
+struct Queue {
+    work: HashMap<SessionId, Work>,
+    ends: Vec<(SessionId, u64)>,
+    /// A batch is on its way.
+    is_busy: bool,
+}
+
+/// What is to be copied of one session.
+struct Work {
+    session: Arc<Session>,
+    /// Its record has changed, or has to be refreshed.
+    record: bool,
+    /// Its whole state has to be written anew; steps are part of it then.
+    rewrite: bool,
+    steps: Vec<BackupStep>,
+    routes: Vec<(RequestId, Arc<Route>)>,
+    parked: Vec<u64>,
+    then: Vec<Continue>,
+}
+
+impl Backups {
+    /// An empty queue. A session lives in the registry for `ttl` after its last refresh.
+    pub fn new(ttl: Duration, limits: MailboxLimits) -> Self {
+        let (wake, hurry) = (Notify::new(), Notify::new());
+        Self { queue: Mutex::default(), wake, hurry, ttl, limits }
+    }
+
+    /// The bounds of a mailbox.
+    pub fn limits(&self) -> MailboxLimits {
+        self.limits
+    }
+
+    /// How long a session lives without a refresh.
+    pub fn ttl(&self) -> Duration {
+        self.ttl
+    }
+
+    /// The session's record has changed.
+    pub fn record(&self, session: &Arc<Session>) {
+        self.change(session, false, |work| work.record = true);
+    }
+
+    /// The session has to be written anew, with all that is in flight for it.
+    pub fn rewrite(&self, session: &Arc<Session>) {
+        self.change(session, true, |work| (work.record, work.rewrite) = (true, true));
+    }
+
+    /// One step; nobody waits for it.
+    pub fn step(&self, session: &Arc<Session>, step: BackupStep) {
+        self.change(session, false, |work| work.steps.push(step));
+    }
+
+    /// A request is over; what is queued of it need not be written.
+    pub fn forget(&self, session: &Arc<Session>, request: RequestId) {
+        let is_of = |step: &BackupStep| matches!(step, BackupStep::Request { request: r, .. } if *r == request);
+        self.change(session, false, |work| {
+            work.steps.retain(|step| !is_of(step));
+            work.steps.push(BackupStep::Forget { request });
+        });
+    }
+
+    /// A request, and what goes on once the registry has it with its route.
+    pub fn request(
+        &self,
+        session: &Arc<Session>,
+        step: BackupStep,
+        route: (RequestId, Arc<Route>),
+        then: Continue,
+    ) {
+        self.change(session, true, |work| {
+            work.steps.push(step);
+            work.routes.push(route);
+            work.then.push(then);
+        });
+    }
+
+    /// Frames for the mailbox. Their session is told once they are there.
+    pub fn park(&self, session: &Arc<Session>, seqs: Vec<u64>, steps: Vec<BackupStep>) {
+        self.change(session, true, |work| {
+            work.steps.extend(steps);
+            work.parked.extend(seqs);
+        });
+    }
+
+    /// The session is over.
+    pub fn end(&self, id: SessionId, epoch: u64) {
+        let mut queue = locked(&self.queue);
+        queue.work.remove(&id);
+        queue.ends.push((id, epoch));
+        drop(queue);
+        self.wake.notify_one();
+    }
+
+    /// Whether everything has been written.
+    pub fn is_empty(&self) -> bool {
+        let queue = locked(&self.queue);
+        queue.work.is_empty() && queue.ends.is_empty() && !queue.is_busy
+    }
+
+    fn change(&self, session: &Arc<Session>, is_urgent: bool, change: impl FnOnce(&mut Work)) {
+        let mut queue = locked(&self.queue);
+        change(queue.work.entry(session.id()).or_insert_with(|| Work::new(session)));
+        drop(queue);
+        self.wake.notify_one();
+        if is_urgent {
+            self.hurry.notify_one();
+        }
+    }
+
+    /// Writes for as long as the node lives.
+    pub async fn run(&self, registry: Arc<dyn Registry>, relay: &Relay) {
+        loop {
+            self.wake.notified().await;
+            tokio::select! {
+                () = self.hurry.notified() => {}
+                () = tokio::time::sleep(LINGER) => {}
+            }
+            let (work, ends) = {
+                let mut queue = locked(&self.queue);
+                queue.is_busy = true;
+                (std::mem::take(&mut queue.work), std::mem::take(&mut queue.ends))
+            };
+            let mut work: Vec<Work> = work.into_values().collect();
+            let mut is_down = !self.end_all(&*registry, ends).await;
+            while !work.is_empty() {
+                let rest = work.split_off(work.len().min(BATCH_MAX));
+                let batch = std::mem::replace(&mut work, rest);
+                is_down |= self.write(&*registry, relay, batch, is_down).await;
+            }
+            locked(&self.queue).is_busy = false;
+            if is_down {
+                tokio::time::sleep(RETRY_INTERVAL).await;
+                self.wake.notify_one();
+            }
+        }
+    }
+
+    async fn end_all(&self, registry: &dyn Registry, ends: Vec<(SessionId, u64)>) -> bool {
+        if ends.is_empty() {
+            return true;
+        }
+        let outcome = registry.end_sessions(&ends).await;
+        if let Err(error) = &outcome {
+            tracing::debug!(%error, "sessions not removed; they will expire");
+        }
+        outcome.is_ok()
+    }
+
+    /// Writes one batch; true when the registry could not be reached, and what was to be written is
+    /// queued again.
+    async fn write(
+        &self,
+        registry: &dyn Registry,
+        relay: &Relay,
+        mut batch: Vec<Work>,
+        is_down: bool,
+    ) -> bool {
+        let outcome = match is_down {
+            true => Err(None),
+            false => self.try_write(registry, relay, &mut batch).await.map_err(Some),
+        };
+        let is_reachable = outcome.is_ok();
+        if let Err(Some(error)) = outcome {
+            tracing::debug!(%error, "sessions not copied");
+        }
+        relay.routes().set_reachable(is_reachable);
+        for mut work in batch {
+            let then = std::mem::take(&mut work.then);
+            if is_reachable {
+                work.session.parked(&std::mem::take(&mut work.parked));
+            } else {
+                self.again(&work.session);
+            }
+            then.into_iter().for_each(|go_on| go_on());
+        }
+        !is_reachable
+    }
+
+    /// What could not be written is part of the session, which is written anew.
+    fn again(&self, session: &Arc<Session>) {
+        let mut queue = locked(&self.queue);
+        let work = queue.work.entry(session.id()).or_insert_with(|| Work::new(session));
+        (work.record, work.rewrite) = (true, true);
+    }
+
+    async fn try_write(
+        &self,
+        registry: &dyn Registry,
+        relay: &Relay,
+        batch: &mut [Work],
+    ) -> Result<(), RegistryError> {
+        self.write_records(registry, relay, batch).await?;
+        for work in batch.iter_mut().filter(|work| work.rewrite) {
+            relay.whole_backup(work.session.as_ref()).write_over(work);
+        }
+        let routes: Vec<_> =
+            batch.iter_mut().flat_map(|work| std::mem::take(&mut work.routes)).collect();
+        let started = Instant::now();
+        let backups = self.write_backups(registry, relay, batch);
+        let (routed, backed_up) = tokio::join!(registry.put_routes(&routes), backups);
+        relay.telemetry().registry_call("back_up", started.elapsed());
+        routed?;
+        backed_up
+    }
+
+    async fn write_records(
+        &self,
+        registry: &dyn Registry,
+        relay: &Relay,
+        batch: &[Work],
+    ) -> Result<(), RegistryError> {
+        let of_batch = batch.iter().filter(|work| work.record);
+        let (sessions, records): (Vec<&Arc<Session>>, Vec<SessionRecord>) = of_batch
+            .filter_map(|work| Some((&work.session, work.session.record(relay.node())?)))
+            .unzip();
+        if records.is_empty() {
+            return Ok(());
+        }
+        let started = Instant::now();
+        let answers = registry.record(&records, self.ttl).await?;
+        relay.telemetry().registry_call("record", started.elapsed());
+        for (session, answer) in sessions.into_iter().zip(answers) {
+            let was_recorded = session.recorded();
+            match answer {
+                Recorded::Superseded => relay.lose_session(session),
+                // The registry has lost it, and its backup with it.
+                Recorded::Created if was_recorded => self.rewrite(session),
+                Recorded::Created | Recorded::Refreshed => {}
+            }
+        }
+        Ok(())
+    }
+
+    async fn write_backups(
+        &self,
+        registry: &dyn Registry,
+        relay: &Relay,
+        batch: &mut [Work],
+    ) -> Result<(), RegistryError> {
+        let (mut works, mut backups) = (Vec::new(), Vec::new());
+        for work in batch {
+            if !work.session.is_held() {
+                work.parked.clear();
+                continue;
+            }
+            if work.steps.is_empty() {
+                continue;
+            }
+            let steps = std::mem::take(&mut work.steps);
+            let (session, epoch) = (work.session.id(), work.session.epoch());
+            backups.push(Backup { session, epoch, orphan: false, steps });
+            works.push(work);
+        }
+        if backups.is_empty() {
+            return Ok(());
+        }
+        let answers = registry.back_up(&backups, self.limits).await?;
+        for (work, answer) in works.into_iter().zip(answers) {
+            match answer {
+                BackedUp::Done => continue,
+                BackedUp::Superseded => relay.lose_session(&work.session),
+                // Only this node has it now; the next round writes it anew.
+                BackedUp::Missing => self.rewrite(&work.session),
+                BackedUp::Overflowed => relay.overflowed(&work.session),
+            }
+            work.parked.clear();
+        }
+        Ok(())
+    }
+}
+
+/// A session's whole state as the registry should have it.
+#[derive(Debug, Default)]
+pub struct WholeBackup {
+    /// From the first step on, which drops what was there.
+    pub steps: Vec<BackupStep>,
+    /// The frames that are parked by these steps.
+    pub parked: Vec<u64>,
+    /// The routes of what is in flight.
+    pub routes: Vec<(RequestId, Arc<Route>)>,
+}
+
+impl WholeBackup {
+    fn write_over(self, work: &mut Work) {
+        (work.steps, work.parked) = (self.steps, self.parked);
+        work.routes.extend(self.routes);
+    }
+}
+
+impl Work {
+    fn new(session: &Arc<Session>) -> Self {
+        Self {
+            session: Arc::clone(session),
+            record: false,
+            rewrite: false,
+            steps: Vec::new(),
+            routes: Vec::new(),
+            parked: Vec::new(),
+            then: Vec::new(),
+        }
+    }
+}
+
+impl fmt::Debug for Work {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Work").field("session", &self.session).finish_non_exhaustive()
+    }
+}

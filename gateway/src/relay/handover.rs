@@ -1,0 +1,379 @@
+//! How a session gets to the node to which its client has come back: claimed in the registry, then
+//! fetched from its former holder, or, when that is dead or does not answer, from its copy.
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use registry::{
+    Claim, Claimed, HeldRequest, Holding, NodeRef, ParkedFrame, Progress, Registry, RegistryError,
+    RequestId, Route, SessionId,
+};
+use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
+
+use super::{
+    Relay,
+    hub::Arrival,
+    membership::Membership,
+    pending::{Entry, Recording, Waiter},
+    session::{Beginning, ConnectionId, Digest, InFlight, Session, Unparked},
+    stored::{self, RequestDetail},
+    token::Token,
+    unix_ms,
+};
+use crate::{
+    bus::Position,
+    error::{ErrorCode, Failure},
+    peer::PeerLink,
+    telemetry::Resume,
+    wire::Frame,
+};
+
+/// How long a former holder may take to hand a session over; then its copy has to do.
+const RELEASE_TIMEOUT: Duration = Duration::from_millis(800);
+/// How long a release waits for the broker to confirm what has just been produced: its next holder
+/// could not be told.
+const RECORDING_PATIENCE: Duration = Duration::from_millis(200);
+/// A token may be faster than the record of its session: one that is refused is tried once more.
+const SECOND_TRY: Duration = Duration::from_millis(50);
+/// Between two looks at something that will soon be so.
+const TICK: Duration = Duration::from_millis(5);
+
+/// Brings sessions to this node.
+#[derive(Debug)]
+pub struct Handover {
+    relay: Arc<Relay>,
+    registry: Arc<dyn Registry>,
+    membership: Arc<Membership>,
+    link: Arc<dyn PeerLink>,
+}
+
+/// What a session's former holder hands over.
+#[derive(Debug, Serialize, Deserialize)]
+struct Released {
+    /// The number of the last frame.
+    seq: u64,
+    /// The number up to which frames are not kept.
+    confirmed: u64,
+    frames: Vec<Left>,
+    requests: Vec<(RequestId, RequestDetail, bool)>,
+}
+
+/// A frame that a client may lack.
+#[derive(Debug, Serialize, Deserialize)]
+struct Left {
+    seq: u64,
+    request: Option<RequestId>,
+    frame: Frame,
+}
+
+/// A session's state, wherever it came from.
+struct Inherited {
+    frames: Vec<Left>,
+    requests: Vec<(RequestId, RequestDetail, Progress)>,
+}
+
+impl Handover {
+    /// Claims go to `registry`, calls of former holders through `link`.
+    pub fn new(
+        relay: Arc<Relay>,
+        registry: Arc<dyn Registry>,
+        membership: Arc<Membership>,
+        link: Arc<dyn PeerLink>,
+    ) -> Self {
+        Self { relay, registry, membership, link }
+    }
+
+    /// Brings the session of `token` here, for a client that has every frame up to `last_seq`.
+    /// `None` when it cannot be promised that nothing is missing: then the session is over.
+    ///
+    /// # Errors
+    /// The registry cannot be reached. The token stays good.
+    pub async fn resume(
+        &self,
+        token: &Token,
+        last_seq: u64,
+    ) -> Result<Option<(Arc<Session>, ConnectionId)>, RegistryError> {
+        let id = token.session();
+        let arrival = self.arrival(id).await;
+        let next = Token::random(id);
+        let holding = match self.claim(token, &next).await? {
+            Some(holding) => *holding,
+            None => {
+                self.relay.telemetry().resumed(Resume::Refused);
+                return Ok(None);
+            }
+        };
+        let epoch = holding.epoch;
+        let beginning =
+            Beginning { epoch, token: next, former_token: Some(token.clone()), last_seq };
+        let resumed = self.fetch(&arrival, holding, beginning).await;
+        if resumed.is_none() {
+            self.relay.telemetry().resumed(Resume::Incomplete);
+            self.relay.backups().end(id, epoch);
+            if let Some(session) = self.relay.hub().get(id) {
+                self.relay.end_session(&session, "not_resumable");
+            }
+        }
+        Ok(resumed)
+    }
+
+    /// One client at a time comes back to a session here.
+    async fn arrival(&self, session: SessionId) -> Arrival<'_> {
+        loop {
+            match self.relay.hub().expect(session) {
+                Some(arrival) => return arrival,
+                None => tokio::time::sleep(TICK).await,
+            }
+        }
+    }
+
+    async fn claim(
+        &self,
+        token: &Token,
+        next: &Token,
+    ) -> Result<Option<Box<Holding>>, RegistryError> {
+        let claim = Claim {
+            session: token.session(),
+            token: token.hash(),
+            user: None,
+            node: self.relay.node().clone(),
+            next_token: next.hash(),
+            ttl: self.relay.backups().ttl(),
+        };
+        let started = Instant::now();
+        let mut claimed = self.registry.claim(&claim).await?;
+        if claimed == Claimed::Refused {
+            tokio::time::sleep(SECOND_TRY).await;
+            claimed = self.registry.claim(&claim).await?;
+        }
+        self.relay.telemetry().registry_call("claim", started.elapsed());
+        match claimed {
+            Claimed::Taken(holding) => Ok(Some(holding)),
+            Claimed::Refused | Claimed::OtherUser => Ok(None),
+        }
+    }
+
+    async fn fetch(
+        &self,
+        arrival: &Arrival<'_>,
+        holding: Holding,
+        beginning: Beginning,
+    ) -> Option<(Arc<Session>, ConnectionId)> {
+        let (id, is_reliable) = (arrival.session(), holding.former.reliable);
+        if holding.former.node.as_ref() == Some(self.relay.node()) {
+            return self.relay.resume_here(id, beginning);
+        }
+        let (inherited, resume) = match self.released(id, &holding).await {
+            Some(released) => {
+                let is_kept = (released.confirmed..=released.seq).contains(&beginning.last_seq);
+                (is_kept.then(|| released.into())?, Resume::Released)
+            }
+            None => (self.from_copy(holding)?, Resume::Copied),
+        };
+        self.relay.telemetry().resumed(resume);
+        Some(self.relay.adopt(id, is_reliable, beginning, inherited))
+    }
+
+    /// What the former holder hands over; none when it is dead, does not answer or knows nothing.
+    async fn released(&self, id: SessionId, holding: &Holding) -> Option<Released> {
+        let former = holding.former.node.as_ref()?;
+        let url = self.find(former).await?;
+        match self.link.release(&url, id, holding.epoch, RELEASE_TIMEOUT).await {
+            Ok(released) => stored::decode(&released?),
+            Err(error) => {
+                tracing::debug!(session = %id, peer = %former, %error, "not handed over");
+                None
+            }
+        }
+    }
+
+    async fn find(&self, node: &NodeRef) -> Option<String> {
+        if self.membership.find(node).is_none()
+            && let Err(error) = self.membership.refresh().await
+        {
+            tracing::debug!(%error, "node table not read");
+        }
+        self.membership.find(node).map(|entry| entry.url)
+    }
+
+    /// What the registry has of a session whose holder is gone. Of one whose client acknowledges
+    /// nothing and was connected until then, nobody knows what was on the wire.
+    fn from_copy(&self, holding: Holding) -> Option<Inherited> {
+        let former = holding.former;
+        if former.overflowed || (former.attached && !former.reliable) {
+            return None;
+        }
+        let request = |held: HeldRequest| {
+            Some((held.request, stored::decode::<RequestDetail>(&held.detail)?, held.progress))
+        };
+        let requests: Vec<_> = holding.requests.into_iter().map(request).collect::<Option<_>>()?;
+        let frame = |parked: ParkedFrame| {
+            let ParkedFrame { seq, request, frame } = parked;
+            Some(Left { seq, request, frame: stored::decode(&frame)? })
+        };
+        let frames = holding.mailbox.into_iter().map(frame).collect::<Option<_>>()?;
+        Some(Inherited { frames, requests })
+    }
+}
+
+impl From<Released> for Inherited {
+    fn from(released: Released) -> Self {
+        let request = |(request, detail, has_ended): (RequestId, RequestDetail, bool)| {
+            let progress = if has_ended { Progress::Ended } else { Progress::Recorded };
+            // The receipt is among the frames, or the client has it.
+            (request, RequestDetail { receipt: false, ..detail }, progress)
+        };
+        let requests = released.requests.into_iter().map(request).collect();
+        Self { frames: released.frames, requests }
+    }
+}
+
+impl Relay {
+    /// Goes on with a session that this node holds.
+    fn resume_here(
+        &self,
+        id: SessionId,
+        beginning: Beginning,
+    ) -> Option<(Arc<Session>, ConnectionId)> {
+        let session = self.hub.get(id)?;
+        let last_seq = beginning.last_seq;
+        let connection = session.resume(last_seq, beginning)?;
+        self.confirm(&session, last_seq);
+        self.backups.rewrite(&session);
+        self.telemetry.resumed(Resume::Here);
+        Some((session, connection))
+    }
+
+    /// Goes on with a session that another node has held.
+    fn adopt(
+        self: &Arc<Self>,
+        id: SessionId,
+        is_reliable: bool,
+        beginning: Beginning,
+        inherited: Inherited,
+    ) -> (Arc<Session>, ConnectionId) {
+        let last_seq = beginning.last_seq;
+        let session = Arc::new(Session::new(id, is_reliable, self.session_limits, beginning));
+        let has = |left: &Left| left.seq > 0 && left.seq <= last_seq;
+        let over: Vec<_> =
+            inherited.frames.iter().filter(|left| has(left)).filter_map(|l| l.request).collect();
+        let mut requests = inherited.requests;
+        requests.retain(|(request, ..)| !over.contains(request));
+        for (request, detail, progress) in &requests {
+            let in_flight = InFlight {
+                request: *request,
+                digest: Digest(detail.digest),
+                deadline_ms: detail.deadline_ms,
+                has_ended: *progress == Progress::Ended,
+                is_unconfirmed: *progress == Progress::Submitted,
+            };
+            session.begin(detail.id.clone(), in_flight);
+        }
+        for mut left in inherited.frames.into_iter().filter(|left| !has(left)) {
+            let ends = left.request.and_then(|request| requests.iter().find(|r| r.0 == request));
+            if let Some((_, detail, _)) = ends
+                && let Some(service) = self.services.get(&*detail.service)
+            {
+                left.frame.keep_headers(|name| service.passes_to_client(name));
+            }
+            session.adopt(left.frame, ends.map(|(_, detail, _)| detail.id.clone()));
+        }
+        self.hub.add(&session);
+        for (request, detail, progress) in requests {
+            if progress != Progress::Ended {
+                self.wait_again(&session, request, &detail);
+            }
+        }
+        self.backups.rewrite(&session);
+        let connection = session.connection();
+        (session, connection)
+    }
+
+    /// A request of an adopted session waits here from now on, for what is left of its time.
+    fn wait_again(
+        self: &Arc<Self>,
+        session: &Arc<Session>,
+        request: RequestId,
+        detail: &RequestDetail,
+    ) {
+        let (id, digest) = (detail.id.clone(), Digest(detail.digest));
+        let Some(service) = self.services.get(&*detail.service) else {
+            let failure = Failure::new(ErrorCode::Unavailable, "this node has no such service");
+            let failure = failure.recorded(true);
+            let (id, request) = (Some(detail.id.clone()), Some(request));
+            let frame = Frame::Error { id: id.clone(), request, failure, reply: None };
+            return self.owe(session, frame, id, None);
+        };
+        let started = Instant::now();
+        let left = Duration::from_millis(detail.deadline_ms.saturating_sub(unix_ms()));
+        let position = detail.position.map(|(partition, offset)| Position { partition, offset });
+        let route = Arc::new(Route {
+            node: self.node.clone(),
+            session: Some(session.id()),
+            client_id: Some(detail.id.as_json().into()),
+            deadline_ms: detail.deadline_ms,
+        });
+        let recording = match position {
+            Some(position) => Recording::Confirmed { at: started, position },
+            None => Recording::Unconfirmed,
+        };
+        let entry = Entry {
+            service: Arc::clone(service),
+            // A receipt that is still owed for what is recorded comes below; what is not confirmed
+            // gets one if its client sends it again, and its reply waits for none.
+            waiter: Waiter::Session { session: Arc::clone(session), id, digest, receipt: false },
+            started,
+            deadline: started + left,
+            partition: None,
+            recording,
+            early: None,
+            route: Arc::clone(&route),
+        };
+        if let (true, Some(Position { partition, offset })) = (detail.receipt, position) {
+            let (id, topic) = (detail.id.clone(), Arc::clone(&service.topic));
+            self.owe(session, Frame::Receipt { id, request, topic, partition, offset }, None, None);
+        }
+        service.metrics.in_flight.inc();
+        self.pending.insert(request, entry);
+        self.routes.put(request, route, true);
+    }
+
+    /// Hands a session over to the node that holds it, from `epoch` on. `None` when there is nothing
+    /// (any more) to hand over.
+    pub async fn release(&self, id: SessionId, epoch: u64) -> Option<Bytes> {
+        let session = self.hub.get(id).filter(|session| session.epoch() < epoch)?;
+        self.wait_for_recordings(&session).await;
+        self.hub.remove(&session);
+        let left = session.hand_over();
+        let mut requests = Vec::with_capacity(left.in_flight.len());
+        for (id, known) in left.in_flight {
+            let entry = self.take_quietly(known.request);
+            let detail = entry.as_ref().and_then(Entry::detail);
+            let detail = detail.unwrap_or_else(|| RequestDetail::ended(id, &known));
+            requests.push((known.request, detail, known.has_ended));
+            if let Some(early) = entry.and_then(|entry| entry.early) {
+                self.strays.send(known.request, early.reply, early.hold);
+            }
+        }
+        for (frame, hold) in left.holds {
+            self.strays.send_after(frame, Some(hold));
+        }
+        let frame = |Unparked { seq, request, frame }| Left { seq, request, frame };
+        let frames = left.frames.into_iter().map(frame).collect();
+        tracing::debug!(session = %id, "handed over");
+        let (seq, confirmed) = (left.seq, left.confirmed);
+        Some(stored::encode(&Released { seq, confirmed, frames, requests }))
+    }
+
+    async fn wait_for_recordings(&self, session: &Session) {
+        let is_open = |(_, known): &(_, InFlight)| {
+            let look = |entry: &mut Entry| entry.recording == Recording::Unconfirmed;
+            self.pending.look(known.request, look) == Some(true)
+        };
+        let deadline = Instant::now() + RECORDING_PATIENCE;
+        while session.requests().iter().any(is_open) && Instant::now() < deadline {
+            tokio::time::sleep(TICK).await;
+        }
+    }
+}

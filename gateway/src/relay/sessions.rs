@@ -1,0 +1,327 @@
+//! The life of a session on this node: it begins, loses its connection, gets it back, and ends; and
+//! what that means for the requests in flight for it and for its copy in the registry.
+
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+
+use registry::{BackupStep, MailboxLimits, Progress, RequestId, SessionId};
+use tokio::time::Instant;
+
+use super::{
+    Relay,
+    backup::{Backups, WholeBackup},
+    hub::Due,
+    session::{Beginning, Confirmed, ConnectionId, Pushed, Session, SessionLimits, Unparked},
+    stored::{self, RequestDetail},
+    token::Token,
+    window::Hold,
+};
+use crate::{
+    config::SessionConfig,
+    error::CloseCode,
+    wire::{ClientId, Frame},
+};
+
+/// How long a reliable session's client may take to acknowledge a frame before the mailbox gets a
+/// copy of it: so one slow client does not hold a partition's offset back.
+const ACK_PATIENCE: Duration = Duration::from_secs(2);
+/// How long what is left of a session waits for the node that holds it now to ask for it.
+const HANDOVER_PATIENCE: Duration = Duration::from_secs(5);
+/// How often sessions are looked at.
+const TICK: Duration = Duration::from_millis(100);
+/// One second, after which it is others' turn to be refreshed.
+const TICKS_PER_TURN: u64 = 10;
+/// A session's line in the registry is refreshed at least so often, and this part of the window.
+const REFRESHES_PER_WINDOW: u32 = 3;
+const REFRESH_INTERVAL_MIN: Duration = Duration::from_secs(1);
+
+/// What a session may hold, as configured.
+pub(super) fn limits(config: &SessionConfig) -> SessionLimits {
+    SessionLimits {
+        outbox_bytes_max: config.outbox_bytes_max,
+        mailbox_bytes_max: config.mailbox_bytes_max,
+        mailbox_frames_max: config.mailbox_frames_max,
+    }
+}
+
+/// The copies of sessions, as configured. A mailbox in the registry takes what was in the outbox
+/// when the connection went, beside what comes later.
+pub(super) fn backups(config: &SessionConfig) -> Backups {
+    let from_outbox = config.outbox_bytes_max / Frame::ENVELOPE_BYTES;
+    let limits = MailboxLimits {
+        frames_max: config.mailbox_frames_max.saturating_add(from_outbox).saturating_add(1),
+        bytes_max: config.mailbox_bytes_max.saturating_add(config.outbox_bytes_max),
+    };
+    Backups::new(config.resume_window + 2 * refresh_interval(config.resume_window), limits)
+}
+
+fn refresh_interval(window: Duration) -> Duration {
+    (window / REFRESHES_PER_WINDOW).max(REFRESH_INTERVAL_MIN)
+}
+
+impl Relay {
+    /// Starts a session for a connection that is about to come.
+    pub fn start_session(&self, is_reliable: bool) -> (Arc<Session>, ConnectionId) {
+        let id = SessionId::random();
+        let token = Token::random(id);
+        let beginning = Beginning { epoch: 1, token, former_token: None, last_seq: 0 };
+        let session = Arc::new(Session::new(id, is_reliable, self.session_limits, beginning));
+        self.hub.add(&session);
+        self.backups.record(&session);
+        let connection = session.connection();
+        (session, connection)
+    }
+
+    /// How long a session lives without a connection.
+    pub fn resume_window(&self) -> Duration {
+        self.resume_window
+    }
+
+    /// How many sockets are open, or about to be.
+    pub fn connections(&self) -> usize {
+        self.connections.load(Ordering::Relaxed)
+    }
+
+    /// A socket is about to be opened.
+    pub fn connection_opened(&self) {
+        self.connections.fetch_add(1, Ordering::Relaxed);
+        self.telemetry.connections.inc();
+    }
+
+    /// A socket is closed.
+    pub fn connection_closed(&self) {
+        self.connections.fetch_sub(1, Ordering::Relaxed);
+        self.telemetry.connections.dec();
+    }
+
+    /// A session's connection is gone, and its client may come back.
+    pub fn detach(&self, session: &Arc<Session>, connection: ConnectionId) {
+        if session.detach(connection) {
+            self.hub.wait_for_client(session, self.resume_window);
+            self.backups.rewrite(session);
+        }
+    }
+
+    /// A session is over, if this connection still counts: what it waited for is given up, and
+    /// counted.
+    pub fn end_session_of(&self, session: &Arc<Session>, connection: ConnectionId) {
+        if session.connection() == connection && session.is_held() {
+            self.end_session(session, "session_ended");
+        }
+    }
+
+    pub(super) fn end_session(&self, session: &Arc<Session>, reason: &'static str) {
+        self.hub.remove(session);
+        let (requests, unread) = session.end();
+        self.telemetry.frames_abandoned(reason, unread as u64);
+        // The answer of each is counted where nobody takes it.
+        for request in requests {
+            self.cancel(request);
+            self.routes.remove(request);
+        }
+        self.backups.end(session.id(), session.epoch());
+    }
+
+    /// A session has gathered more than it may while its client was away.
+    pub(super) fn overflowed(&self, session: &Arc<Session>) {
+        self.telemetry.limit_hit("mailbox_bytes_max");
+        tracing::info!(session = %session.id(), "mailbox full; the session ends");
+        self.end_session(session, "mailbox_full");
+    }
+
+    /// Another node holds the session now, as the registry has told.
+    pub(super) fn lose_session(&self, session: &Arc<Session>) {
+        if self.hub.is_expected(session.id()) {
+            // It is this node that has claimed it, for a client that has come back.
+            return self.backups.rewrite(session);
+        }
+        if session.fence() {
+            tracing::info!(session = %session.id(), "another node holds the session");
+            self.hub.wait_for_holder(session, HANDOVER_PATIENCE);
+        }
+    }
+
+    /// A frame for a session, wherever it is.
+    pub fn owe(
+        &self,
+        session: &Arc<Session>,
+        frame: Frame,
+        ends: Option<ClientId>,
+        hold: Option<Hold>,
+    ) {
+        let pushed = session.push(frame, ends, hold);
+        self.settle(session, pushed);
+    }
+
+    /// What follows from a frame's having been pushed. Takes requests out when the session has to
+    /// end, so it is never called while the pending table is looked at.
+    pub(super) fn settle(&self, session: &Arc<Session>, pushed: Pushed) {
+        match pushed {
+            Pushed::Queued => {}
+            Pushed::Watch => self.hub.watch(session, Instant::now() + ACK_PATIENCE),
+            Pushed::Away => self.park(session),
+            Pushed::Ended => self.telemetry.frames_abandoned("session_ended", 1),
+            Pushed::Overflowed => self.overflowed(session),
+            Pushed::Moved(frame, hold) => self.strays.send_after(frame, hold),
+        }
+    }
+
+    /// A client has every frame up to this number.
+    pub fn confirm(&self, session: &Arc<Session>, seq: u64) {
+        let Confirmed { over, trim } = session.confirm(seq);
+        if !session.is_reliable() {
+            return;
+        }
+        for request in over {
+            self.routes.remove(request);
+            self.backups.forget(session, request);
+        }
+        if trim > 0 {
+            self.backups.step(session, BackupStep::Trim { seq: trim });
+        }
+    }
+
+    /// The client is there: whatever token it came with is of no use any more.
+    pub fn heard(&self, session: &Arc<Session>, connection: ConnectionId) {
+        if session.heard(connection) {
+            self.backups.record(session);
+        }
+    }
+
+    /// Copies to the mailbox what is due.
+    fn park(&self, session: &Arc<Session>) {
+        let now = Instant::now();
+        let frames = session.unparked(now.checked_sub(ACK_PATIENCE).unwrap_or(now));
+        if frames.is_empty() {
+            return;
+        }
+        let (seqs, steps) = park_steps(frames);
+        self.backups.park(session, seqs, steps);
+    }
+
+    /// All that the registry should have of a session, for a copy that begins anew.
+    pub(super) fn whole_backup(&self, session: &Session) -> WholeBackup {
+        let mut whole = WholeBackup::default();
+        if !session.is_durable() {
+            return whole;
+        }
+        whole.steps.push(BackupStep::Reset);
+        for (id, known) in session.requests() {
+            let request = known.request;
+            let found = self.pending.look(request, |entry| {
+                entry.detail().map(|detail| (detail, Arc::clone(&entry.route)))
+            });
+            let detail = match found.flatten() {
+                Some((detail, route)) => {
+                    whole.routes.push((request, route));
+                    detail
+                }
+                None => RequestDetail::ended(id, &known),
+            };
+            let progress = match detail.position {
+                Some(_) => Progress::Recorded,
+                None => Progress::Submitted,
+            };
+            let detail = stored::encode(&detail);
+            whole.steps.push(BackupStep::Request { request, progress, detail });
+        }
+        let (seqs, steps) = park_steps(session.mailbox());
+        whole.parked = seqs;
+        whole.steps.extend(steps);
+        whole
+    }
+
+    /// The registry has lost what it held: everything is written again, sessions first, so that
+    /// those which other nodes hold by now are let go of before anything else is written for them.
+    pub fn write_again(&self) {
+        for session in self.hub.all() {
+            self.backups.rewrite(&session);
+        }
+        self.routes.rewrite();
+    }
+
+    /// Looks after sessions for as long as the node lives.
+    pub async fn run_sessions(&self) {
+        let mut tick = tokio::time::interval(TICK);
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let interval = refresh_interval(self.resume_window);
+        let turns = interval.as_secs().max(1);
+        for turn in 0_u64.. {
+            let now = tick.tick().await;
+            let Due { over, left, unparked } = self.hub.due(now, self.limits.connections_max);
+            for session in over {
+                self.end_session(&session, "window_over");
+            }
+            for session in left {
+                self.let_go(&session);
+            }
+            for session in unparked {
+                self.park(&session);
+                if let Some(since) = session.unwatch() {
+                    self.hub.watch(&session, since + ACK_PATIENCE);
+                }
+            }
+            // Each session has its turn, so that they do not come all at once.
+            if turn.is_multiple_of(TICKS_PER_TURN) {
+                for session in self.hub.turn(turn / TICKS_PER_TURN % turns, turns) {
+                    self.backups.record(&session);
+                }
+                self.count_sessions();
+            }
+        }
+    }
+
+    fn count_sessions(&self) {
+        let (all, attached) = (self.hub.len(), self.hub.attached());
+        self.telemetry.set_sessions(attached, all - attached);
+    }
+
+    /// Nobody asked for what is left of a session that another node holds: replies follow it.
+    fn let_go(&self, session: &Arc<Session>) {
+        if session.is_held() {
+            return;
+        }
+        self.hub.remove(session);
+        let left = session.hand_over();
+        for (_, known) in left.in_flight {
+            self.take_quietly(known.request);
+        }
+        for (frame, hold) in left.holds {
+            self.strays.send_after(frame, Some(hold));
+        }
+    }
+
+    /// A request is another node's from now on.
+    pub(super) fn take_quietly(&self, request: RequestId) -> Option<super::pending::Entry> {
+        let entry = self.pending.take(request)?;
+        entry.service.metrics.in_flight.dec();
+        Some(entry)
+    }
+
+    /// Closes connections one after the other, each `pause` after the one before, those that wait
+    /// for answers when they have them. Returns once each has had its turn.
+    pub async fn close_sessions(&self, per_second: u32) {
+        let mut sessions: Vec<_> = self.hub.all();
+        rand::seq::SliceRandom::shuffle(&mut *sessions, &mut rand::rng());
+        let per_tick = (f64::from(per_second) * TICK.as_secs_f64()).ceil().max(1.0) as usize;
+        let mut tick = tokio::time::interval(TICK);
+        for batch in sessions.chunks(per_tick) {
+            tick.tick().await;
+            batch.iter().for_each(|session| session.drain());
+        }
+    }
+
+    /// Closes what is left.
+    pub fn close_all(&self) {
+        self.hub.close(CloseCode::Draining);
+    }
+}
+
+fn park_steps(frames: Vec<Unparked>) -> (Vec<u64>, Vec<BackupStep>) {
+    let step = |Unparked { seq, request, frame }: Unparked| {
+        (seq, BackupStep::Park { seq, request, frame: stored::encode(&frame) })
+    };
+    frames.into_iter().map(step).unzip()
+}
