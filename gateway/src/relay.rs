@@ -27,6 +27,7 @@ pub mod dispatch;
 mod ending;
 pub mod homing;
 pub mod hub;
+pub mod mark;
 pub mod membership;
 pub mod pending;
 pub mod reply;
@@ -41,6 +42,7 @@ pub use session::Session;
 
 use affinity::Affinity;
 use hub::Hub;
+use mark::NodeMark;
 use pending::Pending;
 use routes::Routes;
 use service::Service;
@@ -78,6 +80,7 @@ impl Relay {
         let service = |(name, config): (&String, _)| {
             (name.clone(), Arc::new(Service::new(name, config, &telemetry)))
         };
+        let affinity = Affinity::new(NodeMark::of(&node));
         Self {
             node,
             reply_topic: config.kafka.reply_topic.clone(),
@@ -85,7 +88,7 @@ impl Relay {
             outbox_bytes_max: config.session.outbox_bytes_max,
             services: config.services.iter().map(service).collect(),
             unknown: telemetry.service("-"),
-            affinity: Affinity::default(),
+            affinity,
             pending: Pending::new(),
             hub: Hub::default(),
             routes: Routes::new(),
