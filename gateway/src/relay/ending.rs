@@ -43,12 +43,12 @@ impl Relay {
             if entry.waiter.wants_receipt() && entry.recording == Recording::Unconfirmed {
                 // The receipt comes first. A second reply meanwhile is a late one.
                 if entry.early.is_none() {
-                    entry.service.replied(way(entry));
+                    entry.service.metrics.replied(way(entry));
                     entry.early = Some(Early { reply: read(&entry.service), forward });
                 }
                 return false;
             }
-            entry.service.replied(way(entry));
+            entry.service.metrics.replied(way(entry));
             reply = Some(read(&entry.service));
             true
         });

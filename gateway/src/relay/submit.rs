@@ -184,7 +184,7 @@ impl Relay {
 
     fn choose(&self) -> Result<Choice, Failure> {
         let choice = self.affinity.choose(unix_ms(), rand::random());
-        // Without affinity the reply is read by another node, which needs the route.
+        // Without affinity the reply is read by another node, which may need the route.
         if choice.partition.is_none() && !self.routes.is_reachable() {
             return Err(Failure::new(ErrorCode::Unavailable, "the registry cannot be reached"));
         }
@@ -220,8 +220,8 @@ impl Relay {
         };
         service.metrics.in_flight.inc();
         self.pending.insert(request, entry);
-        let is_urgent = choice.partition.is_none() || !service.is_affine();
-        self.routes.put(request, route, is_urgent);
+        // The id says where the reply belongs: few look the route up, and those look again.
+        self.routes.put(request, route, false);
         let relay = Arc::clone(self);
         let record = RecordParts::new(self, service, request, session, deadline_ms);
         let on_delivery = Box::new(move |result| relay.produced(request, result));
