@@ -29,6 +29,7 @@ mod ending;
 pub mod handover;
 pub mod homing;
 pub mod hub;
+pub mod mark;
 pub mod membership;
 pub mod pending;
 pub mod reply;
@@ -48,6 +49,7 @@ use affinity::Affinity;
 use backup::Backups;
 use homing::Inbox;
 use hub::Hub;
+use mark::NodeMark;
 use pending::Pending;
 use routes::Routes;
 use service::Service;
@@ -92,6 +94,7 @@ impl Relay {
         let service = |(name, config): (&String, _)| {
             (name.clone(), Arc::new(Service::new(name, config, &telemetry)))
         };
+        let affinity = Affinity::new(NodeMark::of(&node));
         Self {
             node,
             reply_topic: config.kafka.reply_topic.clone(),
@@ -100,7 +103,7 @@ impl Relay {
             resume_window: config.session.resume_window,
             services: config.services.iter().map(service).collect(),
             unknown: telemetry.service("-"),
-            affinity: Affinity::default(),
+            affinity,
             pending: Pending::new(),
             hub: Hub::default(),
             connections: AtomicUsize::new(0),

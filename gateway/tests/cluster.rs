@@ -3,8 +3,17 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that meets the unexpected has failed")]
 
-use std::{collections::HashSet, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    collections::HashSet,
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
+use async_trait::async_trait;
 use bytes::Bytes;
 use gateway::{
     app::{Adapters, App},
@@ -13,11 +22,17 @@ use gateway::{
         memory::{MemoryBus, MemoryProducer},
     },
     config::Config,
-    relay::reply::{CORRELATION_ID, REPLY_TOPIC},
+    relay::{
+        mark::NodeMark,
+        reply::{CORRELATION_ID, REPLY_TOPIC},
+    },
 };
 use http_body_util::{BodyExt, Full};
 use hyper_util::{client::legacy::Client, rt::TokioExecutor};
-use registry::MemoryRegistry;
+use registry::{
+    Announcement, MemoryRegistry, NodeEntry, NodeId, NodeRef, NodeTable, RegistryError, RequestId,
+    RequestTable, Route,
+};
 use serde_json::Value;
 use tokio::{task::JoinSet, time::Instant};
 use tokio_util::sync::CancellationToken;
@@ -36,9 +51,66 @@ enum Aim {
     Twice,
 }
 
+/// A registry that can be away. A clone is another handle of the same.
+#[derive(Clone, Debug, Default)]
+struct Table {
+    memory: MemoryRegistry,
+    away: Arc<AtomicBool>,
+}
+
+impl Table {
+    fn set_away(&self, away: bool) {
+        self.away.store(away, Ordering::SeqCst);
+    }
+
+    fn answer(&self) -> Result<&MemoryRegistry, RegistryError> {
+        if self.away.load(Ordering::SeqCst) {
+            return Err(RegistryError::Unreachable("away".to_owned()));
+        }
+        Ok(&self.memory)
+    }
+}
+
+#[async_trait]
+impl RequestTable for Table {
+    async fn put_routes(&self, routes: &[(RequestId, Arc<Route>)]) -> Result<(), RegistryError> {
+        self.answer()?.put_routes(routes).await
+    }
+
+    async fn find_routes(
+        &self,
+        requests: &[RequestId],
+    ) -> Result<Vec<Option<Route>>, RegistryError> {
+        self.answer()?.find_routes(requests).await
+    }
+
+    async fn remove_routes(&self, requests: &[RequestId]) -> Result<(), RegistryError> {
+        self.answer()?.remove_routes(requests).await
+    }
+}
+
+#[async_trait]
+impl NodeTable for Table {
+    async fn announce(
+        &self,
+        entry: &NodeEntry,
+        ttl: Duration,
+    ) -> Result<Announcement, RegistryError> {
+        self.answer()?.announce(entry, ttl).await
+    }
+
+    async fn nodes(&self) -> Result<Vec<NodeEntry>, RegistryError> {
+        self.answer()?.nodes().await
+    }
+
+    async fn leave(&self, node: &NodeRef) -> Result<(), RegistryError> {
+        self.answer()?.leave(node).await
+    }
+}
+
 struct Cluster {
     bus: MemoryBus,
-    registry: MemoryRegistry,
+    registry: Table,
     stop: CancellationToken,
     nodes: JoinSet<()>,
     services: JoinSet<()>,
@@ -58,7 +130,7 @@ impl Cluster {
         bus: MemoryBus,
         producer: fn(&MemoryBus) -> MemoryProducer,
     ) -> Self {
-        let registry = MemoryRegistry::new();
+        let registry = Table::default();
         let mut this = Self {
             bus,
             registry,
@@ -127,6 +199,32 @@ impl Cluster {
                 .sum::<f64>();
         }
         sum
+    }
+
+    /// How often the registry was asked where a request waits.
+    async fn lookups(&self) -> f64 {
+        self.metric("roundtrip_registry_seconds_count", &["find_routes"]).await
+    }
+
+    /// Waits until each node has read the node table once more.
+    async fn hear_of_all(&self) {
+        let mut begun = Vec::new();
+        for node in 0..self.internal.len() {
+            begun.push(self.announcements(node).await);
+        }
+        for (node, begun) in begun.into_iter().enumerate() {
+            // The table is read after each announcement: the one that has begun may be too early.
+            let is_later = async || self.announcements(node).await >= begun + 2;
+            eventually(async || is_later().await.then_some(())).await;
+        }
+    }
+
+    async fn announcements(&self, node: usize) -> u64 {
+        let count = r#"roundtrip_registry_seconds_count{operation="announce"}"#;
+        let (_, text) = self.get(self.internal[node], "/metrics").await;
+        let text = String::from_utf8(text.to_vec()).unwrap();
+        let count = text.lines().find_map(|line| line.strip_prefix(count));
+        count.map_or(0, |count| count.trim().parse().unwrap())
     }
 
     /// Posts `count` bodies to each node at once; all must come back.
@@ -243,6 +341,53 @@ async fn replies_on_any_partition_come_home() {
 }
 
 #[tokio::test]
+async fn replies_on_any_partition_need_no_look_up() {
+    let mut cluster = Cluster::start(3).await;
+    cluster.serve(Aim::RoundRobin, Duration::ZERO);
+    cluster.hear_of_all().await;
+    cluster.round_trips(200).await;
+    let forwarded = cluster.metric("roundtrip_replies_total", &["forwarded"]).await;
+    assert!(forwarded > 100.0, "{forwarded} of 600 came from another node");
+    assert_eq!(cluster.lookups().await, 0.0);
+    assert_eq!(cluster.metric("roundtrip_replies_total", &["unrouted"]).await, 0.0);
+    cluster.finish().await;
+}
+
+#[tokio::test]
+async fn replies_on_any_partition_come_home_while_the_registry_is_away() {
+    let mut cluster = Cluster::start(3).await;
+    cluster.serve(Aim::RoundRobin, Duration::ZERO);
+    cluster.hear_of_all().await;
+    cluster.registry.set_away(true);
+    cluster.round_trips(200).await;
+    let forwarded = cluster.metric("roundtrip_replies_total", &["forwarded"]).await;
+    assert!(forwarded > 100.0, "{forwarded} of 600 came from another node");
+    cluster.registry.set_away(false);
+    cluster.finish().await;
+}
+
+#[tokio::test]
+async fn replies_come_home_to_a_node_that_is_not_alone_with_its_mark() {
+    let mut cluster = Cluster::start(3).await;
+    cluster.serve(Aim::RoundRobin, Duration::ZERO);
+    let nodes = cluster.registry.nodes().await.unwrap();
+    for (number, entry) in nodes.iter().enumerate() {
+        let id = NodeId::parse(&format!("twin-{number}")).unwrap();
+        let mark = NodeMark::of(&entry.node);
+        let runs = (1..).map(|incarnation| NodeRef { id: id.clone(), incarnation });
+        let node = { runs }.find(|run| NodeMark::of(run) == mark).unwrap();
+        let entry = NodeEntry { node, ..entry.clone() };
+        cluster.registry.announce(&entry, PATIENCE).await.unwrap();
+    }
+    cluster.hear_of_all().await;
+    cluster.round_trips(200).await;
+    assert!(cluster.lookups().await > 0.0, "no mark names one node alone");
+    let forwarded = cluster.metric("roundtrip_replies_total", &["forwarded"]).await;
+    assert!(forwarded > 100.0, "{forwarded} of 600 came from another node");
+    cluster.finish().await;
+}
+
+#[tokio::test]
 async fn a_second_reply_is_counted_and_not_delivered() {
     let mut cluster = Cluster::start(2).await;
     cluster.serve(Aim::Twice, Duration::ZERO);
@@ -269,7 +414,7 @@ async fn a_wiped_registry_is_written_again() {
             (cluster.metric("roundtrip_in_flight", &waiting).await >= 60.0).then_some(())
         })
         .await;
-        cluster.registry.wipe();
+        cluster.registry.memory.wipe();
     };
     tokio::join!(cluster.round_trips(20), wipe);
     cluster.finish().await;

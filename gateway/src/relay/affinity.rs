@@ -1,7 +1,8 @@
 //! Request ids that bring their replies home: chosen so that the Java default partitioner sends a
-//! reply keyed with its correlation id to a partition that this node reads.
+//! reply keyed with its correlation id to a partition that this node reads, and marked, so that
+//! whoever else reads it knows where it belongs.
 //!
-//! Pure arithmetic over what is owned; the route in the registry stands in wherever it fails.
+//! Pure arithmetic over what is owned; the route in the registry stands in wherever both fail.
 
 use std::sync::Arc;
 
@@ -9,6 +10,7 @@ use arc_swap::ArcSwap;
 use registry::RequestId;
 use uuid::Builder;
 
+use super::mark::NodeMark;
 use crate::bus::partitioner::{Murmur2, partition_of_hash};
 
 /// A UUID has 36 characters; the last eight are hexadecimal digits of one random word.
@@ -38,12 +40,18 @@ pub struct Choice {
 }
 
 /// Chooses request ids. Reads are free of locks; rebalances replace the whole picture.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Affinity {
+    mark: NodeMark,
     owned: ArcSwap<Owned>,
 }
 
 impl Affinity {
+    /// Ids of the node with this mark, which owns no partition yet.
+    pub fn new(mark: NodeMark) -> Self {
+        Self { mark, owned: ArcSwap::default() }
+    }
+
     /// Takes note of what this node reads, out of how many partitions. Partitions beyond the
     /// count are ignored.
     pub fn own(&self, partitions: &[i32], count: i32) {
@@ -63,10 +71,11 @@ impl Affinity {
         owned.partitions.get(at as usize).copied()
     }
 
-    /// Chooses an id. `unix_ms` is the time it carries, `random` the rest of it: its last word is
-    /// varied until the id fits.
-    pub fn choose(&self, unix_ms: u64, random: [u8; 10]) -> Choice {
+    /// Chooses an id. `unix_ms` is the time it carries, `random` the rest of it, but for the mark:
+    /// its last word is varied until the id fits.
+    pub fn choose(&self, unix_ms: u64, mut random: [u8; 10]) -> Choice {
         let owned = self.owned.load();
+        self.mark.write(&mut random);
         let uuid = Builder::from_unix_timestamp_millis(unix_ms, &random).into_uuid();
         if owned.partitions.is_empty() {
             return Choice { request: RequestId::from_uuid(uuid), partition: None };
@@ -99,20 +108,27 @@ fn hex(word: u32) -> [u8; 8] {
 mod tests {
     use proptest::prelude::{Just, Strategy, any, prop_assert, prop_assert_eq, proptest};
 
+    use registry::{NodeId, NodeRef};
+
     use super::*;
     use crate::bus::partitioner::partition_for;
 
+    fn mark(incarnation: u64) -> NodeMark {
+        NodeMark::of(&NodeRef { id: NodeId::parse("gw-1").unwrap(), incarnation })
+    }
+
     #[test]
-    fn without_a_partition_any_id_does() {
-        let affinity = Affinity::default();
+    fn without_a_partition_any_marked_id_does() {
+        let affinity = Affinity::new(mark(1));
         let choice = affinity.choose(1, [7; 10]);
+        assert_eq!(NodeMark::read(choice.request), Some(mark(1)));
         assert_eq!(choice.partition, None);
         assert_eq!(affinity.any_partition(choice.request), None);
     }
 
     #[test]
     fn one_partition_of_a_thousand_is_hit() {
-        let affinity = Affinity::default();
+        let affinity = Affinity::new(mark(1));
         affinity.own(&[617], 1000);
         let choice = affinity.choose(1, [3; 10]);
         assert_eq!(choice.partition, Some(617));
@@ -121,7 +137,7 @@ mod tests {
 
     #[test]
     fn what_lies_beyond_the_topic_is_not_owned() {
-        let affinity = Affinity::default();
+        let affinity = Affinity::new(mark(1));
         affinity.own(&[-1, 12], 12);
         assert_eq!(affinity.choose(1, [0; 10]).partition, None);
         affinity.own(&[3], 0);
@@ -136,9 +152,10 @@ mod tests {
             }),
             unix_ms in 0..1_u64 << 48,
             random in any::<[u8; 10]>(),
+            incarnation in any::<u64>(),
         ) {
             let owned: Vec<i32> = owned.into_iter().collect();
-            let affinity = Affinity::default();
+            let affinity = Affinity::new(mark(incarnation));
             affinity.own(&owned, count);
             let choice = affinity.choose(unix_ms, random);
             let partition = partition_for(choice.request.to_string().as_bytes(), count);
@@ -146,6 +163,10 @@ mod tests {
             prop_assert!(owned.contains(&partition));
             prop_assert_eq!(choice.request.unix_ms(), unix_ms);
             prop_assert_eq!(choice.request.as_uuid().get_version_num(), 7);
+            prop_assert_eq!(NodeMark::read(choice.request), Some(mark(incarnation)));
+            let kept = &choice.request.as_uuid().as_bytes()[..10];
+            let unmarked = Builder::from_unix_timestamp_millis(unix_ms, &random).into_uuid();
+            prop_assert_eq!(kept, &unmarked.as_bytes()[..10], "what is random stays so");
             prop_assert!(owned.contains(&affinity.any_partition(choice.request).unwrap()));
         }
     }

@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     Burst, Relay,
     ending::Delivery,
-    homing::{Homing, Stray},
+    homing::{Guide, Homing, Stray},
     pending::Entry,
     reply,
     window::{Window, WindowLimits},
@@ -210,5 +210,6 @@ fn stray(request: RequestId, record: &Incoming<'_>, window: &Window) -> Stray {
         reply,
         read_at: Instant::now(),
         read_at_us: u64::try_from(since.as_micros()).unwrap_or(u64::MAX),
+        guide: Guide::default(),
     }
 }

@@ -53,7 +53,7 @@ impl Relay {
             if waits && entry.early.is_some() {
                 return false;
             }
-            entry.service.replied(way(entry));
+            entry.service.metrics.replied(way(entry));
             let reply = read(&entry.service);
             let mut early = Early { reply, forward, hold: None };
             if entry.is_durable() {

@@ -1,28 +1,23 @@
-//! Brings replies home that nobody on this node waits for: asks the registry whose they are, and
-//! forwards them, in order, to the node that waits.
+//! Brings replies home that nobody on this node waits for: forwards them, in order, to the node
+//! that waits. The mark in a reply's id names it; where that leads nowhere, the registry is asked.
 //!
 //! Every stray holds its partition's offset back until somebody has said what became of it. What
 //! cannot be looked up or delivered yet waits; it is never dropped for that reason.
 
-use std::{
-    collections::HashMap,
-    sync::{Arc, Mutex},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use registry::{NodeRef, Registry, RequestId, Route};
-use tokio::{sync::Notify, time::Instant};
+use tokio::time::Instant;
 
-use super::{Relay, membership::Membership, unix_ms, window::Hold};
-use crate::{
-    peer::PeerLink,
-    tasks::{Tasks, locked},
-    wire::Reply,
-};
+use super::{Relay, mark::NodeMark, membership::Membership, unix_ms, window::Hold};
+use crate::{peer::PeerLink, tasks::Tasks, wire::Reply};
 
+mod inbox;
 mod line;
+mod lines;
 
-use line::{PeerLine, PeerQueue, give_up};
+use inbox::Inbox;
+use lines::Lines;
 
 /// Look-ups in one round trip.
 const LOOKUPS_MAX: usize = 512;
@@ -35,6 +30,7 @@ const SECOND_LOOK: Duration = Duration::from_millis(100);
 const LOOKUP_PAUSE: (Duration, Duration) = (Duration::from_millis(5), Duration::from_millis(200));
 /// Between two attempts while the registry cannot be reached.
 const RETRY_INTERVAL: Duration = Duration::from_millis(250);
+
 /// A reply that nobody on this node waits for.
 #[derive(Debug)]
 pub struct Stray {
@@ -48,6 +44,21 @@ pub struct Stray {
     pub read_at: Instant,
     /// The same in microseconds since the Unix epoch.
     pub read_at_us: u64,
+    /// Who says where it belongs.
+    pub guide: Guide,
+}
+
+/// Who says to which node a stray belongs.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Guide {
+    /// The mark in its id, on nobody's word.
+    #[default]
+    Mark,
+    /// The registry.
+    Registry {
+        /// The peer that its mark has named, and for which nobody waits there.
+        denied_by: Option<NodeRef>,
+    },
 }
 
 /// The way home for strays. Shared by the reader and the tasks that bring them home.
@@ -56,11 +67,8 @@ pub struct Homing {
     relay: Arc<Relay>,
     registry: Arc<dyn Registry>,
     membership: Arc<Membership>,
-    link: Arc<dyn PeerLink>,
-    tasks: Tasks,
-    /// Bounded by the windows of the partitions that the strays were read from.
-    found: Mutex<Vec<Stray>>,
-    wake: Notify,
+    inbox: Arc<Inbox>,
+    lines: Arc<Lines>,
 }
 
 /// A stray without a route that may still get one.
@@ -71,8 +79,6 @@ struct Waiting {
     pause: Duration,
 }
 
-type Peers = HashMap<NodeRef, Arc<PeerQueue>>;
-
 impl Homing {
     /// Nothing on its way. Peers' queues are worked off by tasks of `tasks`.
     pub fn new(
@@ -82,19 +88,32 @@ impl Homing {
         link: Arc<dyn PeerLink>,
         tasks: Tasks,
     ) -> Self {
-        let (found, wake) = (Mutex::default(), Notify::new());
-        Self { relay, registry, membership, link, tasks, found, wake }
+        let inbox = Arc::new(Inbox::default());
+        let lines = Arc::new(Lines::new(
+            Arc::clone(&relay),
+            Arc::clone(&membership),
+            link,
+            Arc::clone(&inbox),
+            tasks,
+        ));
+        Self { relay, registry, membership, inbox, lines }
     }
 
-    /// Takes a stray over.
+    /// Takes a newly found stray over: it goes to the peer that its mark names, at once, or is
+    /// looked up.
     pub fn take(&self, stray: Stray) {
-        locked(&self.found).push(stray);
-        self.wake.notify_one();
+        let mark = NodeMark::read(stray.request);
+        let left = match mark.and_then(|mark| self.membership.find_marked(mark)) {
+            Some(peer) => self.lines.push(&peer, stray),
+            None => Some(stray),
+        };
+        if let Some(stray) = left {
+            self.inbox.put([stray]);
+        }
     }
 
-    /// Brings strays home for as long as the node lives.
+    /// Asks whose strays are, and sends them there, for as long as the node lives.
     pub async fn run(self: Arc<Self>) {
-        let mut peers = Peers::new();
         let mut waiting: Vec<Waiting> = Vec::new();
         loop {
             let next = waiting.iter().map(|waiting| waiting.next).min();
@@ -105,25 +124,24 @@ impl Homing {
                 }
             };
             tokio::select! {
-                () = self.wake.notified() => {}
+                () = self.inbox.filled() => {}
                 () = due => {}
             }
             let now = Instant::now();
             let mut batch: Vec<Waiting> = waiting.extract_if(.., |w| w.next <= now).collect();
-            let found = std::mem::take(&mut *locked(&self.found));
-            batch.extend(found.into_iter().map(|stray| Waiting {
+            batch.extend(self.inbox.take().into_iter().map(|stray| Waiting {
                 stray,
                 next: now,
                 pause: LOOKUP_PAUSE.0,
             }));
             while !batch.is_empty() {
                 let rest = batch.split_off(batch.len().min(LOOKUPS_MAX));
-                self.look_up(std::mem::replace(&mut batch, rest), &mut waiting, &mut peers).await;
+                self.look_up(std::mem::replace(&mut batch, rest), &mut waiting).await;
             }
         }
     }
 
-    async fn look_up(&self, batch: Vec<Waiting>, waiting: &mut Vec<Waiting>, peers: &mut Peers) {
+    async fn look_up(&self, batch: Vec<Waiting>, waiting: &mut Vec<Waiting>) {
         let requests: Vec<RequestId> = batch.iter().map(|w| w.stray.request).collect();
         let routes = self.find_routes(&requests).await;
         // Two answers need a second look at the registry, once for the whole batch: a node not heard
@@ -136,20 +154,16 @@ impl Homing {
             self.refresh_membership().await;
         }
         let is_complete = !self.membership.is_incomplete();
-        self.tend_lines(peers);
         for (mut item, route) in batch.into_iter().zip(routes) {
             match route {
                 Some(route) => {
-                    if let Err(stray) = self.forward(item.stray, &route, peers) {
+                    if let Some(stray) = self.forward(item.stray, &route) {
                         // The peer's queue is full: ask again later.
                         item.stray = stray;
                         waiting.push(item.later());
                     }
                 }
-                None if is_complete && is_settled(&item.stray) => {
-                    self.relay.unrouted();
-                    item.stray.hold.done();
-                }
+                None if is_complete && is_settled(&item.stray) => self.unrouted(item.stray),
                 None => waiting.push(item.later()),
             }
         }
@@ -184,54 +198,32 @@ impl Homing {
         self.membership.find(node).is_some()
     }
 
-    fn forward(&self, stray: Stray, route: &Route, peers: &mut Peers) -> Result<(), Stray> {
-        if route.node == *self.relay.node() {
-            // It waited here and has ended: a late or second reply.
-            self.relay.unrouted();
-            stray.hold.done();
-            return Ok(());
+    /// Sends a stray where its route says, or hands it back for now.
+    fn forward(&self, stray: Stray, route: &Route) -> Option<Stray> {
+        if route.node == *self.relay.node() || stray.is_denied_by(&route.node) {
+            // It waited there and has ended: a late or second reply.
+            self.unrouted(stray);
+            return None;
         }
         if !self.is_alive(&route.node) {
-            give_up(&self.relay, [stray]);
-            return Ok(());
+            // Its sockets are dead with it.
+            self.relay.telemetry().frames_abandoned("node_lost", 1);
+            self.unrouted(stray);
+            return None;
         }
-        let queue = peers.entry(route.node.clone()).or_insert_with(|| {
-            let queue = Arc::new(PeerQueue::default());
-            self.start_line(route.node.clone(), Arc::clone(&queue));
-            queue
-        });
-        queue.push(stray).inspect_err(|_| self.relay.telemetry().limit_hit("peer_queue"))
+        self.lines.push(&route.node, stray)
     }
 
-    /// Drops the lines that have ended, and starts again one that ended with something queued.
-    fn tend_lines(&self, peers: &mut Peers) {
-        peers.retain(|node, queue| {
-            if Arc::strong_count(queue) > 1 {
-                return true;
-            }
-            let is_needed = !queue.is_empty();
-            if is_needed {
-                self.start_line(node.clone(), Arc::clone(queue));
-            }
-            is_needed
-        });
+    /// Nobody waits for it any more.
+    fn unrouted(&self, stray: Stray) {
+        self.relay.unrouted();
+        stray.hold.done();
     }
+}
 
-    fn start_line(&self, node: NodeRef, queue: Arc<PeerQueue>) {
-        let line = PeerLine {
-            node,
-            queue,
-            relay: Arc::clone(&self.relay),
-            membership: Arc::clone(&self.membership),
-            link: Arc::clone(&self.link),
-        };
-        let stop = self.tasks.stop().clone();
-        self.tasks.short_lived(async move {
-            tokio::select! {
-                () = stop.cancelled() => {}
-                strays = line.run() => line.give_up(strays),
-            }
-        });
+impl Stray {
+    fn is_denied_by(&self, node: &NodeRef) -> bool {
+        matches!(&self.guide, Guide::Registry { denied_by: Some(peer) } if peer == node)
     }
 }
 
@@ -247,4 +239,289 @@ fn is_settled(stray: &Stray) -> bool {
     let settling_ms = SETTLING_TIME.as_millis() as u64;
     let is_old = stray.request.unix_ms().saturating_add(settling_ms) < unix_ms();
     stray.read_at.elapsed() >= if is_old { SECOND_LOOK } else { SETTLING_TIME }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        collections::{HashMap, HashSet},
+        sync::Mutex,
+    };
+
+    use async_trait::async_trait;
+    use bytes::Bytes;
+    use registry::{MemoryRegistry, NodeEntry, NodeId, NodeState, NodeTable, RequestTable};
+
+    use super::*;
+    use crate::{
+        bus::memory::MemoryBus,
+        config::Config,
+        peer::{Delivery, PeerError, Verdict},
+        relay::{affinity::Affinity, window::Window},
+        tasks::locked,
+        telemetry::Telemetry,
+    };
+
+    const CONFIG: &str = r#"
+        node_id = "gw-1"
+        internal.secret = "a-secret-of-the-tests"
+        kafka = { bootstrap_servers = "memory", reply_topic = "replies" }
+        registry.url = "memory:"
+        [services.echo]
+        request_topic = "echo"
+        "#;
+    /// A node that was silent for so long is dead.
+    const TTL: Duration = Duration::from_secs(6);
+
+    /// Peers that know what waits there; those that nobody has set up do not answer.
+    #[derive(Debug, Default)]
+    struct Peers {
+        waiting: Mutex<HashMap<String, HashSet<RequestId>>>,
+        /// Who was asked for what, in order.
+        asked: Mutex<Vec<(String, RequestId)>>,
+    }
+
+    #[async_trait]
+    impl PeerLink for Peers {
+        async fn deliver(
+            &self,
+            url: &str,
+            batch: &[Delivery],
+            _: Duration,
+        ) -> Result<Vec<Verdict>, PeerError> {
+            let mut waiting = locked(&self.waiting);
+            let unreachable = || PeerError::Unreachable("silent".to_owned());
+            let there = waiting.get_mut(url).ok_or_else(unreachable)?;
+            let verdict = |delivery: &Delivery| {
+                locked(&self.asked).push((url.to_owned(), delivery.request));
+                let found = there.remove(&delivery.request);
+                if found { Verdict::Delivered } else { Verdict::Unknown }
+            };
+            Ok(batch.iter().map(verdict).collect())
+        }
+    }
+
+    /// The node `gw-1`, which reads replies, and the table.
+    struct Bed {
+        relay: Arc<Relay>,
+        registry: Arc<MemoryRegistry>,
+        membership: Arc<Membership>,
+        homing: Arc<Homing>,
+        peers: Arc<Peers>,
+        window: Window,
+        read: i64,
+    }
+
+    impl Bed {
+        fn new() -> Self {
+            let config = Config::parse(CONFIG, std::iter::empty()).unwrap();
+            let producer = Arc::new(MemoryBus::new(&[]).producer());
+            let telemetry = Arc::new(Telemetry::new());
+            let relay = Arc::new(Relay::new(&config, node("gw-1", 1), producer, telemetry));
+            let registry = Arc::new(MemoryRegistry::new());
+            let table: Arc<dyn Registry> = Arc::clone(&registry) as _;
+            let membership =
+                Arc::new(Membership::new(node("gw-1", 1), url("gw-1"), Arc::clone(&table)));
+            let peers = Arc::new(Peers::default());
+            let (tasks, _) = Tasks::new();
+            let homing = Arc::new(Homing::new(
+                Arc::clone(&relay),
+                table,
+                Arc::clone(&membership),
+                Arc::clone(&peers) as _,
+                tasks.clone(),
+            ));
+            tasks.long_lived("homing", Arc::clone(&homing).run());
+            Self { relay, registry, membership, homing, peers, window: Window::new(), read: 0 }
+        }
+
+        /// A live node; it answers once something waits there.
+        async fn join(&self, node: &NodeRef) {
+            let url = url(node.id.as_str());
+            let entry = NodeEntry { node: node.clone(), url, state: NodeState::Ready };
+            self.registry.announce(&entry, TTL).await.unwrap();
+            self.membership.refresh().await.unwrap();
+        }
+
+        /// A node whose end everybody has noticed.
+        async fn bury(&self, node: &NodeRef) {
+            self.registry.leave(node).await.unwrap();
+            self.membership.refresh().await.unwrap();
+        }
+
+        fn answers(&self, node: &NodeRef, waiting: &[RequestId]) {
+            let waiting = waiting.iter().copied().collect();
+            locked(&self.peers.waiting).insert(url(node.id.as_str()), waiting);
+        }
+
+        async fn route(&self, request: RequestId, node: &NodeRef) {
+            let deadline_ms = unix_ms() + 60_000;
+            let (node, session, client_id) = (node.clone(), None, None);
+            let route = Route { node, session, client_id, deadline_ms };
+            self.registry.put_routes(&[(request, Arc::new(route))]).await.unwrap();
+        }
+
+        fn read(&mut self, request: RequestId) {
+            let reply = Reply { status: None, headers: Vec::new(), payload: Bytes::new() };
+            let hold = self.window.hold(self.read, 0);
+            let (read_at, guide) = (Instant::now(), Guide::default());
+            self.homing.take(Stray { request, reply, hold, read_at, read_at_us: 0, guide });
+            self.read += 1;
+        }
+
+        /// Waits until every offset may be stored.
+        async fn all_done(&self) {
+            for _ in 0..1000 {
+                if self.window.mark() == Some(self.read) {
+                    return;
+                }
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+            panic!("stuck at {:?} of {}", self.window.mark(), self.read);
+        }
+
+        fn asked(&self) -> Vec<(String, RequestId)> {
+            locked(&self.peers.asked).clone()
+        }
+
+        /// The value of the first line that begins so; 0 without one.
+        fn metric(&self, line: &str) -> u64 {
+            let text = self.relay.telemetry().render();
+            let found = text.lines().find_map(|found| found.strip_prefix(line));
+            found.map_or(0, |value| value.trim().parse().unwrap())
+        }
+
+        fn lookups(&self) -> u64 {
+            self.metric(r#"roundtrip_registry_seconds_count{operation="find_routes"}"#)
+        }
+
+        fn forwards(&self, peer: &str, result: &str) -> u64 {
+            let labels = format!(r#"{{peer="{peer}",result="{result}"}}"#);
+            self.metric(&format!("roundtrip_forwards_total{labels}"))
+        }
+
+        fn unrouted(&self) -> u64 {
+            self.metric(r#"roundtrip_replies_total{service="-",way="unrouted"}"#)
+        }
+    }
+
+    fn node(id: &str, incarnation: u64) -> NodeRef {
+        NodeRef { id: NodeId::parse(id).unwrap(), incarnation }
+    }
+
+    fn url(node: &str) -> String {
+        format!("http://{node}")
+    }
+
+    /// An old id that this node has chosen.
+    fn chosen_by(node: &NodeRef) -> RequestId {
+        Affinity::new(NodeMark::of(node)).choose(1, rand::random()).request
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_marked_reply_goes_straight_home_and_in_order() {
+        let mut bed = Bed::new();
+        let peer = node("gw-2", 1);
+        bed.join(&peer).await;
+        let requests: Vec<RequestId> = (0..1000).map(|_| chosen_by(&peer)).collect();
+        bed.answers(&peer, &requests);
+        for &request in &requests {
+            bed.read(request);
+        }
+        bed.all_done().await;
+        let asked: Vec<RequestId> = bed.asked().into_iter().map(|(_, request)| request).collect();
+        assert_eq!(asked, requests);
+        assert_eq!(bed.forwards("gw-2", "delivered"), 1000);
+        assert_eq!((bed.lookups(), bed.unrouted()), (0, 0));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_reply_whose_mark_misleads_is_looked_up() {
+        let mut bed = Bed::new();
+        let (guessed, peer) = (node("gw-2", 1), node("gw-3", 1));
+        bed.join(&guessed).await;
+        bed.join(&peer).await;
+        let request = chosen_by(&guessed);
+        bed.answers(&guessed, &[]);
+        bed.answers(&peer, &[request]);
+        bed.route(request, &peer).await;
+        bed.read(request);
+        bed.all_done().await;
+        assert_eq!(bed.asked(), [(url("gw-2"), request), (url("gw-3"), request)]);
+        assert_eq!(bed.forwards("gw-2", "unknown"), 1);
+        assert_eq!(bed.forwards("gw-3", "delivered"), 1);
+        assert_eq!((bed.lookups(), bed.unrouted()), (1, 0));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_node_is_asked_once_for_one_reply() {
+        let mut bed = Bed::new();
+        let peer = node("gw-2", 1);
+        bed.join(&peer).await;
+        bed.answers(&peer, &[]);
+        let (routed, forgotten) = (chosen_by(&peer), chosen_by(&peer));
+        bed.route(routed, &peer).await;
+        bed.read(routed);
+        bed.read(forgotten);
+        bed.all_done().await;
+        assert_eq!(bed.asked(), [(url("gw-2"), routed), (url("gw-2"), forgotten)]);
+        assert_eq!((bed.forwards("gw-2", "unknown"), bed.unrouted()), (2, 2));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_a_peer_leaves_behind_is_looked_up() {
+        let mut bed = Bed::new();
+        let (dying, heir) = (node("gw-2", 1), node("gw-3", 1));
+        bed.join(&dying).await;
+        bed.join(&heir).await;
+        // More than a batch has: some are being sent, some wait.
+        let moved: Vec<RequestId> = (0..300).map(|_| chosen_by(&dying)).collect();
+        let lost = chosen_by(&dying);
+        for &request in &moved {
+            bed.route(request, &heir).await;
+            bed.read(request);
+        }
+        bed.route(lost, &dying).await;
+        bed.read(lost);
+        bed.answers(&heir, &moved);
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        assert_eq!((bed.window.mark(), bed.lookups()), (Some(0), 0), "waits for a silent peer");
+        bed.bury(&dying).await;
+        bed.all_done().await;
+        assert_eq!(bed.forwards("gw-3", "delivered"), 300);
+        assert_eq!(bed.unrouted(), 1, "only what belonged to the dead node");
+        assert_eq!(bed.metric(r#"roundtrip_frames_abandoned_total{reason="node_lost"}"#), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_line_starts_again_for_a_peer_that_is_back() {
+        let mut bed = Bed::new();
+        let peer = node("gw-2", 1);
+        let (first, second) = (chosen_by(&peer), chosen_by(&peer));
+        bed.answers(&peer, &[first, second]);
+        bed.join(&peer).await;
+        bed.read(first);
+        bed.all_done().await;
+        bed.bury(&peer).await;
+        // Long enough for an idle line to notice.
+        tokio::time::sleep(TTL).await;
+        bed.join(&peer).await;
+        bed.read(second);
+        bed.all_done().await;
+        assert_eq!((bed.forwards("gw-2", "delivered"), bed.lookups()), (2, 0));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_id_that_nobody_marked_is_looked_up() {
+        let mut bed = Bed::new();
+        let peer = node("gw-2", 1);
+        bed.join(&peer).await;
+        let request = RequestId::from_uuid(uuid::Uuid::new_v4());
+        bed.answers(&peer, &[request]);
+        bed.route(request, &peer).await;
+        bed.read(request);
+        bed.all_done().await;
+        assert_eq!(bed.forwards("gw-2", "delivered"), 1);
+        assert_eq!((bed.lookups(), bed.unrouted()), (1, 0));
+    }
 }

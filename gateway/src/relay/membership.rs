@@ -13,7 +13,7 @@ use arc_swap::ArcSwap;
 use registry::{Announcement, NodeEntry, NodeId, NodeRef, NodeState, Registry, RegistryError};
 use tokio::{sync::Notify, time::Instant};
 
-use super::Relay;
+use super::{Relay, mark::NodeMark};
 use crate::tasks::locked;
 
 /// How often a node refreshes its entry.
@@ -30,14 +30,22 @@ pub struct Membership {
     url: String,
     state: Mutex<NodeState>,
     registry: Arc<dyn Registry>,
-    peers: ArcSwap<Peers>,
+    known: ArcSwap<Known>,
     changed: Notify,
     announced: AtomicBool,
     /// The table lost what it held: until then the live nodes are writing it again.
     incomplete_until: Mutex<Option<Instant>>,
 }
 
-type Peers = HashMap<NodeId, NodeEntry>;
+type Nodes = HashMap<NodeId, NodeEntry>;
+
+/// The live nodes, as the table had them last.
+#[derive(Debug, Default)]
+struct Known {
+    nodes: Nodes,
+    /// The peers by their marks; `None` where several have one.
+    marked: HashMap<NodeMark, Option<NodeRef>>,
+}
 
 /// Another node runs under this node's name and has started later.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -52,7 +60,7 @@ impl Membership {
             url,
             state: Mutex::new(NodeState::Starting),
             registry,
-            peers: ArcSwap::default(),
+            known: ArcSwap::default(),
             changed: Notify::new(),
             announced: AtomicBool::new(false),
             incomplete_until: Mutex::default(),
@@ -73,7 +81,13 @@ impl Membership {
 
     /// A peer's entry, if that very run of it is alive.
     pub fn find(&self, node: &NodeRef) -> Option<NodeEntry> {
-        self.peers.load().get(&node.id).filter(|entry| entry.node == *node).cloned()
+        self.known.load().nodes.get(&node.id).filter(|entry| entry.node == *node).cloned()
+    }
+
+    /// The one live peer that has this mark; `None` when there is none, or more than one. Never
+    /// this node.
+    pub fn find_marked(&self, mark: NodeMark) -> Option<NodeRef> {
+        self.known.load().marked.get(&mark)?.clone()
     }
 
     /// Asks the registry anew who is alive.
@@ -82,18 +96,18 @@ impl Membership {
     /// Whatever the registry says; what was known stays.
     pub async fn refresh(&self) -> Result<(), RegistryError> {
         let nodes = self.registry.nodes().await?;
-        let mut peers: Peers =
+        let mut nodes: Nodes =
             nodes.into_iter().map(|entry| (entry.node.id.clone(), entry)).collect();
-        if self.is_announced() && !peers.contains_key(&self.this.id) {
+        if self.is_announced() && !nodes.contains_key(&self.this.id) {
             self.lost();
         }
         if self.is_incomplete() {
             // Who is missing has not had its turn yet.
-            for (id, entry) in self.peers.load().iter() {
-                peers.entry(id.clone()).or_insert_with(|| entry.clone());
+            for (id, entry) in &self.known.load().nodes {
+                nodes.entry(id.clone()).or_insert_with(|| entry.clone());
             }
         }
-        self.peers.store(Arc::new(peers));
+        self.known.store(Arc::new(Known::new(nodes, &self.this)));
         Ok(())
     }
 
@@ -155,5 +169,69 @@ impl Membership {
         let announcement = result?;
         self.refresh().await?;
         Ok(announcement)
+    }
+}
+
+impl Known {
+    fn new(nodes: Nodes, this: &NodeRef) -> Self {
+        let mut marked = HashMap::with_capacity(nodes.len());
+        for peer in nodes.values().map(|entry| &entry.node).filter(|node| *node != this) {
+            marked
+                .entry(NodeMark::of(peer))
+                .and_modify(|one| *one = None)
+                .or_insert_with(|| Some(peer.clone()));
+        }
+        Self { nodes, marked }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use registry::{MemoryRegistry, NodeTable};
+
+    use super::*;
+
+    fn node(id: &str, incarnation: u64) -> NodeRef {
+        NodeRef { id: NodeId::parse(id).unwrap(), incarnation }
+    }
+
+    /// A run of `id` with the mark of `other`.
+    fn twin(id: &str, other: &NodeRef) -> NodeRef {
+        let mut runs = (1..).map(|incarnation| node(id, incarnation));
+        runs.find(|run| NodeMark::of(run) == NodeMark::of(other)).unwrap()
+    }
+
+    /// What the first of these nodes knows of the others by the marks of all.
+    async fn marked(nodes: &[NodeRef]) -> Vec<Option<NodeRef>> {
+        let registry = Arc::new(MemoryRegistry::new());
+        for node in nodes {
+            let url = "http://127.0.0.1:1".to_owned();
+            let entry = NodeEntry { node: node.clone(), url, state: NodeState::Ready };
+            registry.announce(&entry, NODE_TTL).await.unwrap();
+        }
+        let membership = Membership::new(nodes[0].clone(), String::new(), registry);
+        membership.refresh().await.unwrap();
+        nodes.iter().map(|node| membership.find_marked(NodeMark::of(node))).collect()
+    }
+
+    #[tokio::test]
+    async fn a_peer_is_found_by_its_mark_and_this_node_is_not() {
+        let (this, peer) = (node("gw-1", 1), node("gw-2", 1));
+        assert_eq!(marked(&[this, peer.clone()]).await, [None, Some(peer)]);
+    }
+
+    #[tokio::test]
+    async fn a_mark_of_two_peers_names_none() {
+        let (this, peer, other) = (node("gw-1", 1), node("gw-2", 1), node("gw-3", 1));
+        let (one, two) = (twin("gw-4", &peer), twin("gw-5", &peer));
+        let all = [this, peer, other.clone(), one, two];
+        assert_eq!(marked(&all).await, [None, None, Some(other), None, None]);
+    }
+
+    #[tokio::test]
+    async fn a_peer_with_the_mark_of_this_node_is_found_by_it() {
+        let this = node("gw-1", 1);
+        let peer = twin("gw-2", &this);
+        assert_eq!(marked(&[this, peer.clone()]).await, [Some(peer.clone()), Some(peer)]);
     }
 }

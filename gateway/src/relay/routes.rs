@@ -1,8 +1,8 @@
 //! Writes this node's routes to the registry, behind the requests' backs: batched, in order, and
 //! written again when the registry has lost them.
 //!
-//! Nobody waits for a write. A route whose reply comes home by itself is needed only if partitions
-//! move, so it waits a little for company; most are answered by then, and are never sent.
+//! Nobody waits for a write. A route is needed only where the mark in its id leads nowhere, so it
+//! waits a little for company; most are answered by then, and are never sent.
 
 use std::{
     collections::HashMap,
@@ -72,12 +72,12 @@ impl Routes {
             if reachable {
                 tracing::info!("registry is reachable again");
             } else {
-                tracing::warn!("registry is not reachable; replies to other nodes wait");
+                tracing::warn!("registry is not reachable; replies that need a look-up wait");
             }
         }
     }
 
-    /// Queues a route; an urgent one, without which the reply cannot come home, goes at once.
+    /// Queues a route; an urgent one, without which a reply would wait, goes at once.
     /// While the registry is away nothing is queued: what is still waiting when it comes back is
     /// written then.
     pub fn put(&self, request: RequestId, route: Arc<Route>, urgent: bool) {
@@ -165,4 +165,45 @@ async fn send(
         metrics.registry_call("remove_routes", started.elapsed());
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use registry::{MemoryRegistry, NodeId, NodeRef, RequestTable};
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::tasks::Tasks;
+
+    fn route() -> Arc<Route> {
+        let node = NodeRef { id: NodeId::parse("gw-1").unwrap(), incarnation: 1 };
+        Arc::new(Route { node, session: None, client_id: None, deadline_ms: 1 })
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn only_an_urgent_route_is_written_before_its_company_came() {
+        let (routes, registry) = (Arc::new(Routes::new()), MemoryRegistry::new());
+        let (tasks, _lost) = Tasks::new();
+        let (written, table) = (Arc::clone(&routes), Arc::new(registry.clone()));
+        tasks.long_lived("routes", async move {
+            written.run(table, &Pending::new(), &Telemetry::new()).await;
+        });
+        let [calm, ended, urgent] = [1, 2, 3].map(|n| RequestId::from_uuid(Uuid::from_u128(n)));
+        let all = [calm, ended, urgent];
+        let found = async || {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+            let found = registry.find_routes(&all).await.unwrap();
+            found.iter().map(Option::is_some).collect::<Vec<_>>()
+        };
+        routes.put(calm, route(), false);
+        routes.put(ended, route(), false);
+        assert_eq!(found().await, [false, false, false]);
+        routes.remove(ended);
+        routes.put(urgent, route(), true);
+        assert_eq!(found().await, [true, false, true]);
+        routes.put(ended, route(), false);
+        assert_eq!(found().await, [true, false, true]);
+        tokio::time::sleep(LINGER).await;
+        assert_eq!(found().await, [true, true, true]);
+    }
 }

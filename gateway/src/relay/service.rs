@@ -1,16 +1,10 @@
 //! A backend service as the relay knows it: a topic, its time limits and what may pass.
 
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use crate::{
     config::{Dialect, ServiceConfig},
-    telemetry::{ServiceMetrics, Telemetry, Way},
+    telemetry::{ServiceMetrics, Telemetry},
 };
 
 /// Headers that pass whatever a service's allow-list says.
@@ -30,8 +24,6 @@ pub struct Service {
     timeout: Duration,
     timeout_max: Duration,
     allowed_headers: Vec<String>,
-    /// Whether its last reply came home by itself.
-    is_affine: AtomicBool,
 }
 
 impl Service {
@@ -45,20 +37,7 @@ impl Service {
             timeout: config.timeout,
             timeout_max: config.timeout_max,
             allowed_headers: config.allowed_headers.clone(),
-            is_affine: AtomicBool::new(true),
         }
-    }
-
-    /// A reply came, this way.
-    pub fn replied(&self, way: Way) {
-        self.metrics.replied(way);
-        self.is_affine.store(way == Way::Affinity, Ordering::Relaxed);
-    }
-
-    /// Whether its replies come home by themselves, going by the last one: then their routes are in
-    /// no hurry.
-    pub fn is_affine(&self) -> bool {
-        self.is_affine.load(Ordering::Relaxed)
     }
 
     /// How long a request waits: what the client wants, up to the service's maximum.

@@ -200,7 +200,7 @@ impl Relay {
 
     fn choose(&self) -> Result<Choice, Failure> {
         let choice = self.affinity.choose(unix_ms(), rand::random());
-        // Without affinity the reply is read by another node, which needs the route.
+        // Without affinity the reply is read by another node, which may need the route.
         if choice.partition.is_none() && !self.routes.is_reachable() {
             return Err(Failure::new(ErrorCode::Unavailable, "the registry cannot be reached"));
         }
@@ -245,8 +245,8 @@ impl Relay {
             self.produce_once_backed_up(&session, service, submission, (request, route), &detail);
             return Ok(());
         }
-        let is_urgent = choice.partition.is_none() || !service.is_affine();
-        self.routes.put(request, route, is_urgent);
+        // The id says where the reply belongs: few look the route up, and those look again.
+        self.routes.put(request, route, false);
         let handed = self.hand_to_producer(service, submission, request, session_id, deadline_ms);
         if let Err(error) = handed {
             if self.pending.take(request).is_none() {

@@ -1,4 +1,5 @@
-//! The line to one peer: its strays in the order of reading, one batch at a time.
+//! The line to one peer: its strays in the order of reading, one batch at a time. Gives none up:
+//! what the peer cannot take, or was only guessed to be its own, goes back to be looked up.
 
 use std::{
     collections::VecDeque,
@@ -7,12 +8,12 @@ use std::{
 };
 
 use registry::{NodeEntry, NodeRef};
-use tokio::sync::Notify;
+use tokio::{sync::Notify, time::Instant};
 
-use super::Stray;
+use super::{Guide, Stray, lines::Lines};
 use crate::{
-    peer::{BATCH_BYTES_MAX, BATCH_RECORDS_MAX, Delivery, PeerError, PeerLink, Verdict},
-    relay::{Relay, membership::Membership, window::Hold},
+    peer::{BATCH_BYTES_MAX, BATCH_RECORDS_MAX, Delivery, PeerError, Verdict},
+    relay::window::Hold,
     tasks::locked,
 };
 
@@ -32,100 +33,24 @@ pub(super) struct PeerQueue {
 
 impl PeerQueue {
     /// Queues a stray, or hands it back when the queue is full.
-    pub(super) fn push(&self, stray: Stray) -> Result<(), Stray> {
+    pub(super) fn push(&self, stray: Stray) -> Option<Stray> {
         let mut strays = locked(&self.strays);
         if strays.len() >= PEER_QUEUE_MAX {
-            return Err(stray);
+            return Some(stray);
         }
         strays.push_back(stray);
         drop(strays);
         self.wake.notify_one();
-        Ok(())
+        None
     }
 
-    /// Whether nothing waits.
-    pub(super) fn is_empty(&self) -> bool {
-        locked(&self.strays).is_empty()
-    }
-}
-
-/// The one ordered stream of batches to one run of one peer.
-pub(super) struct PeerLine {
-    pub(super) node: NodeRef,
-    pub(super) queue: Arc<PeerQueue>,
-    pub(super) relay: Arc<Relay>,
-    pub(super) membership: Arc<Membership>,
-    pub(super) link: Arc<dyn PeerLink>,
-}
-
-impl PeerLine {
-    /// Forwards until the peer is dead; returns what could not be delivered to it.
-    pub(super) async fn run(&self) -> Vec<Stray> {
-        loop {
-            let batch = self.next_batch();
-            if batch.is_empty() {
-                let notified = self.queue.wake.notified();
-                if tokio::time::timeout(PEER_TIMEOUT, notified).await.is_err()
-                    && self.membership.find(&self.node).is_none()
-                {
-                    return Vec::new();
-                }
-                continue;
-            }
-            if let Err(undelivered) = self.send(batch).await {
-                return undelivered;
-            }
-        }
-    }
-
-    /// Sends one batch, as often as it takes while the peer lives.
-    async fn send(&self, strays: Vec<Stray>) -> Result<(), Vec<Stray>> {
-        let (mut batch, mut holds) = (Vec::new(), Vec::new());
-        for Stray { request, reply, hold, read_at, read_at_us } in strays {
-            batch.push(Delivery { request, read_at_us, reply });
-            holds.push((hold, read_at));
-        }
-        let mut pause = PEER_PAUSE.0;
-        while let Some(NodeEntry { url, .. }) = self.membership.find(&self.node) {
-            match self.link.deliver(&url, &batch, PEER_TIMEOUT).await {
-                Ok(verdicts) => {
-                    self.settle(&verdicts, holds.into_iter().map(|(hold, _)| hold));
-                    return Ok(());
-                }
-                Err(error) => self.failed(&error),
-            }
-            tokio::time::sleep(pause).await;
-            pause = (pause * 2).min(PEER_PAUSE.1);
-        }
-        let stray = |(Delivery { request, read_at_us, reply }, (hold, read_at))| Stray {
-            request,
-            reply,
-            hold,
-            read_at,
-            read_at_us,
-        };
-        Err(batch.into_iter().zip(holds).map(stray).collect())
-    }
-
-    fn settle(&self, verdicts: &[Verdict], holds: impl Iterator<Item = Hold>) {
-        let delivered = verdicts.iter().filter(|verdict| **verdict == Verdict::Delivered).count();
-        let unknown = verdicts.len() - delivered;
-        let (peer, telemetry) = (self.node.id.as_str(), self.relay.telemetry());
-        telemetry.forwarded(peer, "delivered", delivered as u64);
-        telemetry.forwarded(peer, "unknown", unknown as u64);
-        for _ in 0..unknown {
-            self.relay.unrouted();
-        }
-        holds.for_each(Hold::done);
-    }
-
-    fn failed(&self, error: &PeerError) {
-        self.relay.telemetry().forwarded(self.node.id.as_str(), "failed", 1);
-        tracing::debug!(peer = %self.node, %error, "batch not delivered");
+    /// Everything that waits.
+    pub(super) fn take(&self) -> VecDeque<Stray> {
+        std::mem::take(&mut *locked(&self.strays))
     }
 
     fn next_batch(&self) -> Vec<Stray> {
-        let mut strays = locked(&self.queue.strays);
+        let mut strays = locked(&self.strays);
         let mut bytes = 0;
         let fits = |stray: &&Stray| {
             bytes += stray.reply.payload.len();
@@ -135,21 +60,112 @@ impl PeerLine {
         let count = count.max(1).min(strays.len());
         strays.drain(..count).collect()
     }
+}
 
-    /// Gives up what could not be delivered, and what is still queued.
-    pub(super) fn give_up(&self, undelivered: Vec<Stray>) {
-        let queued = std::mem::take(&mut *locked(&self.queue.strays));
-        give_up(&self.relay, undelivered.into_iter().chain(queued));
+/// What stays here of a stray while its reply is with the peer.
+struct Kept {
+    hold: Hold,
+    read_at: Instant,
+    guide: Guide,
+}
+
+/// The one ordered stream of batches to one run of one peer.
+pub(super) struct PeerLine {
+    pub(super) node: NodeRef,
+    pub(super) queue: Arc<PeerQueue>,
+    pub(super) lines: Arc<Lines>,
+}
+
+impl PeerLine {
+    /// Forwards until the peer is dead.
+    pub(super) async fn run(&self) {
+        loop {
+            let batch = self.queue.next_batch();
+            if batch.is_empty() {
+                let notified = self.queue.wake.notified();
+                if tokio::time::timeout(PEER_TIMEOUT, notified).await.is_err()
+                    && self.peer().is_none()
+                {
+                    return;
+                }
+                continue;
+            }
+            if let Err(undelivered) = self.send(batch).await {
+                return self.lines.inbox.put(undelivered);
+            }
+        }
+    }
+
+    /// Sends one batch, as often as it takes while the peer lives.
+    async fn send(&self, strays: Vec<Stray>) -> Result<(), Vec<Stray>> {
+        let (batch, kept): (Vec<Delivery>, Vec<Kept>) = strays.into_iter().map(part).unzip();
+        let mut pause = PEER_PAUSE.0;
+        while let Some(NodeEntry { url, .. }) = self.peer() {
+            match self.lines.link.deliver(&url, &batch, PEER_TIMEOUT).await {
+                Ok(verdicts) => {
+                    self.settle(batch.into_iter().zip(kept).map(join).zip(verdicts));
+                    return Ok(());
+                }
+                Err(error) => self.failed(&error),
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(PEER_PAUSE.1);
+        }
+        Err(batch.into_iter().zip(kept).map(join).collect())
+    }
+
+    /// The peer, while it lives.
+    fn peer(&self) -> Option<NodeEntry> {
+        self.lines.membership.find(&self.node)
+    }
+
+    fn settle(&self, answered: impl Iterator<Item = (Stray, Verdict)>) {
+        let (mut delivered, mut unknown) = (0, 0);
+        let mut misled = Vec::new();
+        for (mut stray, verdict) in answered {
+            match verdict {
+                Verdict::Delivered => {
+                    delivered += 1;
+                    stray.hold.done();
+                }
+                Verdict::Unknown => {
+                    unknown += 1;
+                    if stray.guide == Guide::Mark {
+                        stray.guide = Guide::Registry { denied_by: Some(self.node.clone()) };
+                        misled.push(stray);
+                    } else {
+                        self.lines.relay.unrouted();
+                        stray.hold.done();
+                    }
+                }
+            }
+        }
+        let (peer, telemetry) = (self.node.id.as_str(), self.lines.relay.telemetry());
+        telemetry.forwarded(peer, "delivered", delivered);
+        telemetry.forwarded(peer, "unknown", unknown);
+        self.lines.inbox.put(misled);
+    }
+
+    fn failed(&self, error: &PeerError) {
+        self.lines.relay.telemetry().forwarded(self.node.id.as_str(), "failed", 1);
+        tracing::debug!(peer = %self.node, %error, "batch not delivered");
     }
 }
 
-/// The node that waited is dead, and its sockets with it.
-pub(super) fn give_up(relay: &Relay, strays: impl IntoIterator<Item = Stray>) {
-    let mut count = 0;
-    for stray in strays {
-        count += 1;
-        relay.unrouted();
-        stray.hold.done();
+impl Drop for PeerLine {
+    /// However the line ends, also by a panic, what still waits for it is not forgotten.
+    fn drop(&mut self) {
+        self.lines.ended(&self.node);
     }
-    relay.telemetry().frames_abandoned("node_lost", count);
+}
+
+fn part(stray: Stray) -> (Delivery, Kept) {
+    let Stray { request, reply, hold, read_at, read_at_us, guide } = stray;
+    (Delivery { request, read_at_us, reply }, Kept { hold, read_at, guide })
+}
+
+fn join((delivery, kept): (Delivery, Kept)) -> Stray {
+    let Delivery { request, read_at_us, reply } = delivery;
+    let Kept { hold, read_at, guide } = kept;
+    Stray { request, reply, hold, read_at, read_at_us, guide }
 }
