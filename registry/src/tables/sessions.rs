@@ -1,0 +1,285 @@
+//! The table of sessions: who holds one, and what another node needs to go on with it.
+//!
+//! While a session's holder lives, its memory is the truth and what is here is a copy of it, kept
+//! so that another node can take the session over when the holder is gone. Every write of a holder
+//! carries the session's epoch, which each change of holder raises: a node that slept, or was cut
+//! off, while its session moved on can change nothing of it any more.
+
+use std::{fmt::Debug, time::Duration};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+
+use crate::{
+    error::RegistryError,
+    ids::{NodeRef, RequestId, SessionId},
+};
+
+/// The shortest life of a session: a shorter one could not be told from none.
+pub(crate) const SESSION_TTL_MIN: Duration = Duration::from_millis(1);
+/// The longest life of a session.
+pub(crate) const SESSION_TTL_MAX: Duration = Duration::from_secs(7 * 24 * 60 * 60);
+
+/// The hash of a resume token's secret: what the table compares instead of the secret itself, so
+/// that whoever reads the table cannot take over a session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct TokenHash(pub [u8; 32]);
+
+/// A session as its holder writes it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SessionRecord {
+    /// Which session.
+    pub session: SessionId,
+    /// Counts its changes of holder; the holder that started it writes 1.
+    pub epoch: u64,
+    /// The run of the node that holds it.
+    pub node: NodeRef,
+    /// Whose it is; none when its client is anonymous.
+    pub user: Option<Box<str>>,
+    /// Whether its client acknowledges frames.
+    pub reliable: bool,
+    /// Whether it has a connection.
+    pub attached: bool,
+    /// What resumes it.
+    pub token: TokenHash,
+    /// The token before, which resumes it as well for as long as it is not known that the client
+    /// has got the present one.
+    pub former_token: Option<TokenHash>,
+}
+
+/// What the table did with a record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Recorded {
+    /// There was none of this session: its first one, or the table has lost it, and with it its
+    /// backup.
+    Created,
+    /// It has replaced the one before of the same epoch or of an earlier one.
+    Refreshed,
+    /// One of a later epoch is there: nothing was written. The session belongs to another node.
+    Superseded,
+}
+
+/// What a request that is in flight for a session has come to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Progress {
+    /// Handed to the producer, or about to be: it may be in the log.
+    Submitted,
+    /// The broker has recorded it.
+    Recorded,
+    /// Its last frame is in the mailbox.
+    Ended,
+}
+
+/// One change of a session's backup.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum BackupStep {
+    /// A request is in flight ([`Progress::Submitted`]), or what is known of it has changed. A
+    /// request that has [`Progress::Ended`] stays so, with the detail it had.
+    Request {
+        /// Which request.
+        request: RequestId,
+        /// How far it is: `Submitted` or `Recorded`.
+        progress: Progress,
+        /// What its holder has to know of it, as the holder writes it.
+        detail: Bytes,
+    },
+    /// A frame is added to the mailbox. With a request it is that request's last frame: it is added
+    /// only while the request is in flight and has not ended, and ends it; otherwise this changes
+    /// nothing.
+    Park {
+        /// The frame's number; 0 when it has none yet.
+        seq: u64,
+        /// The request that it ends.
+        request: Option<RequestId>,
+        /// The frame, as the gateway writes it.
+        frame: Bytes,
+    },
+    /// The mailbox loses its numbered frames up to this number (0: none); those without a number
+    /// stay.
+    Trim {
+        /// The last number to drop.
+        seq: u64,
+    },
+    /// The mailbox loses all its frames; the requests they ended stay ended.
+    Clear,
+    /// A request is not in flight any more; one that is not there is no error.
+    Forget {
+        /// Which request.
+        request: RequestId,
+    },
+}
+
+/// Changes of one session's backup, carried out in their order and all at once or not at all.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Backup {
+    /// Which session.
+    pub session: SessionId,
+    /// The epoch for which the writer holds it, or as which a node that parks on a dead holder's
+    /// behalf has found it.
+    pub epoch: u64,
+    /// What changes.
+    pub steps: Vec<BackupStep>,
+}
+
+/// What the table did with a backup.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BackedUp {
+    /// It was carried out. So it is answered too when a call is repeated.
+    Done,
+    /// The session is at another epoch; nothing was changed.
+    Superseded,
+    /// There is no such session (any more); nothing was changed.
+    Missing,
+    /// The mailbox would have outgrown its limits: the session is marked as overflowed, its mailbox
+    /// is empty and takes nothing any more. All other steps were carried out; a frame that was not
+    /// taken has not ended its request. Every later backup that parks is answered so too.
+    Overflowed,
+}
+
+/// What one session's mailbox may hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MailboxLimits {
+    /// Frames.
+    pub frames_max: usize,
+    /// Bytes of all frames.
+    pub bytes_max: usize,
+}
+
+/// What the table knows of a session, for whoever looks for its holder.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SessionEntry {
+    /// The present epoch.
+    pub epoch: u64,
+    /// The run of the node that holds it.
+    pub node: NodeRef,
+    /// Whose it is.
+    pub user: Option<Box<str>>,
+    /// Whether its client acknowledges frames.
+    pub reliable: bool,
+    /// Whether it has a connection.
+    pub attached: bool,
+    /// Whether its mailbox has outgrown its limits: it cannot be resumed from its backup.
+    pub overflowed: bool,
+}
+
+/// A node wants to hold a session whose client has come to it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Claim {
+    /// Which session.
+    pub session: SessionId,
+    /// What the client has shown.
+    pub token: TokenHash,
+    /// Who the client is.
+    pub user: Option<Box<str>>,
+    /// Who claims it.
+    pub node: NodeRef,
+    /// The token that takes the place of the present one. The one shown becomes the former one.
+    pub next_token: TokenHash,
+    /// How long the session lives without a refresh: at least one millisecond, at most seven days.
+    pub ttl: Duration,
+}
+
+/// What came of a claim.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Claimed {
+    /// No such session, or its token is neither the present nor the former one: nothing has
+    /// changed.
+    Refused,
+    /// The session is another user's: nothing has changed.
+    OtherUser,
+    /// The session is the claimer's from now on, and has a connection.
+    Taken(Box<Holding>),
+}
+
+/// A session's state at the moment of its change of holder.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Holding {
+    /// The epoch for which the claimer holds it: one more than `former.epoch`.
+    pub epoch: u64,
+    /// The session before.
+    pub former: SessionEntry,
+    /// The requests in flight, in any order.
+    pub requests: Vec<HeldRequest>,
+    /// The mailbox, in the order of parking. It stays as it is until the new holder changes it.
+    pub mailbox: Vec<ParkedFrame>,
+}
+
+/// A request in flight, as it was backed up.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HeldRequest {
+    /// Which request.
+    pub request: RequestId,
+    /// How far it was.
+    pub progress: Progress,
+    /// What its former holder knew of it.
+    pub detail: Bytes,
+}
+
+/// A frame in a mailbox.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ParkedFrame {
+    /// Its number; 0 when it has none yet.
+    pub seq: u64,
+    /// The request that it ends.
+    pub request: Option<RequestId>,
+    /// The frame, as the gateway writes it.
+    pub frame: Bytes,
+}
+
+/// SessionId → who holds it, and its backup: requests in flight and the mailbox.
+///
+/// A session and its backup end together, `ttl` after the last [`SessionTable::record`] or
+/// [`SessionTable::claim`]; no other call prolongs their life.
+#[async_trait]
+pub trait SessionTable: Send + Sync + Debug + 'static {
+    /// Writes or refreshes records, each for `ttl` from now (at least one millisecond, at most
+    /// seven days), with its backup; one answer for each, in order. One round trip whatever their
+    /// number. Sessions do not come twice in a batch.
+    ///
+    /// # Errors
+    /// Any; each record may or may not have been written, and repeating the call is harmless but
+    /// for [`Recorded::Created`], which may then be told as [`Recorded::Refreshed`]. Cancel safe
+    /// in the same sense.
+    async fn record(
+        &self,
+        records: &[SessionRecord],
+        ttl: Duration,
+    ) -> Result<Vec<Recorded>, RegistryError>;
+
+    /// Changes backups, one answer for each, in order. One round trip whatever their number.
+    /// Sessions do not come twice in a batch.
+    ///
+    /// # Errors
+    /// Any; each backup may or may not have been changed. Repeating the call is harmless, except
+    /// that a frame parked without a request may be there twice.
+    async fn back_up(
+        &self,
+        backups: &[Backup],
+        limits: MailboxLimits,
+    ) -> Result<Vec<BackedUp>, RegistryError>;
+
+    /// The present entries of these sessions, in the same order, with `None` where there is none.
+    /// One round trip whatever their number.
+    ///
+    /// # Errors
+    /// Any; then nothing is known. Cancel safe.
+    async fn find_sessions(
+        &self,
+        sessions: &[SessionId],
+    ) -> Result<Vec<Option<SessionEntry>>, RegistryError>;
+
+    /// Takes a session over: of several claims at once with one token, each that is carried out
+    /// raises the epoch, and the last one holds the session. The token is looked at before the
+    /// user. A session whose epoch is the largest there is can only be refused.
+    ///
+    /// # Errors
+    /// Any; the claim may or may not have been carried out. A repeated claim with the same token
+    /// succeeds, because that token is the former one then.
+    async fn claim(&self, claim: &Claim) -> Result<Claimed, RegistryError>;
+
+    /// Removes sessions and their backups, each only at this epoch.
+    ///
+    /// # Errors
+    /// Any; what stayed expires by itself.
+    async fn end_sessions(&self, sessions: &[(SessionId, u64)]) -> Result<(), RegistryError>;
+}
