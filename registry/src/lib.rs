@@ -42,4 +42,10 @@ pub use self::redis::RedisRegistry;
 pub use error::RegistryError;
 pub use ids::{InvalidId, NodeId, NodeRef, RequestId, SessionId};
 pub use memory::MemoryRegistry;
-pub use tables::{Announcement, NodeEntry, NodeState, NodeTable, Registry, RequestTable, Route};
+pub use tables::{
+    Announcement, NodeEntry, NodeState, NodeTable, Registry, RequestTable, Route,
+    sessions::{
+        BackedUp, Backup, BackupStep, Claim, Claimed, HeldRequest, Holding, MailboxLimits,
+        ParkedFrame, Progress, Recorded, SessionEntry, SessionRecord, SessionTable, TokenHash,
+    },
+};

@@ -4,8 +4,6 @@
 //! dropped by a later write. Never talks to anything outside of the process.
 
 use std::{
-    collections::HashMap,
-    hash::Hash,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -13,14 +11,18 @@ use std::{
 use async_trait::async_trait;
 use tokio::time::Instant;
 
+use self::{expiring::Expiring, sessions::Session};
 use crate::{
     error::RegistryError,
-    ids::{NodeId, NodeRef, RequestId},
+    ids::{NodeId, NodeRef, RequestId, SessionId},
     tables::{
         Announcement, NODE_TTL_MAX, NODE_TTL_MIN, NodeEntry, NodeTable, RequestTable, Route,
         unix_ms,
     },
 };
+
+mod expiring;
+mod sessions;
 
 /// A registry inside this process. A clone is another handle of the same table.
 ///
@@ -71,7 +73,7 @@ impl RequestTable for MemoryRegistry {
     async fn remove_routes(&self, requests: &[RequestId]) -> Result<(), RegistryError> {
         let table = &mut self.lock().routes;
         for request in requests {
-            table.entries.remove(request);
+            table.remove(request);
         }
         Ok(())
     }
@@ -106,8 +108,8 @@ impl NodeTable for MemoryRegistry {
 
     async fn leave(&self, node: &NodeRef) -> Result<(), RegistryError> {
         let table = &mut self.lock().nodes;
-        if table.entries.get(&node.id).is_some_and(|held| held.value.node == *node) {
-            table.entries.remove(&node.id);
+        if table.get(&node.id, Instant::now()).is_some_and(|held| held.node == *node) {
+            table.remove(&node.id);
         }
         Ok(())
     }
@@ -117,51 +119,7 @@ impl NodeTable for MemoryRegistry {
 struct Tables {
     routes: Expiring<RequestId, Arc<Route>>,
     nodes: Expiring<NodeId, NodeEntry>,
-}
-
-/// A map whose entries end by themselves.
-#[derive(Debug)]
-struct Expiring<K, V> {
-    entries: HashMap<K, Held<V>>,
-    /// The number of entries at which the next write drops those that have expired.
-    sweep_at: usize,
-}
-
-#[derive(Debug)]
-struct Held<V> {
-    value: V,
-    until: Instant,
-}
-
-impl<K, V> Default for Expiring<K, V> {
-    fn default() -> Self {
-        Self { entries: HashMap::new(), sweep_at: Self::SWEEP_MIN }
-    }
-}
-
-impl<K, V> Expiring<K, V> {
-    /// Below this many entries a sweep is not worth its time.
-    const SWEEP_MIN: usize = 64;
-}
-
-impl<K: Eq + Hash, V> Expiring<K, V> {
-    fn get(&self, key: &K, now: Instant) -> Option<&V> {
-        self.entries.get(key).filter(|held| held.until > now).map(|held| &held.value)
-    }
-
-    fn live(&self, now: Instant) -> impl Iterator<Item = &V> {
-        self.entries.values().filter(move |held| held.until > now).map(|held| &held.value)
-    }
-
-    /// Sweeps whenever the map has doubled since the last sweep, which costs each write a
-    /// constant share of it.
-    fn insert(&mut self, key: K, value: V, now: Instant, ttl: Duration) {
-        if self.entries.len() >= self.sweep_at {
-            self.entries.retain(|_, held| held.until > now);
-            self.sweep_at = (self.entries.len() * 2).max(Self::SWEEP_MIN);
-        }
-        self.entries.insert(key, Held { value, until: now + ttl });
-    }
+    sessions: Expiring<SessionId, Session>,
 }
 
 #[cfg(test)]
@@ -184,18 +142,5 @@ mod tests {
         registry.wipe();
         assert_eq!(registry.nodes().await, Ok(Vec::new()));
         assert_eq!(registry.announce(&entry, ttl).await, Ok(Announcement::Fresh));
-    }
-
-    #[test]
-    fn expired_entries_are_dropped_by_later_writes() {
-        let mut map = Expiring::default();
-        let start = Instant::now();
-        for key in 0..100_000_u32 {
-            // Each entry lives as long as ten further writes take.
-            let now = start + Duration::from_millis(key.into());
-            map.insert(key, (), now, Duration::from_millis(10));
-            assert!(map.entries.len() <= Expiring::<u32, ()>::SWEEP_MIN, "{}", map.entries.len());
-        }
-        assert_eq!(map.live(start + Duration::from_millis(99_999)).count(), 10);
     }
 }

@@ -29,6 +29,7 @@ mod keys;
 mod limits;
 mod link;
 mod scripts;
+mod sessions;
 mod target;
 
 /// A registry in Redis. A clone shares the connection.

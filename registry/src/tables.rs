@@ -13,7 +13,10 @@ use serde::{Deserialize, Serialize};
 use crate::{
     error::RegistryError,
     ids::{NodeRef, RequestId, SessionId},
+    tables::sessions::SessionTable,
 };
+
+pub mod sessions;
 
 /// Where the answer to a request has to go.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -162,9 +165,9 @@ pub trait NodeTable: Send + Sync + Debug + 'static {
 }
 
 /// The whole shared table.
-pub trait Registry: RequestTable + NodeTable {}
+pub trait Registry: RequestTable + NodeTable + SessionTable {}
 
-impl<T: RequestTable + NodeTable> Registry for T {}
+impl<T: RequestTable + NodeTable + SessionTable> Registry for T {}
 
 #[cfg(test)]
 mod tests {

@@ -15,6 +15,11 @@ use crate::{
     ids::{NodeRef, RequestId, SessionId},
 };
 
+/// The shortest life of a session: a shorter one could not be told from none.
+pub(crate) const SESSION_TTL_MIN: Duration = Duration::from_millis(1);
+/// The longest life of a session.
+pub(crate) const SESSION_TTL_MAX: Duration = Duration::from_secs(7 * 24 * 60 * 60);
+
 /// The hash of a resume token's secret: what the table compares instead of the secret itself, so
 /// that whoever reads the table cannot take over a session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -95,9 +100,8 @@ pub enum BackupStep {
         /// The last number to drop.
         seq: u64,
     },
-    /// The backup loses everything: the mailbox its frames, and all requests. The first step of a
-    /// backup that writes a session's whole state anew.
-    Reset,
+    /// The mailbox loses all its frames; the requests they ended stay ended.
+    Clear,
     /// A request is not in flight any more; one that is not there is no error.
     Forget {
         /// Which request.
@@ -113,10 +117,6 @@ pub struct Backup {
     /// The epoch for which the writer holds it, or as which a node that parks on a dead holder's
     /// behalf has found it.
     pub epoch: u64,
-    /// Whether the holder is taken to be dead: then the session has none from now on, and its epoch
-    /// is raised by one, so that a holder which only slept finds all its writes refused. Together
-    /// with the steps or not at all.
-    pub orphan: bool,
     /// What changes.
     pub steps: Vec<BackupStep>,
 }
@@ -126,13 +126,13 @@ pub struct Backup {
 pub enum BackedUp {
     /// It was carried out. So it is answered too when a call is repeated.
     Done,
-    /// The session is at another epoch; nothing was changed. A repeated call that orphans may be
-    /// answered so after it was carried out.
+    /// The session is at another epoch; nothing was changed.
     Superseded,
     /// There is no such session (any more); nothing was changed.
     Missing,
     /// The mailbox would have outgrown its limits: the session is marked as overflowed, its mailbox
-    /// is empty and takes nothing any more. All other steps were carried out.
+    /// is empty and takes nothing any more. All other steps were carried out; a frame that was not
+    /// taken has not ended its request. Every later backup that parks is answered so too.
     Overflowed,
 }
 
@@ -150,8 +150,8 @@ pub struct MailboxLimits {
 pub struct SessionEntry {
     /// The present epoch.
     pub epoch: u64,
-    /// The run of the node that holds it; none once it has been orphaned ([`Backup::orphan`]).
-    pub node: Option<NodeRef>,
+    /// The run of the node that holds it.
+    pub node: NodeRef,
     /// Whose it is.
     pub user: Option<Box<str>>,
     /// Whether its client acknowledges frames.
@@ -175,7 +175,7 @@ pub struct Claim {
     pub node: NodeRef,
     /// The token that takes the place of the present one. The one shown becomes the former one.
     pub next_token: TokenHash,
-    /// How long the session lives without a refresh.
+    /// How long the session lives without a refresh: at least one millisecond, at most seven days.
     pub ttl: Duration,
 }
 
@@ -187,7 +187,7 @@ pub enum Claimed {
     Refused,
     /// The session is another user's: nothing has changed.
     OtherUser,
-    /// The session is the claimer's from now on.
+    /// The session is the claimer's from now on, and has a connection.
     Taken(Box<Holding>),
 }
 
@@ -269,7 +269,8 @@ pub trait SessionTable: Send + Sync + Debug + 'static {
     ) -> Result<Vec<Option<SessionEntry>>, RegistryError>;
 
     /// Takes a session over: of several claims at once with one token, each that is carried out
-    /// raises the epoch, and the last one holds the session.
+    /// raises the epoch, and the last one holds the session. The token is looked at before the
+    /// user. A session whose epoch is the largest there is can only be refused.
     ///
     /// # Errors
     /// Any; the claim may or may not have been carried out. A repeated claim with the same token

@@ -1,0 +1,237 @@
+//! Sessions in this process's memory.
+//!
+//! Owns a session's backup and what each step does to it. Never knows of a connection or a node
+//! that is alive: whoever writes says for which epoch.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use tokio::time::Instant;
+
+use super::MemoryRegistry;
+use crate::{
+    error::RegistryError,
+    ids::{RequestId, SessionId},
+    tables::sessions::{
+        BackedUp, Backup, BackupStep, Claim, Claimed, HeldRequest, Holding, MailboxLimits,
+        ParkedFrame, Progress, Recorded, SESSION_TTL_MAX, SESSION_TTL_MIN, SessionEntry,
+        SessionRecord, SessionTable,
+    },
+};
+
+/// A session with its backup: one entry, so that they end together.
+#[derive(Debug)]
+pub(super) struct Session {
+    record: SessionRecord,
+    requests: HashMap<RequestId, (Progress, Bytes)>,
+    mailbox: Mailbox,
+}
+
+#[derive(Debug, Default)]
+struct Mailbox {
+    frames: VecDeque<ParkedFrame>,
+    bytes: usize,
+    overflowed: bool,
+}
+
+#[async_trait]
+impl SessionTable for MemoryRegistry {
+    async fn record(
+        &self,
+        records: &[SessionRecord],
+        ttl: Duration,
+    ) -> Result<Vec<Recorded>, RegistryError> {
+        let (now, ttl) = (Instant::now(), ttl.clamp(SESSION_TTL_MIN, SESSION_TTL_MAX));
+        let table = &mut self.lock().sessions;
+        let mut write = |record: &SessionRecord| {
+            let known = table.get(&record.session, now).map(|known| known.record.epoch);
+            if known.is_some_and(|known| known > record.epoch) {
+                return Recorded::Superseded;
+            }
+            if let Some(session) = table.refresh(&record.session, now, ttl) {
+                session.record = record.clone();
+                return Recorded::Refreshed;
+            }
+            table.insert(record.session, Session::new(record.clone()), now, ttl);
+            Recorded::Created
+        };
+        Ok(records.iter().map(&mut write).collect())
+    }
+
+    async fn back_up(
+        &self,
+        backups: &[Backup],
+        limits: MailboxLimits,
+    ) -> Result<Vec<BackedUp>, RegistryError> {
+        let now = Instant::now();
+        let table = &mut self.lock().sessions;
+        let mut change = |backup: &Backup| match table.get_mut(&backup.session, now) {
+            None => BackedUp::Missing,
+            Some(session) if session.record.epoch != backup.epoch => BackedUp::Superseded,
+            Some(session) => session.change(&backup.steps, limits),
+        };
+        Ok(backups.iter().map(&mut change).collect())
+    }
+
+    async fn find_sessions(
+        &self,
+        sessions: &[SessionId],
+    ) -> Result<Vec<Option<SessionEntry>>, RegistryError> {
+        let now = Instant::now();
+        let table = &self.lock().sessions;
+        Ok(sessions.iter().map(|id| table.get(id, now).map(Session::entry)).collect())
+    }
+
+    async fn claim(&self, claim: &Claim) -> Result<Claimed, RegistryError> {
+        let now = Instant::now();
+        let table = &mut self.lock().sessions;
+        let Some(Session { record, .. }) = table.get(&claim.session, now) else {
+            return Ok(Claimed::Refused);
+        };
+        // A session that has used up all epochs cannot change its holder any more.
+        let Some(epoch) = record.epoch.checked_add(1).filter(|_| record.is_opened_by(claim)) else {
+            return Ok(Claimed::Refused);
+        };
+        if record.user != claim.user {
+            return Ok(Claimed::OtherUser);
+        }
+        let ttl = claim.ttl.clamp(SESSION_TTL_MIN, SESSION_TTL_MAX);
+        let holding = table.refresh(&claim.session, now, ttl).map(|session| {
+            let former = session.entry();
+            session.record.change_holder(claim, epoch);
+            session.holding(former)
+        });
+        Ok(holding.map_or(Claimed::Refused, |holding| Claimed::Taken(Box::new(holding))))
+    }
+
+    async fn end_sessions(&self, sessions: &[(SessionId, u64)]) -> Result<(), RegistryError> {
+        let now = Instant::now();
+        let table = &mut self.lock().sessions;
+        for (session, epoch) in sessions {
+            if table.get(session, now).is_some_and(|held| held.record.epoch == *epoch) {
+                table.remove(session);
+            }
+        }
+        Ok(())
+    }
+}
+
+impl SessionRecord {
+    fn is_opened_by(&self, claim: &Claim) -> bool {
+        self.token == claim.token || self.former_token == Some(claim.token)
+    }
+
+    /// The client has come to the claimer, so it has a connection.
+    fn change_holder(&mut self, claim: &Claim, epoch: u64) {
+        self.epoch = epoch;
+        self.node = claim.node.clone();
+        self.attached = true;
+        self.token = claim.next_token;
+        self.former_token = Some(claim.token);
+    }
+}
+
+impl Session {
+    fn new(record: SessionRecord) -> Self {
+        Self { record, requests: HashMap::new(), mailbox: Mailbox::default() }
+    }
+
+    fn entry(&self) -> SessionEntry {
+        let SessionRecord { epoch, node, user, reliable, attached, .. } = &self.record;
+        SessionEntry {
+            epoch: *epoch,
+            node: node.clone(),
+            user: user.clone(),
+            reliable: *reliable,
+            attached: *attached,
+            overflowed: self.mailbox.overflowed,
+        }
+    }
+
+    fn holding(&self, former: SessionEntry) -> Holding {
+        let held = |(request, (progress, detail)): (&RequestId, &(Progress, Bytes))| HeldRequest {
+            request: *request,
+            progress: *progress,
+            detail: detail.clone(),
+        };
+        Holding {
+            epoch: self.record.epoch,
+            former,
+            requests: self.requests.iter().map(held).collect(),
+            mailbox: self.mailbox.frames.iter().cloned().collect(),
+        }
+    }
+
+    fn change(&mut self, steps: &[BackupStep], limits: MailboxLimits) -> BackedUp {
+        let mut answer = BackedUp::Done;
+        for step in steps {
+            match step {
+                BackupStep::Request { request, progress, detail } => {
+                    self.note(*request, *progress, detail);
+                }
+                BackupStep::Park { seq, request, frame } => {
+                    let frame = ParkedFrame { seq: *seq, request: *request, frame: frame.clone() };
+                    self.park(frame, limits);
+                    if self.mailbox.overflowed {
+                        answer = BackedUp::Overflowed;
+                    }
+                }
+                BackupStep::Trim { seq } => self.mailbox.trim(*seq),
+                BackupStep::Clear => self.mailbox.clear(),
+                BackupStep::Forget { request } => {
+                    self.requests.remove(request);
+                }
+            }
+        }
+        answer
+    }
+
+    fn note(&mut self, request: RequestId, progress: Progress, detail: &Bytes) {
+        let held = self.requests.entry(request).or_insert_with(|| (progress, Bytes::new()));
+        if held.0 != Progress::Ended {
+            *held = (progress, detail.clone());
+        }
+    }
+
+    fn park(&mut self, parked: ParkedFrame, limits: MailboxLimits) {
+        let Some(request) = parked.request else {
+            self.mailbox.add(parked, limits);
+            return;
+        };
+        let Some((progress, _)) = self.requests.get_mut(&request) else { return };
+        if *progress != Progress::Ended && self.mailbox.add(parked, limits) {
+            *progress = Progress::Ended;
+        }
+    }
+}
+
+impl Mailbox {
+    /// Whether the frame is in it.
+    fn add(&mut self, parked: ParkedFrame, limits: MailboxLimits) -> bool {
+        let bytes = self.bytes + parked.frame.len();
+        if self.frames.len() >= limits.frames_max || bytes > limits.bytes_max {
+            self.overflowed = true;
+            self.clear();
+        }
+        if self.overflowed {
+            return false;
+        }
+        self.bytes = bytes;
+        self.frames.push_back(parked);
+        true
+    }
+
+    fn trim(&mut self, seq: u64) {
+        self.frames.retain(|parked| parked.seq == 0 || parked.seq > seq);
+        self.bytes = self.frames.iter().map(|parked| parked.frame.len()).sum();
+    }
+
+    fn clear(&mut self) {
+        self.frames.clear();
+        self.bytes = 0;
+    }
+}
