@@ -21,8 +21,11 @@ use crate::{
         server::Server,
     },
     error::CloseCode,
-    peer::http::HttpPeers,
-    relay::{Relay, dispatch::Dispatch, homing::Homing, membership::Membership, unix_ms},
+    peer::{PeerLink, http::HttpPeers},
+    relay::{
+        Relay, dispatch::Dispatch, handover::Handover, homing::Homing, membership::Membership,
+        unix_ms,
+    },
     tasks::{LostTasks, Tasks},
     telemetry::Telemetry,
 };
@@ -172,14 +175,20 @@ impl App {
         let relay = Arc::new(Relay::new(&config, node.clone(), Arc::clone(&producer), telemetry));
         let url = config.internal.advertised(internal_address);
         let membership = Arc::new(Membership::new(node, url, Arc::clone(&registry)));
-        let link = Arc::new(HttpPeers::new(&config.internal.secret)?);
+        let link: Arc<dyn PeerLink> = Arc::new(HttpPeers::new(&config.internal.secret)?);
         let homing = Arc::new(Homing::new(
             Arc::clone(&relay),
             Arc::clone(&registry),
             Arc::clone(&membership),
-            link,
+            Arc::clone(&link),
             tasks.clone(),
         ));
+        let handover = Handover::new(
+            Arc::clone(&relay),
+            Arc::clone(&registry),
+            Arc::clone(&membership),
+            link,
+        );
         let control = consumer.control();
         let (dispatch, assigned) =
             Dispatch::new(Arc::clone(&relay), Arc::clone(&homing), Arc::clone(&control));
@@ -191,7 +200,7 @@ impl App {
             Node { config, relay, membership, producer, tasks, lost, stops, reader, assigned };
         node.start_upkeep(control);
         node.start_relay(registry, homing);
-        node.start_edges(public, internal);
+        node.start_edges(public, internal, handover);
         Ok(node)
     }
 }
@@ -270,11 +279,17 @@ impl Node {
     fn start_relay(&self, registry: Arc<dyn Registry>, homing: Arc<Homing>) {
         let relay = Arc::clone(&self.relay);
         self.tasks.long_lived("deadlines", async move { relay.run_deadlines().await });
-        let relay = Arc::clone(&self.relay);
+        let (relay, table) = (Arc::clone(&self.relay), Arc::clone(&registry));
         self.tasks.long_lived("routes", async move {
-            relay.routes().run(registry, relay.pending(), relay.telemetry()).await;
+            relay.routes().run(table, relay.pending(), relay.telemetry()).await;
+        });
+        let relay = Arc::clone(&self.relay);
+        self.tasks.long_lived("backups", async move {
+            relay.backups().run(registry, &relay).await;
         });
         self.tasks.long_lived("homing", homing.run());
+        let relay = Arc::clone(&self.relay);
+        self.tasks.long_lived("sessions", async move { relay.run_sessions().await });
         let (relay, membership) = (Arc::clone(&self.relay), Arc::clone(&self.membership));
         let superseded = self.stops.superseded.clone();
         let watched = self.tasks.until("membership", &superseded, {
@@ -309,8 +324,9 @@ impl Node {
         });
     }
 
-    fn start_edges(&self, public: Server, internal: Server) {
-        let edge = Arc::new(Edge::new(&self.config, Arc::clone(&self.relay), self.tasks.clone()));
+    fn start_edges(&self, public: Server, internal: Server, handover: Handover) {
+        let (relay, tasks) = (Arc::clone(&self.relay), self.tasks.clone());
+        let edge = Arc::new(Edge::new(&self.config, relay, handover, tasks));
         let (tasks, stop) = (self.tasks.clone(), self.stops.accepting.clone());
         let routes = public::routes(&edge);
         drop(self.tasks.until("public listener", &self.stops.accepting, async move {
@@ -328,24 +344,42 @@ impl Node {
         }));
     }
 
+    /// How many sockets to close per second, so that all have had their turn half-way to the end.
+    fn pace(&self, end: Instant) -> u32 {
+        let time = end.saturating_duration_since(Instant::now()).as_secs_f64() / 2.0;
+        let needed = (self.relay.connections() as f64 / time.max(0.1)).ceil() as u32;
+        needed.max(self.config.shutdown.closes_per_second)
+    }
+
     /// The ordered end, within `shutdown.grace`.
     async fn drain(self) {
         let grace = self.config.shutdown.grace;
         let deadline = Instant::now() + grace;
         let waiting = self.relay.pending().len();
         tracing::info!(waiting, sessions = self.relay.hub().len(), "draining");
-        // 1. Not ready; peers see it; each session closes once it is owed nothing.
+        // 1. Not ready; peers see it.
         self.relay.drain();
         self.membership.set_state(NodeState::Draining);
         // 2. No new connections. Parked HTTP calls go on.
         self.stops.accepting.cancel();
-        // 3. Whoever waits is answered, as far as the services answer in time.
-        let is_idle = || self.relay.pending().is_empty() && self.relay.hub().is_empty();
-        wait_for(deadline - FAREWELL.min(grace / 2), is_idle).await;
-        // 4. The others are told that they will not be.
-        let given_up = self.relay.give_up_all();
-        wait_for(deadline - FAREWELL.min(grace / 2) / 2, is_idle).await;
+        // 3. Sockets close one after the other: those of sessions that go on elsewhere without loss
+        //    at once, the others when they are owed nothing. Parked HTTP calls are answered, as far
+        //    as the services answer in time.
+        let farewell = FAREWELL.min(grace / 2);
+        let end = deadline - farewell;
+        let pace = self.pace(end);
+        let closing = self.relay.close_sessions(pace);
+        if tokio::time::timeout_at(end, closing).await.is_err() {
+            tracing::warn!("not all sessions had their turn");
+        }
+        let is_idle = || self.relay.pending().calls() == 0 && self.relay.connections() == 0;
+        wait_for(end, is_idle).await;
+        // 4. HTTP callers are told that they will not be answered; sessions go with what they are
+        //    owed and what they wait for, which the registry has now.
+        let given_up = self.relay.give_up_calls();
         self.relay.hub().close(CloseCode::Draining);
+        let is_gone = || self.relay.connections() == 0 && self.relay.backups().is_empty();
+        wait_for(deadline - farewell / 2, is_gone).await;
         // 5. Store offsets, leave the group.
         self.stops.reading.cancel();
         within(deadline, "reader", self.reader).await;

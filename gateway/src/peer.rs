@@ -49,7 +49,7 @@ pub enum Verdict {
     Delivered,
     /// It is owed to a session, and only the peer's memory has it: the sender keeps it too, and asks
     /// later.
-    Kept,
+    Kept(SessionId),
     /// The session is just arriving there: ask again.
     Later,
     /// Its session is there, and the request has ended.

@@ -77,7 +77,7 @@ pub struct Relay {
     routes: Routes,
     backups: Backups,
     /// Replies that have to find their way.
-    strays: Inbox,
+    strays: Arc<Inbox>,
     producer: Arc<dyn Producer>,
     telemetry: Arc<Telemetry>,
     draining: AtomicBool,
@@ -109,7 +109,7 @@ impl Relay {
             connections: AtomicUsize::new(0),
             routes: Routes::new(),
             backups: sessions::backups(&config.session),
-            strays: Inbox::default(),
+            strays: Arc::default(),
             producer,
             telemetry,
             draining: AtomicBool::new(false),
@@ -157,7 +157,7 @@ impl Relay {
     }
 
     /// Where replies go that nobody on this node waits for.
-    pub fn strays(&self) -> &Inbox {
+    pub fn strays(&self) -> &Arc<Inbox> {
         &self.strays
     }
 
@@ -191,8 +191,16 @@ impl Relay {
 
 /// Milliseconds since the Unix epoch by this node's clock; 0 before it.
 pub fn unix_ms() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+    u64::try_from(since_epoch().as_millis()).unwrap_or(u64::MAX)
+}
+
+/// The same in microseconds.
+pub fn unix_us() -> u64 {
+    u64::try_from(since_epoch().as_micros()).unwrap_or(u64::MAX)
+}
+
+fn since_epoch() -> Duration {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
 }
 
 /// Logs the same kind of trouble once per burst: the first at once, then one line per interval

@@ -30,8 +30,9 @@ use gateway::{
 use http_body_util::{BodyExt, Full};
 use hyper_util::{client::legacy::Client, rt::TokioExecutor};
 use registry::{
-    Announcement, MemoryRegistry, NodeEntry, NodeId, NodeRef, NodeTable, RegistryError, RequestId,
-    RequestTable, Route,
+    Announcement, BackedUp, Backup, Claim, Claimed, MailboxLimits, MemoryRegistry, NodeEntry, NodeId,
+    NodeRef, NodeTable, Recorded, RegistryError, RequestId, RequestTable, Route, SessionEntry,
+    SessionId, SessionRecord, SessionTable,
 };
 use serde_json::Value;
 use tokio::{task::JoinSet, time::Instant};
@@ -105,6 +106,40 @@ impl NodeTable for Table {
 
     async fn leave(&self, node: &NodeRef) -> Result<(), RegistryError> {
         self.answer()?.leave(node).await
+    }
+}
+
+#[async_trait]
+impl SessionTable for Table {
+    async fn record(
+        &self,
+        records: &[SessionRecord],
+        ttl: Duration,
+    ) -> Result<Vec<Recorded>, RegistryError> {
+        self.answer()?.record(records, ttl).await
+    }
+
+    async fn back_up(
+        &self,
+        backups: &[Backup],
+        limits: MailboxLimits,
+    ) -> Result<Vec<BackedUp>, RegistryError> {
+        self.answer()?.back_up(backups, limits).await
+    }
+
+    async fn find_sessions(
+        &self,
+        sessions: &[SessionId],
+    ) -> Result<Vec<Option<SessionEntry>>, RegistryError> {
+        self.answer()?.find_sessions(sessions).await
+    }
+
+    async fn claim(&self, claim: &Claim) -> Result<Claimed, RegistryError> {
+        self.answer()?.claim(claim).await
+    }
+
+    async fn end_sessions(&self, sessions: &[(SessionId, u64)]) -> Result<(), RegistryError> {
+        self.answer()?.end_sessions(sessions).await
     }
 }
 

@@ -29,7 +29,7 @@ const LINGER: Duration = Duration::from_millis(5);
 const RETRY_INTERVAL: Duration = Duration::from_millis(250);
 
 /// Goes on once the registry has what it waits for, or cannot be reached.
-pub type Continue = Box<dyn FnOnce() + Send>;
+pub type Continue = Box<dyn FnOnce() + Send + Sync>;
 
 /// What is to be copied. Shared by all who change sessions.
 #[derive(Debug)]

@@ -1,11 +1,7 @@
 //! Reads the reply topic: each record goes to who waits here, or on its way home, or nowhere; then,
 //! and only then, its offset is stored.
 
-use std::{
-    collections::HashMap,
-    sync::Arc,
-    time::{Duration, SystemTime, UNIX_EPOCH},
-};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use registry::RequestId;
 use tokio::{sync::watch, time::Instant};
@@ -17,6 +13,8 @@ use super::{
     homing::{Guide, Homing, Stray},
     pending::Entry,
     reply,
+    service::Service,
+    unix_us,
     window::{Window, WindowLimits},
 };
 use crate::{
@@ -131,11 +129,13 @@ impl Dispatch {
             Some(expected) if expected == record.partition => Way::Affinity,
             _ => Way::Local,
         };
-        let delivered = self.relay.deliver(request, way, None, |service| {
-            reply::read(record, |name| service.passes_to_client(name))
-        });
-        if delivered == Delivery::Delivered {
-            return partition.window.passed(record.offset);
+        let hold = |bytes| Some(partition.window.hold(record.offset, bytes));
+        let read = |service: &Service| reply::read(record, |name| service.passes_to_client(name));
+        match self.relay.deliver(request, way, None, hold, read) {
+            Delivery::Delivered => return partition.window.passed(record.offset),
+            // It holds its offset itself.
+            Delivery::Kept(_) => return,
+            Delivery::Unknown => {}
         }
         self.homing.take(stray(request, record, &partition.window));
     }
@@ -184,9 +184,9 @@ impl Dispatch {
 }
 
 impl Relay {
-    /// A reply that nobody waits for.
-    pub(super) fn unrouted(&self) {
-        self.unknown.replied(Way::Unrouted);
+    /// A reply that nobody on this node waits for has gone this way.
+    pub(super) fn reply_went(&self, way: Way) {
+        self.unknown.replied(way);
     }
 }
 
@@ -203,13 +203,14 @@ fn stray(request: RequestId, record: &Incoming<'_>, window: &Window) -> Stray {
     // Which headers may pass is known where the request waits; all that could are taken along.
     let reply = reply::read(record, |_| true);
     let headers: usize = reply.headers.iter().map(|(name, value)| name.len() + value.len()).sum();
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     Stray {
         request,
-        hold: window.hold(record.offset, reply.payload.len() + headers),
+        hold: Some(window.hold(record.offset, reply.payload.len() + headers)),
         reply,
         read_at: Instant::now(),
-        read_at_us: u64::try_from(since.as_micros()).unwrap_or(u64::MAX),
+        read_at_us: unix_us(),
         guide: Guide::default(),
+        wants: None,
+        is_early: false,
     }
 }

@@ -27,7 +27,7 @@ pub enum Delivery {
     Delivered,
     /// Whoever waited is owed it, and only this node has it: its offset is kept until the client
     /// has it, or the mailbox.
-    Kept,
+    Kept(SessionId),
     /// Nobody waits for it here.
     Unknown,
 }
@@ -56,8 +56,8 @@ impl Relay {
             entry.service.metrics.replied(way(entry));
             let reply = read(&entry.service);
             let mut early = Early { reply, forward, hold: None };
-            if entry.is_durable() {
-                delivery = Delivery::Kept;
+            if let Some(session) = entry.durable_session() {
+                delivery = Delivery::Kept(session.id());
                 early.hold = hold(early.reply.payload.len());
             }
             match waits {
@@ -92,7 +92,7 @@ impl Relay {
         );
         match delivery {
             Delivery::Delivered => Verdict::Delivered,
-            Delivery::Kept => Verdict::Kept,
+            Delivery::Kept(session) => Verdict::Kept(session),
             Delivery::Unknown => self.whereabouts(request, session),
         }
     }
@@ -104,7 +104,7 @@ impl Relay {
             return Verdict::Later;
         }
         match self.hub.get(session) {
-            Some(session) if session.is_unsafe(request) => Verdict::Kept,
+            Some(session) if session.is_unsafe(request) => Verdict::Kept(session.id()),
             Some(session) if session.is_held() => Verdict::Over,
             _ => Verdict::Unknown,
         }
@@ -225,7 +225,7 @@ impl Relay {
         forward: Option<Duration>,
         hold: Option<Hold>,
     ) {
-        if !entry.is_durable() {
+        if entry.durable_session().is_none() {
             self.routes.remove(request);
         }
         let timing = measure(&entry, &outcome, forward);
@@ -293,6 +293,13 @@ fn last_frame(
             Frame::Error { id: id_of_error, request: request_of_error, failure, reply: None }
         }
     }
+}
+
+/// The frame for a reply that nobody on this node waits for.
+pub(super) fn reply_frame(request: RequestId, id: ClientId, reply: Reply) -> Frame {
+    let outcome = Outcome::Reply(reply);
+    let failure = failure_of(&outcome);
+    last_frame(request, id, outcome, failure)
 }
 
 fn measure(entry: &Entry, outcome: &Outcome, forward: Option<Duration>) -> Timing {

@@ -6,17 +6,18 @@
 
 use std::{sync::Arc, time::Duration};
 
-use registry::{NodeRef, Registry, RequestId, Route};
+use registry::{NodeRef, Registry, RequestId, Route, SessionId};
 use tokio::time::Instant;
 
 use super::{Relay, mark::NodeMark, membership::Membership, unix_ms, window::Hold};
-use crate::{peer::PeerLink, tasks::Tasks, wire::Reply};
+use crate::{peer::PeerLink, tasks::Tasks, telemetry::Way, wire::Reply};
 
 mod inbox;
 mod line;
 mod lines;
+mod moved;
 
-use inbox::Inbox;
+pub use inbox::Inbox;
 use lines::Lines;
 
 /// Look-ups in one round trip.
@@ -38,14 +39,27 @@ pub struct Stray {
     pub request: RequestId,
     /// What it says, with every header that may concern a client.
     pub reply: Reply,
-    /// Keeps its offset from being stored.
-    pub hold: Hold,
+    /// Keeps its offset from being stored, where this node has read it.
+    pub hold: Option<Hold>,
     /// When it was read.
     pub read_at: Instant,
     /// The same in microseconds since the Unix epoch.
     pub read_at_us: u64,
     /// Who says where it belongs.
     pub guide: Guide,
+    /// Which session wants it, once its route has said so.
+    pub wants: Option<Wants>,
+    /// Whether its session was still on its way when it came there: it has to wait a little.
+    pub is_early: bool,
+}
+
+/// What a route says of a session's request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Wants {
+    /// The session.
+    pub session: SessionId,
+    /// Its client's id of the request, as JSON text.
+    pub client_id: Box<str>,
 }
 
 /// Who says to which node a stray belongs.
@@ -56,7 +70,7 @@ pub enum Guide {
     Mark,
     /// The registry.
     Registry {
-        /// The peer that its mark has named, and for which nobody waits there.
+        /// The peer that has said that nobody waits for it there.
         denied_by: Option<NodeRef>,
     },
 }
@@ -88,7 +102,7 @@ impl Homing {
         link: Arc<dyn PeerLink>,
         tasks: Tasks,
     ) -> Self {
-        let inbox = Arc::new(Inbox::default());
+        let inbox = Arc::clone(relay.strays());
         let lines = Arc::new(Lines::new(
             Arc::clone(&relay),
             Arc::clone(&membership),
@@ -129,11 +143,14 @@ impl Homing {
             }
             let now = Instant::now();
             let mut batch: Vec<Waiting> = waiting.extract_if(.., |w| w.next <= now).collect();
-            batch.extend(self.inbox.take().into_iter().map(|stray| Waiting {
-                stray,
-                next: now,
-                pause: LOOKUP_PAUSE.0,
-            }));
+            for mut stray in self.inbox.take() {
+                let is_early = std::mem::take(&mut stray.is_early);
+                let item = Waiting { stray, next: now, pause: LOOKUP_PAUSE.0 };
+                match is_early {
+                    true => waiting.push(item.later()),
+                    false => batch.push(item),
+                }
+            }
             while !batch.is_empty() {
                 let rest = batch.split_off(batch.len().min(LOOKUPS_MAX));
                 self.look_up(std::mem::replace(&mut batch, rest), &mut waiting).await;
@@ -154,18 +171,27 @@ impl Homing {
             self.refresh_membership().await;
         }
         let is_complete = !self.membership.is_incomplete();
+        let mut moved = Vec::new();
         for (mut item, route) in batch.into_iter().zip(routes) {
-            match route {
-                Some(route) => {
-                    if let Some(stray) = self.forward(item.stray, &route) {
-                        // The peer's queue is full: ask again later.
-                        item.stray = stray;
-                        waiting.push(item.later());
-                    }
+            let Some(route) = route else {
+                match is_complete && is_settled(&item.stray) {
+                    true => self.unrouted(item.stray),
+                    false => waiting.push(item.later()),
                 }
-                None if is_complete && is_settled(&item.stray) => self.unrouted(item.stray),
-                None => waiting.push(item.later()),
+                continue;
+            };
+            item.stray.wants = wants(&route);
+            let is_there = route.node != *self.relay.node()
+                && !item.stray.is_denied_by(&route.node)
+                && self.is_alive(&route.node);
+            match (is_there, &item.stray.wants) {
+                (true, _) => waiting.extend(self.forward(item, &route.node)),
+                (false, Some(_)) => moved.push(item),
+                (false, None) => self.give_up(item.stray, &route.node),
             }
+        }
+        if !moved.is_empty() {
+            self.follow(moved, waiting).await;
         }
     }
 
@@ -198,30 +224,41 @@ impl Homing {
         self.membership.find(node).is_some()
     }
 
-    /// Sends a stray where its route says, or hands it back for now.
-    fn forward(&self, stray: Stray, route: &Route) -> Option<Stray> {
-        if route.node == *self.relay.node() || stray.is_denied_by(&route.node) {
-            // It waited there and has ended: a late or second reply.
-            self.unrouted(stray);
-            return None;
-        }
-        if !self.is_alive(&route.node) {
-            // Its sockets are dead with it.
+    /// Sends a stray to a node; it comes back for now when that node's queue is full.
+    fn forward(&self, item: Waiting, node: &NodeRef) -> Option<Waiting> {
+        let Waiting { stray, next, pause } = item;
+        let stray = self.lines.push(node, stray)?;
+        Some(Waiting { stray, next, pause }.later())
+    }
+
+    /// The HTTP call that it answers is over: it has ended on its node, or with it.
+    fn give_up(&self, stray: Stray, node: &NodeRef) {
+        if *node != *self.relay.node() && !self.is_alive(node) {
             self.relay.telemetry().frames_abandoned("node_lost", 1);
-            self.unrouted(stray);
-            return None;
         }
-        self.lines.push(&route.node, stray)
+        self.unrouted(stray);
     }
 
     /// Nobody waits for it any more.
     fn unrouted(&self, stray: Stray) {
-        self.relay.unrouted();
-        stray.hold.done();
+        self.relay.reply_went(Way::Unrouted);
+        stray.done();
     }
 }
 
+fn wants(route: &Route) -> Option<Wants> {
+    let client_id = route.client_id.clone().unwrap_or_default();
+    route.session.map(|session| Wants { session, client_id })
+}
+
 impl Stray {
+    /// It needs nothing more: its offset may be stored.
+    fn done(self) {
+        if let Some(hold) = self.hold {
+            hold.done();
+        }
+    }
+
     fn is_denied_by(&self, node: &NodeRef) -> bool {
         matches!(&self.guide, Guide::Registry { denied_by: Some(peer) } if peer == node)
     }
@@ -299,6 +336,25 @@ mod tests {
             };
             Ok(batch.iter().map(verdict).collect())
         }
+
+        async fn settle(
+            &self,
+            _: &str,
+            kept: &[(RequestId, SessionId)],
+            _: Duration,
+        ) -> Result<Vec<Verdict>, PeerError> {
+            Ok(kept.iter().map(|_| Verdict::Over).collect())
+        }
+
+        async fn release(
+            &self,
+            _: &str,
+            _: SessionId,
+            _: u64,
+            _: Duration,
+        ) -> Result<Option<Bytes>, PeerError> {
+            Ok(None)
+        }
     }
 
     /// The node `gw-1`, which reads replies, and the table.
@@ -364,8 +420,11 @@ mod tests {
         fn read(&mut self, request: RequestId) {
             let reply = Reply { status: None, headers: Vec::new(), payload: Bytes::new() };
             let hold = self.window.hold(self.read, 0);
-            let (read_at, guide) = (Instant::now(), Guide::default());
-            self.homing.take(Stray { request, reply, hold, read_at, read_at_us: 0, guide });
+            let (read_at, guide, hold) = (Instant::now(), Guide::default(), Some(hold));
+            let (read_at_us, wants, is_early) = (0, None, false);
+            let stray =
+                Stray { request, reply, hold, read_at, read_at_us, guide, wants, is_early };
+            self.homing.take(stray);
             self.read += 1;
         }
 

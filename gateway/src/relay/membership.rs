@@ -164,7 +164,7 @@ impl Membership {
         if result == Ok(Announcement::Fresh) && self.announced.swap(true, Ordering::Relaxed) {
             tracing::warn!("the registry had lost this node; writing again what it holds");
             self.lost();
-            relay.routes().rewrite();
+            relay.write_again();
         }
         let announcement = result?;
         self.refresh().await?;

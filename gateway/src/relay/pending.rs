@@ -94,9 +94,12 @@ impl Waiter {
 }
 
 impl Entry {
-    /// Whether what is known of it must survive this node.
-    pub fn is_durable(&self) -> bool {
-        matches!(&self.waiter, Waiter::Session { session, .. } if session.is_durable())
+    /// The session that waits, if what it waits for must survive this node.
+    pub fn durable_session(&self) -> Option<&Arc<Session>> {
+        match &self.waiter {
+            Waiter::Session { session, .. } => Some(session).filter(|session| session.is_durable()),
+            Waiter::Call(_) => None,
+        }
     }
 
     /// What a session's next holder has to know; none for an HTTP call.

@@ -161,7 +161,7 @@ impl Relay {
         match pushed {
             Pushed::Queued => {}
             Pushed::Watch => self.hub.watch(session, Instant::now() + ACK_PATIENCE),
-            Pushed::Away => self.park(session),
+            Pushed::Away => self.park_due(session),
             Pushed::Ended => self.telemetry.frames_abandoned("session_ended", 1),
             Pushed::Overflowed => self.overflowed(session),
             Pushed::Moved(frame, hold) => self.strays.send_after(frame, hold),
@@ -191,7 +191,7 @@ impl Relay {
     }
 
     /// Copies to the mailbox what is due.
-    fn park(&self, session: &Arc<Session>) {
+    fn park_due(&self, session: &Arc<Session>) {
         let now = Instant::now();
         let frames = session.unparked(now.checked_sub(ACK_PATIENCE).unwrap_or(now));
         if frames.is_empty() {
@@ -258,7 +258,7 @@ impl Relay {
                 self.let_go(&session);
             }
             for session in unparked {
-                self.park(&session);
+                self.park_due(&session);
                 if let Some(since) = session.unwatch() {
                     self.hub.watch(&session, since + ACK_PATIENCE);
                 }

@@ -43,13 +43,13 @@ impl RequestDetail {
 }
 
 /// Writes a detail or a frame.
-pub fn encode<T: Serialize>(value: &T) -> Bytes {
+pub(super) fn encode<T: Serialize>(value: &T) -> Bytes {
     let bytes = postcard::to_extend(value, vec![VERSION]);
     bytes.expect("plain data in memory can be encoded").into()
 }
 
 /// Reads a detail or a frame; none when it is of another version or damaged.
-pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Option<T> {
+pub(super) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Option<T> {
     let (&version, rest) = bytes.split_first()?;
     if version != VERSION {
         return None;

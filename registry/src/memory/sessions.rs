@@ -27,6 +27,8 @@ use crate::{
 #[derive(Debug)]
 pub(super) struct Session {
     record: SessionRecord,
+    /// Whether nobody holds it: its record still names who did.
+    is_orphan: bool,
     requests: HashMap<RequestId, (Progress, Bytes)>,
     mailbox: Mailbox,
 }
@@ -72,7 +74,13 @@ impl SessionTable for MemoryRegistry {
         let mut change = |backup: &Backup| match table.get_mut(&backup.session, now) {
             None => BackedUp::Missing,
             Some(session) if session.record.epoch != backup.epoch => BackedUp::Superseded,
-            Some(session) => session.change(&backup.steps, limits),
+            Some(session) => {
+                if backup.orphan {
+                    session.record.epoch = session.record.epoch.saturating_add(1);
+                    session.is_orphan = true;
+                }
+                session.change(&backup.steps, limits)
+            }
         };
         Ok(backups.iter().map(&mut change).collect())
     }
@@ -103,6 +111,7 @@ impl SessionTable for MemoryRegistry {
         let holding = table.refresh(&claim.session, now, ttl).map(|session| {
             let former = session.entry();
             session.record.change_holder(claim, epoch);
+            session.is_orphan = false;
             session.holding(former)
         });
         Ok(holding.map_or(Claimed::Refused, |holding| Claimed::Taken(Box::new(holding))))
@@ -137,14 +146,14 @@ impl SessionRecord {
 
 impl Session {
     fn new(record: SessionRecord) -> Self {
-        Self { record, requests: HashMap::new(), mailbox: Mailbox::default() }
+        Self { record, is_orphan: false, requests: HashMap::new(), mailbox: Mailbox::default() }
     }
 
     fn entry(&self) -> SessionEntry {
         let SessionRecord { epoch, node, user, reliable, attached, .. } = &self.record;
         SessionEntry {
             epoch: *epoch,
-            node: node.clone(),
+            node: (!self.is_orphan).then(|| node.clone()),
             user: user.clone(),
             reliable: *reliable,
             attached: *attached,
@@ -181,7 +190,10 @@ impl Session {
                     }
                 }
                 BackupStep::Trim { seq } => self.mailbox.trim(*seq),
-                BackupStep::Clear => self.mailbox.clear(),
+                BackupStep::Reset => {
+                    self.mailbox.clear();
+                    self.requests.clear();
+                }
                 BackupStep::Forget { request } => {
                     self.requests.remove(request);
                 }

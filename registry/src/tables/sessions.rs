@@ -100,8 +100,9 @@ pub enum BackupStep {
         /// The last number to drop.
         seq: u64,
     },
-    /// The mailbox loses all its frames; the requests they ended stay ended.
-    Clear,
+    /// The backup loses everything: the mailbox its frames, and all requests. The first step of a
+    /// backup that writes a session's whole state anew.
+    Reset,
     /// A request is not in flight any more; one that is not there is no error.
     Forget {
         /// Which request.
@@ -117,6 +118,10 @@ pub struct Backup {
     /// The epoch for which the writer holds it, or as which a node that parks on a dead holder's
     /// behalf has found it.
     pub epoch: u64,
+    /// Whether the holder is taken to be dead: then the session has none from now on, and its epoch
+    /// is raised by one, so that a holder which only slept finds all its writes refused. Together
+    /// with the steps or not at all.
+    pub orphan: bool,
     /// What changes.
     pub steps: Vec<BackupStep>,
 }
@@ -150,8 +155,8 @@ pub struct MailboxLimits {
 pub struct SessionEntry {
     /// The present epoch.
     pub epoch: u64,
-    /// The run of the node that holds it.
-    pub node: NodeRef,
+    /// The run of the node that holds it; none once it has been orphaned ([`Backup::orphan`]).
+    pub node: Option<NodeRef>,
     /// Whose it is.
     pub user: Option<Box<str>>,
     /// Whether its client acknowledges frames.

@@ -1,17 +1,22 @@
-//! The strays whose node the registry is to name: newly found ones that no mark helps, and those
-//! that came back from a peer.
+//! The strays whose node the registry is to name: newly found ones that no mark helps, those that
+//! came back from a peer, and replies whose session has left this node.
 
 use std::sync::Mutex;
 
-use tokio::sync::Notify;
+use registry::RequestId;
+use tokio::{sync::Notify, time::Instant};
 
 use super::{Guide, Stray};
-use crate::tasks::locked;
+use crate::{
+    relay::{unix_us, window::Hold},
+    tasks::locked,
+    wire::{Frame, Reply},
+};
 
 /// Filled by the reader and the lines, emptied by who asks the registry. Bounded by the windows of
 /// the partitions that the strays were read from.
 #[derive(Debug, Default)]
-pub(super) struct Inbox {
+pub struct Inbox {
     strays: Mutex<Vec<Stray>>,
     wake: Notify,
 }
@@ -27,6 +32,30 @@ impl Inbox {
         };
         locked(&self.strays).extend(strays.into_iter().map(known));
         self.wake.notify_one();
+    }
+
+    /// Takes the reply of a request over that waits elsewhere by now.
+    pub(in crate::relay) fn send(&self, request: RequestId, reply: Reply, hold: Option<Hold>) {
+        let (read_at, read_at_us) = (Instant::now(), unix_us());
+        let guide = Guide::Registry { denied_by: None };
+        let (wants, is_early) = (None, false);
+        self.put([Stray { request, reply, hold, read_at, read_at_us, guide, wants, is_early }]);
+    }
+
+    /// The same for a frame, where it carries a reply. Whatever else a request ended with is said
+    /// by whoever holds its session.
+    pub(in crate::relay) fn send_after(&self, frame: Frame, hold: Option<Hold>) {
+        match frame {
+            Frame::Response { request, reply, .. }
+            | Frame::Error { request: Some(request), reply: Some(reply), .. } => {
+                self.send(request, reply, hold);
+            }
+            _ => {
+                if let Some(hold) = hold {
+                    hold.done();
+                }
+            }
+        }
     }
 
     /// Everything that came since the last time.

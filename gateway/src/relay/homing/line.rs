@@ -7,20 +7,25 @@ use std::{
     time::Duration,
 };
 
-use registry::{NodeEntry, NodeRef};
+use registry::{NodeEntry, NodeRef, RequestId, SessionId};
 use tokio::{sync::Notify, time::Instant};
 
-use super::{Guide, Stray, lines::Lines};
+use super::{Guide, Stray, Wants, lines::Lines};
 use crate::{
     peer::{BATCH_BYTES_MAX, BATCH_RECORDS_MAX, Delivery, PeerError, Verdict},
     relay::window::Hold,
     tasks::locked,
+    telemetry::Way,
 };
 
 /// How long a peer may take for a batch.
 const PEER_TIMEOUT: Duration = Duration::from_secs(2);
 /// First and last pause between two attempts to reach a peer.
 const PEER_PAUSE: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(1));
+/// How often a peer is asked what has become of what it has kept.
+const SETTLE_INTERVAL: Duration = Duration::from_millis(200);
+/// Questions in one call.
+const SETTLE_MAX: usize = 4096;
 /// Replies that wait for one peer; more are looked up again later.
 const PEER_QUEUE_MAX: usize = 16 * 1024;
 
@@ -64,9 +69,17 @@ impl PeerQueue {
 
 /// What stays here of a stray while its reply is with the peer.
 struct Kept {
-    hold: Hold,
+    hold: Option<Hold>,
     read_at: Instant,
     guide: Guide,
+    wants: Option<Wants>,
+}
+
+/// Strays that the peer has, and that nobody else would have if it died now. Each comes back here
+/// for one of two reasons: it is safe, or the peer is dead.
+struct Entrusted {
+    strays: Vec<(Stray, SessionId)>,
+    ask_at: Instant,
 }
 
 /// The one ordered stream of batches to one run of one peer.
@@ -79,32 +92,53 @@ pub(super) struct PeerLine {
 impl PeerLine {
     /// Forwards until the peer is dead.
     pub(super) async fn run(&self) {
+        let mut entrusted = Entrusted { strays: Vec::new(), ask_at: Instant::now() };
+        let left = self.work(&mut entrusted).await;
+        self.lines.inbox.put(entrusted.strays.into_iter().map(|(stray, _)| stray));
+        self.lines.inbox.put(left);
+    }
+
+    async fn work(&self, entrusted: &mut Entrusted) -> Vec<Stray> {
         loop {
+            if !entrusted.strays.is_empty() && entrusted.ask_at <= Instant::now() {
+                if self.ask(entrusted).await.is_err() {
+                    return Vec::new();
+                }
+            }
             let batch = self.queue.next_batch();
             if batch.is_empty() {
+                let patience = match entrusted.strays.is_empty() {
+                    true => PEER_TIMEOUT,
+                    false => entrusted.ask_at.saturating_duration_since(Instant::now()),
+                };
                 let notified = self.queue.wake.notified();
-                if tokio::time::timeout(PEER_TIMEOUT, notified).await.is_err()
-                    && self.peer().is_none()
-                {
-                    return;
+                let is_quiet = tokio::time::timeout(patience, notified).await.is_err();
+                if is_quiet && self.peer().is_none() {
+                    return Vec::new();
                 }
                 continue;
             }
-            if let Err(undelivered) = self.send(batch).await {
-                return self.lines.inbox.put(undelivered);
+            match self.send(batch).await {
+                Ok(kept) => {
+                    if entrusted.strays.is_empty() {
+                        entrusted.ask_at = Instant::now() + SETTLE_INTERVAL;
+                    }
+                    entrusted.strays.extend(kept);
+                }
+                Err(undelivered) => return undelivered,
             }
         }
     }
 
-    /// Sends one batch, as often as it takes while the peer lives.
-    async fn send(&self, strays: Vec<Stray>) -> Result<(), Vec<Stray>> {
+    /// Sends one batch, as often as it takes while the peer lives; what the peer has kept.
+    async fn send(&self, strays: Vec<Stray>) -> Result<Vec<(Stray, SessionId)>, Vec<Stray>> {
         let (batch, kept): (Vec<Delivery>, Vec<Kept>) = strays.into_iter().map(part).unzip();
         let mut pause = PEER_PAUSE.0;
         while let Some(NodeEntry { url, .. }) = self.peer() {
             match self.lines.link.deliver(&url, &batch, PEER_TIMEOUT).await {
                 Ok(verdicts) => {
-                    self.settle(batch.into_iter().zip(kept).map(join).zip(verdicts));
-                    return Ok(());
+                    let answered = batch.into_iter().zip(kept).map(join).zip(verdicts);
+                    return Ok(self.settle(answered, false));
                 }
                 Err(error) => self.failed(&error),
             }
@@ -114,28 +148,69 @@ impl PeerLine {
         Err(batch.into_iter().zip(kept).map(join).collect())
     }
 
+    /// Asks what has become of what the peer has kept; an error when the peer is dead.
+    async fn ask(&self, entrusted: &mut Entrusted) -> Result<(), ()> {
+        let NodeEntry { url, .. } = self.peer().ok_or(())?;
+        let asked = entrusted.strays.len().min(SETTLE_MAX);
+        let of_asked = entrusted.strays[..asked].iter();
+        let questions: Vec<(RequestId, SessionId)> =
+            of_asked.map(|(stray, session)| (stray.request, *session)).collect();
+        match self.lines.link.settle(&url, &questions, PEER_TIMEOUT).await {
+            Ok(verdicts) => {
+                let rest = entrusted.strays.split_off(asked);
+                let asked = std::mem::replace(&mut entrusted.strays, rest);
+                let answered = asked.into_iter().map(|(stray, _)| stray).zip(verdicts);
+                entrusted.strays.extend(self.settle(answered, true));
+            }
+            Err(error) => self.failed(&error),
+        }
+        entrusted.ask_at = Instant::now() + SETTLE_INTERVAL;
+        Ok(())
+    }
+
     /// The peer, while it lives.
     fn peer(&self) -> Option<NodeEntry> {
         self.lines.membership.find(&self.node)
     }
 
-    fn settle(&self, answered: impl Iterator<Item = (Stray, Verdict)>) {
+    /// Does with each stray what the peer has said of it; those that it has kept come back.
+    fn settle(
+        &self,
+        answered: impl Iterator<Item = (Stray, Verdict)>,
+        was_kept: bool,
+    ) -> Vec<(Stray, SessionId)> {
         let (mut delivered, mut unknown) = (0, 0);
-        let mut misled = Vec::new();
+        let (mut kept, mut again) = (Vec::new(), Vec::new());
         for (mut stray, verdict) in answered {
             match verdict {
                 Verdict::Delivered => {
                     delivered += 1;
-                    stray.hold.done();
+                    stray.done();
+                }
+                Verdict::Kept(session) => kept.push((stray, session)),
+                Verdict::Later => {
+                    stray.is_early = true;
+                    again.push(stray);
+                }
+                Verdict::Over if was_kept => {
+                    delivered += 1;
+                    stray.done();
+                }
+                Verdict::Over => {
+                    unknown += 1;
+                    self.lines.relay.reply_went(Way::Unrouted);
+                    stray.done();
                 }
                 Verdict::Unknown => {
                     unknown += 1;
-                    if stray.guide == Guide::Mark {
+                    // Of a session's the registry knows where it is now; the same node twice is
+                    // final.
+                    if stray.guide == Guide::Mark || stray.wants.is_some() {
                         stray.guide = Guide::Registry { denied_by: Some(self.node.clone()) };
-                        misled.push(stray);
+                        again.push(stray);
                     } else {
-                        self.lines.relay.unrouted();
-                        stray.hold.done();
+                        self.lines.relay.reply_went(Way::Unrouted);
+                        stray.done();
                     }
                 }
             }
@@ -143,7 +218,8 @@ impl PeerLine {
         let (peer, telemetry) = (self.node.id.as_str(), self.lines.relay.telemetry());
         telemetry.forwarded(peer, "delivered", delivered);
         telemetry.forwarded(peer, "unknown", unknown);
-        self.lines.inbox.put(misled);
+        self.lines.inbox.put(again);
+        kept
     }
 
     fn failed(&self, error: &PeerError) {
@@ -160,12 +236,14 @@ impl Drop for PeerLine {
 }
 
 fn part(stray: Stray) -> (Delivery, Kept) {
-    let Stray { request, reply, hold, read_at, read_at_us, guide } = stray;
-    (Delivery { request, read_at_us, reply }, Kept { hold, read_at, guide })
+    let Stray { request, reply, hold, read_at, read_at_us, guide, wants, .. } = stray;
+    let session = wants.as_ref().map(|wants| wants.session);
+    (Delivery { request, session, read_at_us, reply }, Kept { hold, read_at, guide, wants })
 }
 
 fn join((delivery, kept): (Delivery, Kept)) -> Stray {
-    let Delivery { request, read_at_us, reply } = delivery;
-    let Kept { hold, read_at, guide } = kept;
-    Stray { request, reply, hold, read_at, read_at_us, guide }
+    let Delivery { request, read_at_us, reply, .. } = delivery;
+    let Kept { hold, read_at, guide, wants } = kept;
+    let is_early = false;
+    Stray { request, reply, hold, read_at, read_at_us, guide, wants, is_early }
 }

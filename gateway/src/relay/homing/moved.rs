@@ -1,0 +1,159 @@
+//! Strays whose session is not where their route says: its node is dead, or has handed it over. They
+//! follow the session to its present holder, or go to its mailbox when it has none.
+
+use std::collections::HashMap;
+
+use registry::{
+    BackedUp, Backup, BackupStep, NodeRef, RequestId, SessionEntry, SessionId,
+};
+use tokio::time::Instant;
+
+use super::{Homing, RETRY_INTERVAL, Stray, Waiting, Wants};
+use crate::{
+    relay::{ending, stored},
+    telemetry::Way,
+    wire::ClientId,
+};
+
+/// Where a session's stray goes.
+enum Course {
+    /// To the live node that holds the session.
+    To(NodeRef),
+    /// Into the mailbox: nobody holds the session. With whom the registry takes for its holder.
+    Park(SessionEntry),
+    /// Nowhere yet.
+    Later,
+    /// Nowhere any more.
+    Over,
+}
+
+impl Homing {
+    /// Sends strays after their sessions.
+    pub(super) async fn follow(&self, moved: Vec<Waiting>, waiting: &mut Vec<Waiting>) {
+        let mut ids: Vec<SessionId> = moved.iter().filter_map(session_of).collect();
+        ids.sort_unstable_by_key(|id| *id.as_uuid());
+        ids.dedup();
+        let found = self.find_sessions(&ids).await;
+        let sessions: HashMap<SessionId, SessionEntry> =
+            ids.into_iter().zip(found).filter_map(|(id, entry)| Some((id, entry?))).collect();
+        if sessions.values().any(|entry| self.is_doubtful(entry)) {
+            self.refresh_membership().await;
+        }
+        let mut parks: HashMap<SessionId, (SessionEntry, Vec<Waiting>)> = HashMap::new();
+        for item in moved {
+            let session = session_of(&item);
+            let entry = session.and_then(|session| sessions.get(&session));
+            match self.course(&item.stray, entry) {
+                Course::To(node) => waiting.extend(self.forward(item, &node)),
+                Course::Later => waiting.push(item.later()),
+                Course::Over => self.unrouted(item.stray),
+                Course::Park(entry) => {
+                    let session = session.expect("a course is a session's");
+                    parks.entry(session).or_insert_with(|| (entry, Vec::new())).1.push(item);
+                }
+            }
+        }
+        if !parks.is_empty() {
+            self.park(parks, waiting).await;
+        }
+    }
+
+    fn is_doubtful(&self, entry: &SessionEntry) -> bool {
+        let is_known = |node: &NodeRef| *node == *self.relay.node() || self.is_alive(node);
+        !entry.node.as_ref().is_some_and(is_known)
+    }
+
+    fn course(&self, stray: &Stray, entry: Option<&SessionEntry>) -> Course {
+        let Some(Wants { session, .. }) = stray.wants else { return Course::Over };
+        if self.relay.hub().is_expected(session) {
+            return Course::Later;
+        }
+        let is_here = self.relay.hub().get(session).is_some_and(|session| session.is_held());
+        match entry {
+            // It waited here and has ended: a late or second reply.
+            _ if is_here => Course::Over,
+            None if self.membership.is_incomplete() => Course::Later,
+            None => Course::Over,
+            Some(SessionEntry { node: Some(node), .. }) if self.is_alive(node) => {
+                match *node == *self.relay.node() || stray.is_denied_by(node) {
+                    true => Course::Over,
+                    false => Course::To(node.clone()),
+                }
+            }
+            _ if self.membership.is_incomplete() => Course::Later,
+            // Nobody will ask for it: what was on the wire cannot be known.
+            Some(entry) if entry.attached && !entry.reliable => Course::Over,
+            Some(entry) => Course::Park(entry.clone()),
+        }
+    }
+
+    /// Asks until the registry answers.
+    async fn find_sessions(&self, sessions: &[SessionId]) -> Vec<Option<SessionEntry>> {
+        loop {
+            let started = Instant::now();
+            match self.registry.find_sessions(sessions).await {
+                Ok(found) => {
+                    self.relay.telemetry().registry_call("find_sessions", started.elapsed());
+                    return found;
+                }
+                Err(error) => {
+                    tracing::debug!(%error, "sessions not found");
+                    self.relay.routes().set_reachable(false);
+                    tokio::time::sleep(RETRY_INTERVAL).await;
+                }
+            }
+        }
+    }
+
+    /// Puts replies into the mailboxes of sessions that nobody holds. A holder that only slept
+    /// loses the session by it.
+    async fn park(
+        &self,
+        parks: HashMap<SessionId, (SessionEntry, Vec<Waiting>)>,
+        waiting: &mut Vec<Waiting>,
+    ) {
+        let (mut backups, mut items) = (Vec::new(), Vec::new());
+        for (session, (entry, of_session)) in parks {
+            let steps = of_session.iter().filter_map(|item| park_step(&item.stray)).collect();
+            let (epoch, orphan) = (entry.epoch, entry.node.is_some());
+            backups.push(Backup { session, epoch, orphan, steps });
+            items.push(of_session);
+        }
+        let limits = self.relay.backups().limits();
+        let started = Instant::now();
+        let answers = self.registry.back_up(&backups, limits).await.unwrap_or_else(|error| {
+            tracing::debug!(%error, "replies not parked");
+            Vec::new()
+        });
+        self.relay.telemetry().registry_call("back_up", started.elapsed());
+        let mut answers = answers.into_iter();
+        for items in items {
+            match answers.next() {
+                Some(BackedUp::Done) => items.into_iter().for_each(|item| {
+                    self.relay.reply_went(Way::Parked);
+                    item.stray.done();
+                }),
+                Some(BackedUp::Overflowed) => {
+                    self.relay.telemetry().limit_hit("mailbox_bytes_max");
+                    self.relay.telemetry().frames_abandoned("mailbox_full", items.len() as u64);
+                    items.into_iter().for_each(|item| item.stray.done());
+                }
+                // Somebody else has touched the session, or the registry is away: look again.
+                Some(BackedUp::Superseded | BackedUp::Missing) | None => {
+                    waiting.extend(items.into_iter().map(Waiting::later));
+                }
+            }
+        }
+    }
+}
+
+fn session_of(item: &Waiting) -> Option<SessionId> {
+    item.stray.wants.as_ref().map(|wants| wants.session)
+}
+
+fn park_step(stray: &Stray) -> Option<BackupStep> {
+    let request: RequestId = stray.request;
+    let client_id = ClientId::from_json(&stray.wants.as_ref()?.client_id)?;
+    let frame = ending::reply_frame(request, client_id, stray.reply.clone());
+    Some(BackupStep::Park { seq: 0, request: Some(request), frame: stored::encode(&frame) })
+}
