@@ -7,14 +7,13 @@ use std::{fmt::Debug, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 
+#[cfg(any(test, feature = "conformance"))]
+pub mod conformance;
 pub mod kafka;
 pub mod memory;
 pub mod partitioner;
 
 mod outstanding;
-
-#[cfg(test)]
-mod conformance;
 
 /// A record to be written. Borrowed: the adapter copies what it keeps.
 #[derive(Clone, Copy, Debug)]

@@ -9,6 +9,7 @@ mod scenarios {
     mod drain;
     mod fidelity;
     mod internal;
+    mod kafka_bus;
     mod outages;
     mod partitioner;
     mod random_frames;

@@ -17,8 +17,6 @@ pub mod consumer;
 pub mod dev_broker;
 pub mod producer;
 
-#[cfg(test)]
-mod live;
 mod log;
 mod observed;
 mod rebalance;

@@ -86,7 +86,7 @@ async fn kafka_killed_and_restarted_under_load() -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn redis_killed_and_restarted_empty_under_load() -> Result<()> {
     let cluster = Cluster::builder().nodes(2).service("echo").own_redis().start().await?;
-    // Replies land anywhere, so that the registry is needed.
+    // Replies land anywhere, so that more than affinity is at stake.
     let echo = cluster.worker("echo").start(|seen| vec![Reply::echo(seen).anywhere()])?;
     let nodes: Vec<_> = cluster.nodes().iter().map(|node| node.public()).collect();
     let traffic = Traffic::start(&nodes, "echo", 8, 4);
@@ -102,21 +102,31 @@ async fn redis_killed_and_restarted_empty_under_load() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn without_redis_what_comes_home_by_itself_goes_on() -> Result<()> {
-    let cluster = Cluster::builder().nodes(2).service("echo").own_redis().start().await?;
+async fn without_redis_replies_come_home_wherever_they_land() -> Result<()> {
+    let builder = Cluster::builder().nodes(2).service("echo").service("anywhere");
+    let cluster = builder.own_redis().start().await?;
     let _echo = cluster.worker("echo").echo()?;
+    let _anywhere = cluster.worker("anywhere").start(|seen| vec![Reply::echo(seen).anywhere()])?;
     cluster.balanced().await?;
 
+    // Each node forwards to the other one, and so has heard of it.
+    ask_all(&cluster, "anywhere").await?;
     cluster.redis().kill()?;
+    ask_all(&cluster, "echo").await?;
+    ask_all(&cluster, "anywhere").await?;
+    cluster.redis().restart().await?;
+    cluster.finish().await
+}
+
+async fn ask_all(cluster: &Cluster, service: &str) -> Result<()> {
     for node in cluster.nodes() {
         let mut ws = node.ws().await?;
         for _ in 0..50 {
-            let answer = ws.request("echo", "1").await?;
+            let answer = ws.request(service, "1").await?;
             ensure!(answer.payload() == "1", "{}", answer.text);
         }
     }
-    cluster.redis().restart().await?;
-    cluster.finish().await
+    Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -22,7 +22,7 @@ fn memory() -> Memory {
     Memory { bus: MemoryBus::new(&[]), topics: AtomicU32::new(0) }
 }
 
-#[async_trait]
+#[async_trait(?Send)]
 impl Bed for Memory {
     fn producer(&self, queue: usize) -> Arc<dyn Producer> {
         Arc::new(self.bus.producer_with_queue(queue))
@@ -38,13 +38,12 @@ impl Bed for Memory {
         topic
     }
 
-    async fn set_reachable(&self, reachable: bool) -> bool {
+    async fn set_reachable(&self, reachable: bool) {
         self.bus.set_available(reachable);
-        true
     }
 }
 
-checks!(Some(memory()));
+checks!(bed: memory(), doomed: memory());
 
 #[tokio::test]
 async fn a_missing_topic_is_told_and_waited_for() {
