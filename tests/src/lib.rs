@@ -4,6 +4,7 @@
 //! * [`cluster`]: N nodes with their topics, and what may be done to them
 //! * [`client`], [`raw`], [`http`], [`terminal`]: those who ask
 //! * [`traffic`]: many of them at once, who count what they got
+//! * [`reliable`], [`account`]: clients whose sessions survive, and what became of their requests
 //! * [`worker`]: those who answer
 //! * [`metrics`]: what a node says of itself
 //! * [`infra`]: Kafka and Redis, attached to or started
@@ -21,6 +22,7 @@ use std::{
 use anyhow::{Context, Result};
 use tokio::time::{Instant, sleep};
 
+pub mod account;
 pub mod client;
 pub mod cluster;
 pub mod http;
@@ -29,6 +31,7 @@ pub mod load;
 pub mod metrics;
 pub mod process;
 pub mod raw;
+pub mod reliable;
 pub mod terminal;
 pub mod traffic;
 pub mod worker;
