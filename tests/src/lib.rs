@@ -6,6 +6,7 @@
 //! * [`traffic`]: many of them at once, who count what they got
 //! * [`reliable`], [`account`]: clients whose sessions survive, and what became of their requests
 //! * [`worker`]: those who answer
+//! * [`faults`], [`drill`]: what may happen to a cluster meanwhile
 //! * [`metrics`]: what a node says of itself
 //! * [`infra`]: Kafka and Redis, attached to or started
 //! * [`process`]: child processes that never outlive the tests, and their logs
@@ -25,6 +26,8 @@ use tokio::time::{Instant, sleep};
 pub mod account;
 pub mod client;
 pub mod cluster;
+pub mod drill;
+pub mod faults;
 pub mod http;
 pub mod infra;
 pub mod load;
