@@ -2,7 +2,7 @@
 //! to them. In reading order:
 //!
 //! * [`cluster`]: N nodes with their topics, and what may be done to them
-//! * [`client`], [`raw`], [`http`], [`terminal`]: those who ask
+//! * [`client`], [`ticket`], [`raw`], [`http`], [`terminal`]: those who ask
 //! * [`traffic`]: many of them at once, who count what they got
 //! * [`reliable`], [`account`]: clients whose sessions survive, and what became of their requests
 //! * [`worker`]: those who answer
@@ -36,6 +36,7 @@ pub mod process;
 pub mod raw;
 pub mod reliable;
 pub mod terminal;
+pub mod ticket;
 pub mod traffic;
 pub mod worker;
 
