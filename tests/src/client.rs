@@ -1,11 +1,9 @@
 //! A WebSocket client that speaks the contract.
 
-use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
+use std::{net::SocketAddr, time::Duration};
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, bail};
 use futures_util::{SinkExt, StreamExt};
-use serde::{Deserialize, de::DeserializeOwned};
-use serde_json::value::RawValue;
 use tokio::{net::TcpStream, time::timeout};
 use tokio_tungstenite::{
     WebSocketStream, client_async_with_config,
@@ -14,11 +12,15 @@ use tokio_tungstenite::{
         client::IntoClientRequest,
         handshake::client::Request,
         http::{HeaderMap, HeaderName, HeaderValue, StatusCode},
-        protocol::WebSocketConfig,
+        protocol::{CloseFrame, WebSocketConfig, frame::coding::CloseCode},
     },
 };
 
+pub use frame::Frame;
+
 use crate::SOON;
+
+mod frame;
 
 /// How to connect; made by [`crate::cluster::Node::connect`].
 #[derive(Clone, Debug)]
@@ -43,13 +45,6 @@ pub struct WsClient {
     stream: WebSocketStream<TcpStream>,
     /// The handshake's answer.
     pub headers: HeaderMap,
-}
-
-/// One frame from the gateway. The text is kept as it came: fidelity is part of the contract.
-#[derive(Clone, Debug)]
-pub struct Frame {
-    pub text: String,
-    fields: BTreeMap<String, Box<RawValue>>,
 }
 
 /// What `next` may find.
@@ -255,77 +250,20 @@ impl WsClient {
     /// # Errors
     /// When the connection has ended otherwise.
     pub async fn close(mut self) -> Result<()> {
-        Ok(self.stream.close(None).await?)
+        self.close_with(1000).await
+    }
+
+    /// Ends the connection with a code of one's own.
+    ///
+    /// # Errors
+    /// When the connection has ended otherwise.
+    pub async fn close_with(&mut self, code: u16) -> Result<()> {
+        let frame = CloseFrame { code: CloseCode::from(code), reason: "".into() };
+        Ok(self.stream.close(Some(frame)).await?)
     }
 
     /// The stream itself, for what the above does not do.
     pub fn into_stream(self) -> WebSocketStream<TcpStream> {
         self.stream
-    }
-}
-
-impl Frame {
-    /// Reads a frame's outer object; values stay texts.
-    ///
-    /// # Errors
-    /// When it is not a JSON object.
-    pub fn parse(text: &str) -> Result<Self> {
-        let fields =
-            serde_json::from_str(text).with_context(|| format!("not a JSON object: {text}"))?;
-        Ok(Self { text: text.to_owned(), fields })
-    }
-
-    /// Its `type`.
-    pub fn kind(&self) -> String {
-        self.get("type").unwrap_or_default()
-    }
-
-    /// Whether it ends a request; `duplicate` does not.
-    pub fn is_terminal(&self) -> bool {
-        let kind = self.kind();
-        kind == "response" || (kind == "error" && self.code() != "duplicate")
-    }
-
-    /// A field's JSON text, as it came.
-    pub fn raw(&self, field: &str) -> Option<&str> {
-        self.fields.get(field).map(|value| value.get())
-    }
-
-    /// A field's value, when it is there and of that type.
-    pub fn get<'a, T: Deserialize<'a>>(&'a self, field: &str) -> Option<T> {
-        self.raw(field).and_then(|raw| serde_json::from_str(raw).ok())
-    }
-
-    /// A field's value.
-    ///
-    /// # Errors
-    /// When it is not there or of another type.
-    pub fn need<T: DeserializeOwned>(&self, field: &str) -> Result<T> {
-        self.get(field).ok_or_else(|| anyhow!("no such `{field}` in {}", self.text))
-    }
-
-    /// The payload's JSON text, empty when there is none.
-    pub fn payload(&self) -> &str {
-        self.raw("payload").unwrap_or_default()
-    }
-
-    /// The error code, empty when there is none.
-    pub fn code(&self) -> String {
-        self.get("code").unwrap_or_default()
-    }
-
-    /// The status, 0 when there is none.
-    pub fn status(&self) -> u16 {
-        self.get("status").unwrap_or_default()
-    }
-
-    /// The request id, empty when there is none.
-    pub fn request_id(&self) -> String {
-        self.get("request_id").unwrap_or_default()
-    }
-
-    /// The sequence number, 0 when there is none.
-    pub fn seq(&self) -> u64 {
-        self.get("seq").unwrap_or_default()
     }
 }

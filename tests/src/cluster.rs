@@ -37,6 +37,8 @@ pub struct Cluster {
     dir: PathBuf,
     reply_partitions: i32,
     finished: bool,
+    /// What further nodes are made by.
+    recipe: ClusterBuilder,
     redis: Arc<Redis>,
     /// After the nodes: a Kafka client without its broker takes long to close.
     kafka: Arc<Kafka>,
@@ -56,6 +58,23 @@ impl Cluster {
     /// A node, to do something to it.
     pub fn node_mut(&mut self, index: usize) -> &mut Node {
         &mut self.nodes[index]
+    }
+
+    /// Starts one more node, waits until it is ready, and gives its number.
+    ///
+    /// # Errors
+    /// When it does not start.
+    pub async fn add_node(&mut self) -> Result<usize> {
+        let index = self.prepare_node().await?;
+        self.nodes[index].start()?;
+        self.nodes[index].ready().await?;
+        Ok(index)
+    }
+
+    async fn prepare_node(&mut self) -> Result<usize> {
+        let node = self.recipe.node(self).await?;
+        self.nodes.push(node);
+        Ok(self.nodes.len() - 1)
     }
 
     /// All nodes.

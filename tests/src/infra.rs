@@ -13,6 +13,7 @@ use anyhow::{Context, Result, ensure};
 use rand::RngExt;
 
 pub mod kafka;
+pub mod proxy;
 pub mod redis;
 
 /// A free loopback port, given to nobody else in this process.

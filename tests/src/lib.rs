@@ -2,9 +2,11 @@
 //! to them. In reading order:
 //!
 //! * [`cluster`]: N nodes with their topics, and what may be done to them
-//! * [`client`], [`raw`], [`http`], [`terminal`]: those who ask
+//! * [`client`], [`ticket`], [`raw`], [`http`], [`terminal`]: those who ask
 //! * [`traffic`]: many of them at once, who count what they got
+//! * [`reliable`], [`account`]: clients whose sessions survive, and what became of their requests
 //! * [`worker`]: those who answer
+//! * [`faults`], [`drill`]: what may happen to a cluster meanwhile
 //! * [`metrics`]: what a node says of itself
 //! * [`infra`]: Kafka and Redis, attached to or started
 //! * [`process`]: child processes that never outlive the tests, and their logs
@@ -21,15 +23,20 @@ use std::{
 use anyhow::{Context, Result};
 use tokio::time::{Instant, sleep};
 
+pub mod account;
 pub mod client;
 pub mod cluster;
+pub mod drill;
+pub mod faults;
 pub mod http;
 pub mod infra;
 pub mod load;
 pub mod metrics;
 pub mod process;
 pub mod raw;
+pub mod reliable;
 pub mod terminal;
+pub mod ticket;
 pub mod traffic;
 pub mod worker;
 

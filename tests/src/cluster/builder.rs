@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 use crate::{
     cluster::{Cluster, Node, SECRET},
-    infra::{kafka::Kafka, node_program, redis::Redis},
+    infra::{kafka::Kafka, node_program, proxy::Proxy, redis::Redis},
     process::run_dir,
 };
 
@@ -25,6 +25,8 @@ pub struct ClusterBuilder {
     reply_partitions: i32,
     own_kafka: Option<Vec<String>>,
     own_redis: bool,
+    proxied: bool,
+    log_filter: Option<String>,
     program: Option<PathBuf>,
 }
 
@@ -38,6 +40,8 @@ impl ClusterBuilder {
             reply_partitions: 12,
             own_kafka: None,
             own_redis: false,
+            proxied: false,
+            log_filter: None,
             program: None,
         }
     }
@@ -92,6 +96,21 @@ impl ClusterBuilder {
         self
     }
 
+    /// Puts a proxy before the internal listener of each node, so that the links of its peers to it
+    /// can be disturbed.
+    #[must_use]
+    pub fn proxied(mut self) -> Self {
+        self.proxied = true;
+        self
+    }
+
+    /// What the nodes log; `info`, unless said otherwise.
+    #[must_use]
+    pub fn log_filter(mut self, filter: &str) -> Self {
+        self.log_filter = Some(filter.to_owned());
+        self
+    }
+
     /// Another program than the node built with these tests.
     #[must_use]
     pub fn program(mut self, path: &Path) -> Self {
@@ -135,18 +154,41 @@ impl ClusterBuilder {
             false => Redis::shared().await?,
         };
         self.create_topics(&kafka, &tag).await?;
-        let program = match self.program.take() {
-            Some(program) => program,
+        let reply_partitions = self.reply_partitions;
+        let mut cluster = Cluster {
+            nodes: Vec::new(),
+            tag,
+            dir,
+            reply_partitions,
+            finished: false,
+            redis,
+            kafka,
+            recipe: self,
+        };
+        for _ in 0..cluster.recipe.nodes {
+            cluster.prepare_node().await?;
+        }
+        Ok(cluster)
+    }
+
+    /// One more node for that cluster, not started.
+    pub(super) async fn node(&self, cluster: &Cluster) -> Result<Node> {
+        let id = format!("gw-{}", cluster.nodes.len() + 1);
+        let mut config = self.node_config(&id, &cluster.tag, &cluster.kafka, &cluster.redis)?;
+        let proxy = match self.proxied {
+            true => Some(Proxy::start().await?),
+            false => None,
+        };
+        if let Some(proxy) = &proxy {
+            let advertise = format!("internal.advertise = \"http://{}\"", proxy.address());
+            merge(&mut config, toml::from_str(&advertise)?);
+        }
+        let program = match &self.program {
+            Some(program) => program.clone(),
             None => node_program()?,
         };
-        let mut nodes = Vec::new();
-        for number in 1..=self.nodes {
-            let id = format!("gw-{number}");
-            let config = self.node_config(&id, &tag, &kafka, &redis)?;
-            nodes.push(Node::new(&program, &dir, &id, &config.to_string())?);
-        }
-        let reply_partitions = self.reply_partitions;
-        Ok(Cluster { nodes, tag, dir, reply_partitions, finished: false, redis, kafka })
+        let log_filter = self.log_filter.clone();
+        Node::new(&program, &cluster.dir, &id, &config.to_string(), log_filter, proxy)
     }
 
     async fn create_topics(&self, kafka: &Kafka, tag: &str) -> Result<()> {

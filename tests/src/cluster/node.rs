@@ -14,6 +14,7 @@ use crate::{
     client::{Connect, WsClient},
     eventually,
     http::{HttpClient, Response},
+    infra::proxy::Proxy,
     metrics::Metrics,
     process::{Process, command},
 };
@@ -27,6 +28,8 @@ pub struct Node {
     log: PathBuf,
     process: Option<Process>,
     addresses: Option<Addresses>,
+    log_filter: Option<String>,
+    proxy: Option<Proxy>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -36,7 +39,14 @@ struct Addresses {
 }
 
 impl Node {
-    pub(super) fn new(program: &Path, dir: &Path, id: &str, config: &str) -> Result<Self> {
+    pub(super) fn new(
+        program: &Path,
+        dir: &Path,
+        id: &str,
+        config: &str,
+        log_filter: Option<String>,
+        proxy: Option<Proxy>,
+    ) -> Result<Self> {
         let path = dir.join(format!("{id}.toml"));
         std::fs::write(&path, config)?;
         Ok(Self {
@@ -46,6 +56,8 @@ impl Node {
             log: dir.join(format!("{id}.log")),
             process: None,
             addresses: None,
+            log_filter,
+            proxy,
         })
     }
 
@@ -89,9 +101,20 @@ impl Node {
     pub fn start(&mut self) -> Result<()> {
         let mut command = command(&self.program);
         command.args(["serve", "--config"]).arg(&self.config);
+        if let Some(filter) = &self.log_filter {
+            command.env("RUST_LOG", filter);
+        }
         self.addresses = None;
         self.process = Some(Process::spawn(command, &self.log)?);
         Ok(())
+    }
+
+    /// The proxy between it and its peers.
+    ///
+    /// # Panics
+    /// When the cluster was built without.
+    pub fn proxy(&self) -> &Proxy {
+        self.proxy.as_ref().expect("the cluster is built with proxies")
     }
 
     /// Waits until it has bound its listeners and calls itself ready.
@@ -109,6 +132,9 @@ impl Node {
         })
         .await?;
         self.addresses = Some(addresses);
+        if let Some(proxy) = &self.proxy {
+            proxy.lead_to(addresses.internal);
+        }
         eventually(SOON, "the node is ready", async || {
             self.process()?.runs()?;
             self.is_ready().await

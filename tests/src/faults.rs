@@ -1,0 +1,291 @@
+//! What may happen to a cluster while it is used, and what its clients may notice of it.
+//!
+//! One round of a fault begins with a cluster that is well and ends with one that is well again.
+//! A wait in here is part of the fault; what must become true is waited for as such.
+
+use std::{fmt, str::FromStr, time::Duration};
+
+use anyhow::{Context, Result, ensure};
+use nix::sys::signal::Signal;
+use rand::{RngExt, rngs::StdRng};
+use tokio::time::sleep;
+
+use crate::{
+    SOON,
+    account::Allowance,
+    cluster::{Cluster, ClusterBuilder},
+    eventually,
+    infra::proxy::Link,
+    reliable::directory::{Directory, Trouble},
+};
+
+/// Something that happens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// A node that holds sockets is killed, and started again some time later.
+    KillSockets,
+    /// A node that reads replies, but holds no socket, is killed, and started again.
+    KillReader,
+    /// A node that holds sockets stands still for ten seconds.
+    Pause,
+    /// All nodes are drained and started again, one after the other.
+    Rolling,
+    /// One more node joins; later it leaves.
+    Join,
+    /// Redis is killed, and comes back empty.
+    RedisEmptied,
+    /// Redis stands still for five seconds.
+    RedisPaused,
+    /// Kafka is killed, and comes back.
+    KafkaKilled,
+    /// A node's peers cannot connect to it.
+    LinkCut,
+    /// What a node's peers say arrives late.
+    LinkDelayed,
+    /// What a node's peers say is swallowed.
+    LinkBlackHole,
+}
+
+/// What the contract promises while it happens.
+#[derive(Clone, Copy, Debug)]
+pub struct Promise {
+    pub allowed: Allowance,
+    /// The longest wait of callers whose node was well, where that is promised.
+    pub survivors_wait_max: Option<Duration>,
+}
+
+const PAUSE: Duration = Duration::from_secs(10);
+const REDIS_PAUSE: Duration = Duration::from_secs(5);
+const LINK_FAULT: Duration = Duration::from_secs(5);
+const LINK_DELAY: Duration = Duration::from_millis(300);
+/// How long what was killed stays away, at most.
+const AWAY_MAX: Duration = Duration::from_secs(8);
+
+impl Fault {
+    pub const ALL: [Self; 11] = [
+        Self::KillSockets,
+        Self::KillReader,
+        Self::Pause,
+        Self::Rolling,
+        Self::Join,
+        Self::RedisEmptied,
+        Self::RedisPaused,
+        Self::KafkaKilled,
+        Self::LinkCut,
+        Self::LinkDelayed,
+        Self::LinkBlackHole,
+    ];
+
+    /// Its name on the command line and in reports.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::KillSockets => "kill-sockets",
+            Self::KillReader => "kill-reader",
+            Self::Pause => "pause",
+            Self::Rolling => "rolling",
+            Self::Join => "join",
+            Self::RedisEmptied => "redis-emptied",
+            Self::RedisPaused => "redis-paused",
+            Self::KafkaKilled => "kafka-killed",
+            Self::LinkCut => "link-cut",
+            Self::LinkDelayed => "link-delayed",
+            Self::LinkBlackHole => "link-black-hole",
+        }
+    }
+
+    /// What it is, for a report.
+    pub fn description(self) -> &'static str {
+        match self {
+            Self::KillSockets => "`kill -9` of a node that holds sockets, restarted",
+            Self::KillReader => "`kill -9` of a node that only reads replies, restarted",
+            Self::Pause => "`SIGSTOP` of a node that holds sockets for 10 s",
+            Self::Rolling => "`SIGTERM` and restart of all nodes in turn",
+            Self::Join => "one more node joins and leaves",
+            Self::RedisEmptied => "Redis killed and restarted empty",
+            Self::RedisPaused => "Redis paused for 5 s",
+            Self::KafkaKilled => "Kafka killed and restarted",
+            Self::LinkCut => "a node unreachable for its peers for 5 s",
+            Self::LinkDelayed => "300 ms of delay towards a node for 5 s",
+            Self::LinkBlackHole => "a node's peer links swallow everything for 5 s",
+        }
+    }
+
+    /// What its clients may notice.
+    pub fn promise(self) -> Promise {
+        const NONE: Allowance = Allowance { codes: &[], unserved: false, repeats: false };
+        let killed = Allowance { repeats: true, ..NONE };
+        // A node that drains takes nothing new, and says so.
+        let drained = Allowance { codes: &["unavailable"], ..NONE };
+        let seconds = |seconds| Some(Duration::from_secs_f64(seconds));
+        let (allowed, survivors_wait_max) = match self {
+            Self::KillSockets | Self::KillReader => (killed, seconds(8.0)),
+            Self::Pause => (killed, seconds(12.0)),
+            Self::Rolling | Self::Join => (drained, seconds(1.5)),
+            // New requests that would need the registry are refused.
+            Self::RedisEmptied | Self::RedisPaused => (drained, None),
+            // What Kafka has not acknowledged in time may be there all the same.
+            Self::KafkaKilled => {
+                let codes = &["unavailable", "overloaded"];
+                (Allowance { codes, unserved: true, ..NONE }, None)
+            }
+            Self::LinkCut | Self::LinkDelayed | Self::LinkBlackHole => (NONE, seconds(8.0)),
+        };
+        Promise { allowed, survivors_wait_max }
+    }
+
+    /// Adds to a cluster what the fault needs.
+    pub fn prepare(self, builder: ClusterBuilder) -> ClusterBuilder {
+        match self {
+            Self::RedisEmptied | Self::RedisPaused => builder.own_redis(),
+            Self::KafkaKilled => builder.own_kafka(&[]),
+            Self::LinkCut | Self::LinkDelayed | Self::LinkBlackHole => builder.proxied(),
+            _ => builder,
+        }
+    }
+
+    /// Lists the nodes on which clients may have their sockets.
+    pub fn list(self, cluster: &Cluster, directory: &Directory) {
+        let aside = usize::from(self == Self::KillReader);
+        let nodes = cluster.nodes();
+        nodes[..nodes.len() - aside].iter().for_each(|node| directory.list(node));
+    }
+
+    /// One round, until all is well again.
+    ///
+    /// # Errors
+    /// When the cluster does not recover.
+    pub async fn strike(
+        self,
+        cluster: &mut Cluster,
+        directory: &Directory,
+        rng: &mut StdRng,
+    ) -> Result<()> {
+        let away = AWAY_MAX.mul_f64(rng.random_range(0.0..1.0));
+        let last = cluster.nodes().len() - 1;
+        let any = rng.random_range(0..=last);
+        match self {
+            Self::KillSockets => kill(cluster, directory, any, away, true).await,
+            Self::KillReader => kill(cluster, directory, last, away, false).await,
+            Self::Pause => pause(cluster, directory, any).await,
+            Self::Rolling => {
+                for index in 0..=last {
+                    drain(cluster, directory, index).await?;
+                    cluster.node_mut(index).restart().await?;
+                    directory.list(cluster.node(index));
+                    directory.well(cluster.node(index).id());
+                    cluster.balanced().await?;
+                }
+                Ok(())
+            }
+            Self::Join => join(cluster, directory, away).await,
+            Self::RedisEmptied => {
+                cluster.redis().kill()?;
+                sleep(away / 4).await;
+                cluster.redis().restart().await
+            }
+            Self::RedisPaused => {
+                cluster.redis().signal(Signal::SIGSTOP)?;
+                sleep(REDIS_PAUSE).await;
+                cluster.redis().signal(Signal::SIGCONT)?;
+                cluster.redis().answers().await
+            }
+            Self::KafkaKilled => {
+                cluster.kafka().kill()?;
+                sleep(away / 4).await;
+                cluster.kafka().restart().await?;
+                all_ready(cluster).await
+            }
+            Self::LinkCut => disturb(cluster, any, Link::Cut).await,
+            Self::LinkDelayed => disturb(cluster, any, Link::Delayed(LINK_DELAY)).await,
+            Self::LinkBlackHole => disturb(cluster, any, Link::BlackHole).await,
+        }
+    }
+}
+
+async fn kill(
+    cluster: &mut Cluster,
+    directory: &Directory,
+    index: usize,
+    away: Duration,
+    listed: bool,
+) -> Result<()> {
+    directory.trouble(cluster.node(index).id(), Trouble::Lost);
+    cluster.node_mut(index).kill();
+    sleep(away).await;
+    let node = cluster.node_mut(index);
+    node.restart().await?;
+    if listed {
+        directory.list(node);
+    }
+    directory.well(node.id());
+    cluster.balanced().await
+}
+
+async fn pause(cluster: &mut Cluster, directory: &Directory, index: usize) -> Result<()> {
+    let node = cluster.node_mut(index);
+    directory.trouble(node.id(), Trouble::Lost);
+    node.stop()?;
+    sleep(PAUSE).await;
+    node.cont()?;
+    eventually(SOON, "the node is ready again", async || node.is_ready().await).await?;
+    directory.well(node.id());
+    cluster.balanced().await
+}
+
+async fn drain(cluster: &mut Cluster, directory: &Directory, index: usize) -> Result<()> {
+    let node = cluster.node_mut(index);
+    directory.trouble(node.id(), Trouble::Drained);
+    let code = node.term().await?;
+    ensure!(code == 0, "{} drained with exit code {code}", node.id());
+    Ok(())
+}
+
+async fn join(cluster: &mut Cluster, directory: &Directory, stays: Duration) -> Result<()> {
+    let away = cluster.nodes().iter().position(|node| !node.is_started());
+    let index = match away {
+        Some(index) => {
+            cluster.node_mut(index).restart().await?;
+            index
+        }
+        None => cluster.add_node().await?,
+    };
+    directory.well(cluster.node(index).id());
+    directory.list(cluster.node(index));
+    cluster.balanced().await?;
+    sleep(stays).await;
+    // A load balancer learns first that a node is to go.
+    directory.delist(cluster.node(index).id());
+    drain(cluster, directory, index).await?;
+    cluster.balanced().await
+}
+
+async fn disturb(cluster: &Cluster, index: usize, link: Link) -> Result<()> {
+    let proxy = cluster.node(index).proxy();
+    proxy.set(link);
+    sleep(LINK_FAULT).await;
+    proxy.heal();
+    Ok(())
+}
+
+async fn all_ready(cluster: &Cluster) -> Result<()> {
+    for node in cluster.nodes() {
+        eventually(SOON, "the node is ready again", async || node.is_ready().await).await?;
+    }
+    Ok(())
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl FromStr for Fault {
+    type Err = anyhow::Error;
+
+    fn from_str(name: &str) -> Result<Self> {
+        let all = || Self::ALL.map(Self::name).join(", ");
+        let found = Self::ALL.into_iter().find(|fault| fault.name() == name);
+        found.with_context(|| format!("no fault {name}; there are {}", all()))
+    }
+}
