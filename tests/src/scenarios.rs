@@ -8,6 +8,7 @@ mod scenarios {
     mod dev_mode;
     mod drain;
     mod fidelity;
+    mod instruments;
     mod internal;
     mod kafka_bus;
     mod outages;
@@ -16,8 +17,14 @@ mod scenarios {
     mod records;
     mod replies;
     mod rest;
+    mod resume;
+    mod resume_ends;
+    mod resume_kills;
+    mod resume_requests;
+    mod resume_tokens;
     mod sessions;
     mod slow_reader;
+    mod survival;
     mod takeover;
     mod topics;
     mod violations;

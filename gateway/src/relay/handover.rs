@@ -158,21 +158,30 @@ impl Handover {
         &self,
         arrival: &Arrival<'_>,
         holding: Holding,
-        beginning: Beginning,
+        mut beginning: Beginning,
     ) -> Option<(Arc<Session>, ConnectionId)> {
+        let last_seq = beginning.last_seq;
         let (id, is_reliable) = (arrival.session(), holding.former.reliable);
         if holding.former.node.as_ref() == Some(self.relay.node()) {
             return self.relay.resume_here(id, beginning);
         }
         let (inherited, resume) = match self.released(id, &holding).await {
             Some(released) => {
-                let is_kept = (released.confirmed..=released.seq).contains(&beginning.last_seq);
+                let is_kept = (released.confirmed..=released.seq).contains(&last_seq);
+                // Its frames keep their numbers.
+                beginning.last_seq = released.confirmed;
                 (is_kept.then(|| released.into())?, Resume::Released)
             }
             None => (self.from_copy(holding)?, Resume::Copied),
         };
         self.relay.telemetry().resumed(resume);
-        Some(self.relay.adopt(id, is_reliable, beginning, inherited))
+        let session = self.relay.adopt(id, is_reliable, beginning, inherited);
+        session.skip(last_seq);
+        if !is_reliable {
+            self.relay.confirm(&session, last_seq);
+        }
+        let connection = session.connection();
+        Some((session, connection))
     }
 
     /// What the former holder hands over; none when it is dead, does not answer or knows nothing.
@@ -239,7 +248,9 @@ impl Relay {
         let session = self.hub.get(id)?;
         let last_seq = beginning.last_seq;
         let connection = session.resume(last_seq, beginning)?;
-        self.confirm(&session, last_seq);
+        if !session.is_reliable() {
+            self.confirm(&session, last_seq);
+        }
         self.backups.rewrite(&session);
         self.telemetry.resumed(Resume::Here);
         Some((session, connection))
@@ -252,7 +263,7 @@ impl Relay {
         is_reliable: bool,
         beginning: Beginning,
         inherited: Inherited,
-    ) -> (Arc<Session>, ConnectionId) {
+    ) -> Arc<Session> {
         let last_seq = beginning.last_seq;
         let session = Arc::new(Session::new(id, is_reliable, self.session_limits, beginning));
         let has = |left: &Left| left.seq > 0 && left.seq <= last_seq;
@@ -286,8 +297,7 @@ impl Relay {
             }
         }
         self.backups.rewrite(&session);
-        let connection = session.connection();
-        (session, connection)
+        session
     }
 
     /// A request of an adopted session waits here from now on, for what is left of its time.

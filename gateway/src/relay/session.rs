@@ -482,13 +482,14 @@ impl Session {
         state.phase = Phase::Detached { frames: 0, bytes: 0 };
         state.closing = None;
         state.waker = None;
-        state.rewind();
+        let confirmed = state.confirmed;
+        state.rewind(confirmed);
         true
     }
 
-    /// Goes on for a client that has come back to this node and has every frame up to `last_seq`;
-    /// a connection that it still has is told. `None` when that cannot be: frames after
-    /// `last_seq` are not kept any more, or it was never sent.
+    /// Goes on for a client that has come back to this node and says that it has every frame up to
+    /// `last_seq`, which is no acknowledgement; a connection that it still has is told. `None` when
+    /// that cannot be: frames after `last_seq` are not kept any more, or it was never sent.
     pub fn resume(&self, last_seq: u64, beginning: Beginning) -> Option<ConnectionId> {
         let mut state = locked(&self.state);
         if !state.is_held() || !(state.confirmed..=state.seq).contains(&last_seq) {
@@ -501,7 +502,7 @@ impl Session {
         state.epoch = beginning.epoch;
         state.token = beginning.token;
         state.former_token = beginning.former_token;
-        state.rewind();
+        state.rewind(last_seq);
         Some(state.connection)
     }
 
@@ -645,8 +646,13 @@ impl Session {
         HandedOver { seq: state.seq, confirmed: state.confirmed, frames, holds, in_flight }
     }
 
-    /// Takes over a frame that the former holder had queued or parked; it keeps its order, and is
-    /// numbered anew.
+    /// Of the frames taken over, the client says that it has those up to this number.
+    pub fn skip(&self, last_seq: u64) {
+        locked(&self.state).rewind(last_seq);
+    }
+
+    /// Takes over a frame that the former holder had queued or parked; it keeps its order, and gets
+    /// the next number.
     pub fn adopt(&self, frame: Frame, ends: Option<ClientId>) {
         let mut state = locked(&self.state);
         state.seq += 1;
@@ -752,11 +758,15 @@ impl State {
         }
     }
 
-    /// Every frame waits again, but for those that were for the former connection alone.
-    fn rewind(&mut self) {
+    /// Every frame after this number waits again, but for those that were for the former
+    /// connection alone.
+    fn rewind(&mut self, last_seq: u64) {
         self.owed.retain(|owed| owed.seq > 0);
-        (self.taken, self.written, self.taken_bytes) = (0, 0, 0);
-        self.waiting_bytes = self.owed.iter().map(|owed| owed.frame.weight()).sum();
+        self.taken = self.owed.partition_point(|owed| owed.seq <= last_seq);
+        self.written = self.taken;
+        let weight = |owed: &Owed| owed.frame.weight();
+        self.taken_bytes = self.owed.range(..self.taken).map(weight).sum();
+        self.waiting_bytes = self.owed.range(self.taken..).map(weight).sum();
     }
 
     /// An idle session holds no memory for queues.
