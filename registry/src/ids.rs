@@ -87,11 +87,6 @@ impl SessionId {
         Self(Uuid::new_v4())
     }
 
-    /// The session with these 16 bytes.
-    pub const fn from_bytes(bytes: [u8; 16]) -> Self {
-        Self(Uuid::from_bytes(bytes))
-    }
-
     /// Reads the 36-character form.
     ///
     /// # Errors
@@ -106,6 +101,11 @@ impl SessionId {
     /// The id as a UUID.
     pub const fn as_uuid(&self) -> &Uuid {
         &self.0
+    }
+
+    /// The 36 ASCII characters of the id, in a buffer of the caller's.
+    pub fn encode<'b>(&self, buffer: &'b mut [u8; 36]) -> &'b str {
+        self.0.hyphenated().encode_lower(buffer)
     }
 }
 

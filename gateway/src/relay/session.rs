@@ -450,7 +450,8 @@ impl Session {
     /// are not confirmed.
     pub fn written(&self) -> (u64, usize) {
         let state = locked(&self.state);
-        let last = state.owed.range(..state.written).rev().map(|owed| owed.seq).find(|seq| *seq > 0);
+        let last =
+            state.owed.range(..state.written).rev().map(|owed| owed.seq).find(|seq| *seq > 0);
         (last.unwrap_or(state.confirmed), state.written)
     }
 
@@ -607,7 +608,8 @@ impl Session {
     /// Whether the reply to a request is owed still and only this node has it.
     pub fn is_unsafe(&self, request: RequestId) -> bool {
         let state = locked(&self.state);
-        let is_it = |owed: &Owed| owed.backing != Backing::Parked && owed.frame.ends() == Some(request);
+        let is_it =
+            |owed: &Owed| owed.backing != Backing::Parked && owed.frame.ends() == Some(request);
         self.is_reliable_or_away(&state) && state.owed.iter().any(is_it)
     }
 
@@ -720,7 +722,10 @@ impl State {
     fn confirm(&mut self, seq: u64) -> Confirmed {
         let mut confirmed = Confirmed::default();
         while self.owed.front().is_some_and(|owed| owed.seq <= seq) {
-            let trim = self.owed.front().map_or(0, |owed| if owed.backing == Backing::None { 0 } else { owed.seq });
+            let trim = self
+                .owed
+                .front()
+                .map_or(0, |owed| if owed.backing == Backing::None { 0 } else { owed.seq });
             confirmed.trim = confirmed.trim.max(trim);
             confirmed.over.extend(self.drop_front());
         }
@@ -752,7 +757,8 @@ impl State {
 
     /// Bounds what is kept of written frames that nobody acknowledges.
     fn drop_oldest(&mut self) {
-        while self.written > KEPT_FRAMES_MAX || (self.taken_bytes > KEPT_BYTES_MAX && self.written > 0)
+        while self.written > KEPT_FRAMES_MAX
+            || (self.taken_bytes > KEPT_BYTES_MAX && self.written > 0)
         {
             self.drop_front();
         }
