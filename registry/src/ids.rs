@@ -87,6 +87,11 @@ impl SessionId {
         Self(Uuid::new_v4())
     }
 
+    /// The session with these 16 bytes.
+    pub const fn from_bytes(bytes: [u8; 16]) -> Self {
+        Self(Uuid::from_bytes(bytes))
+    }
+
     /// Reads the 36-character form.
     ///
     /// # Errors
