@@ -183,12 +183,8 @@ impl App {
             Arc::clone(&link),
             tasks.clone(),
         ));
-        let handover = Handover::new(
-            Arc::clone(&relay),
-            Arc::clone(&registry),
-            Arc::clone(&membership),
-            link,
-        );
+        let handover =
+            Handover::new(Arc::clone(&relay), Arc::clone(&registry), Arc::clone(&membership), link);
         let control = consumer.control();
         let (dispatch, assigned) =
             Dispatch::new(Arc::clone(&relay), Arc::clone(&homing), Arc::clone(&control));

@@ -30,9 +30,9 @@ use gateway::{
 use http_body_util::{BodyExt, Full};
 use hyper_util::{client::legacy::Client, rt::TokioExecutor};
 use registry::{
-    Announcement, BackedUp, Backup, Claim, Claimed, MailboxLimits, MemoryRegistry, NodeEntry, NodeId,
-    NodeRef, NodeTable, Recorded, RegistryError, RequestId, RequestTable, Route, SessionEntry,
-    SessionId, SessionRecord, SessionTable,
+    Announcement, BackedUp, Backup, Claim, Claimed, MailboxLimits, MemoryRegistry, NodeEntry,
+    NodeId, NodeRef, NodeTable, Recorded, RegistryError, RequestId, RequestTable, Route,
+    SessionEntry, SessionId, SessionRecord, SessionTable,
 };
 use serde_json::Value;
 use tokio::{task::JoinSet, time::Instant};

@@ -107,6 +107,11 @@ impl SessionId {
     pub const fn as_uuid(&self) -> &Uuid {
         &self.0
     }
+
+    /// The 36 ASCII characters of the id, in a buffer of the caller's.
+    pub fn encode<'b>(&self, buffer: &'b mut [u8; 36]) -> &'b str {
+        self.0.hyphenated().encode_lower(buffer)
+    }
 }
 
 impl fmt::Display for SessionId {

@@ -1,4 +1,5 @@
-//! The shared table of a Roundtrip cluster: who holds which request, and which nodes are alive.
+//! The shared table of a Roundtrip cluster: who holds which request and session, and which nodes
+//! are alive.
 //!
 //! Two adapters implement the traits of [`tables`]: [`RedisRegistry`] for a cluster and
 //! [`MemoryRegistry`] for one process. The feature `conformance` has the checks that both pass.
@@ -9,10 +10,13 @@
 //! |---|---|---|---|
 //! | [`Route`]: request → node, session, client's id, deadline | `<prefix>r:<request id>` | until the deadline and [`Route::GRACE`] | nothing: it is removed with the last frame |
 //! | [`NodeEntry`]: node → run, URL, state | a field of `<prefix>{nodes}` | as long as the node says | the node's announcements |
+//! | [`SessionRecord`]: session → epoch, holder, user, tokens | `<prefix>s:{<session id>}` | as long as its holder says | its holder's records, and claims |
+//! | its requests in flight: request → [`Progress`] and detail | `<prefix>s:{<session id>}:q` | as the record | as the record |
+//! | its mailbox: [`ParkedFrame`]s | `<prefix>s:{<session id>}:m` | as the record | as the record |
 //!
 //! Every entry ends by itself; nothing is ever swept by hand. A route's life is the difference of
-//! two times of the node that writes it, a node's is told by the Redis server's clock: clocks that
-//! disagree between nodes change neither.
+//! two times of the node that writes it, a node's and a session's are told by the Redis server's
+//! clock: clocks that disagree between nodes change none of them.
 //!
 //! # What a lost entry means
 //!
@@ -21,14 +25,18 @@
 //! learns that it has to do so when its announcement is answered with [`Announcement::Fresh`],
 //! which says that the table has been wiped, or that it had lost sight of this node.
 //!
+//! A session's holder learns that the table has lost it when its record is answered with
+//! [`Recorded::Created`] instead of [`Recorded::Refreshed`]: it writes the backup again. Until then
+//! no other node can take that session over.
+//!
 //! What a replica had not copied when it became the master is lost without that sign, and so are
 //! the routes of one part of a Redis Cluster: such a request ends at its deadline, with its command
 //! recorded.
 //!
 //! # What is not in it yet
 //!
-//! Sessions, mailboxes, stored responses, channels and views come with the parts of the gateway
-//! that use them, each as a trait of its own beside [`RequestTable`] and [`NodeTable`].
+//! Stored responses, channels and views come with the parts of the gateway that use them, each as a
+//! trait of its own beside [`RequestTable`], [`NodeTable`] and [`SessionTable`].
 
 #[cfg(any(test, feature = "conformance"))]
 pub mod conformance;

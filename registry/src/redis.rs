@@ -156,12 +156,14 @@ impl NodeTable for RedisRegistry {
         let call = *self.shared.unanswered().entry(entry.node.clone()).or_insert_with(Uuid::new_v4);
         let args = [
             entry.node.id.to_string(),
-            entries::write_incarnation(entry.node.incarnation),
+            entries::write_number(entry.node.incarnation),
             millis(ttl.clamp(NODE_TTL_MIN, NODE_TTL_MAX)).to_string(),
             call.to_string(),
             entries::write_node(entry),
         ];
-        let answer = link.script(&scripts::ANNOUNCE, keys.nodes(), &args).await?;
+        let mut cmd = scripts::ANNOUNCE.call(&[keys.nodes()], 5, 256);
+        cmd.arg(&args);
+        let answer = link.script(&scripts::ANNOUNCE, cmd).await?;
         self.shared.unanswered().remove(&entry.node);
         match answer {
             Value::BulkString(text) => match text.as_slice() {
@@ -176,7 +178,9 @@ impl NodeTable for RedisRegistry {
 
     async fn nodes(&self) -> Result<Vec<NodeEntry>, RegistryError> {
         let Shared { link, keys, .. } = &*self.shared;
-        let Value::Array(found) = link.script(&scripts::NODES, keys.nodes(), &[]).await? else {
+        let Value::Array(found) =
+            link.script(&scripts::NODES, scripts::NODES.call(&[keys.nodes()], 0, 0)).await?
+        else {
             return Err(RegistryError::Malformed("the node table is no list".to_owned()));
         };
         let read = |value: &Value| match value {
@@ -190,8 +194,9 @@ impl NodeTable for RedisRegistry {
 
     async fn leave(&self, node: &NodeRef) -> Result<(), RegistryError> {
         let Shared { link, keys, .. } = &*self.shared;
-        let args = [node.id.to_string(), entries::write_incarnation(node.incarnation)];
-        link.script(&scripts::LEAVE, keys.nodes(), &args).await.map(drop)
+        let mut cmd = scripts::LEAVE.call(&[keys.nodes()], 2, 84);
+        cmd.arg(node.id.as_str()).arg(entries::write_number(node.incarnation));
+        link.script(&scripts::LEAVE, cmd).await.map(drop)
     }
 }
 

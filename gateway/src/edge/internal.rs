@@ -16,7 +16,8 @@ use super::{Answer, plain, server::Routes};
 use crate::{
     config::Secret,
     peer::{
-        DELIVERIES_PATH, Delivery, MEDIA_TYPE, RELEASE_PATH, SETTLEMENTS_PATH, Verdict, decode, encode,
+        DELIVERIES_PATH, Delivery, MEDIA_TYPE, RELEASE_PATH, SETTLEMENTS_PATH, Verdict, decode,
+        encode,
     },
     relay::Relay,
 };

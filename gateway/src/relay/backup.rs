@@ -13,8 +13,8 @@ use std::{
 };
 
 use registry::{
-    BackedUp, Backup, BackupStep, MailboxLimits, Recorded, Registry, RegistryError, RequestId, Route,
-    SessionId, SessionRecord,
+    BackedUp, Backup, BackupStep, MailboxLimits, Recorded, Registry, RegistryError, RequestId,
+    Route, SessionId, SessionRecord,
 };
 use tokio::{sync::Notify, time::Instant};
 

@@ -422,8 +422,7 @@ mod tests {
             let hold = self.window.hold(self.read, 0);
             let (read_at, guide, hold) = (Instant::now(), Guide::default(), Some(hold));
             let (read_at_us, wants, is_early) = (0, None, false);
-            let stray =
-                Stray { request, reply, hold, read_at, read_at_us, guide, wants, is_early };
+            let stray = Stray { request, reply, hold, read_at, read_at_us, guide, wants, is_early };
             self.homing.take(stray);
             self.read += 1;
         }

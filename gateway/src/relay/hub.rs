@@ -125,7 +125,12 @@ impl Hub {
     pub fn turn(&self, turn: u64, turns: u64) -> Vec<Arc<Session>> {
         let state = locked(&self.state);
         let turn_of = |id: &SessionId| id.as_uuid().as_u64_pair().1 % turns;
-        state.sessions.iter().filter(|(id, _)| turn_of(id) == turn).map(|(_, s)| s.clone()).collect()
+        state
+            .sessions
+            .iter()
+            .filter(|(id, _)| turn_of(id) == turn)
+            .map(|(_, s)| s.clone())
+            .collect()
     }
 
     /// Everything whose time has come. Of more than `waiting_max` sessions without a connection the

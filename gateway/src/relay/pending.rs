@@ -251,7 +251,8 @@ impl Pending {
     pub fn take_calls(&self) -> Vec<(RequestId, Entry)> {
         let mut calls = Vec::new();
         for shard in &self.shards {
-            let is_call = |_: &RequestId, entry: &mut Entry| matches!(entry.waiter, Waiter::Call(_));
+            let is_call =
+                |_: &RequestId, entry: &mut Entry| matches!(entry.waiter, Waiter::Call(_));
             calls.extend(locked(shard).entries.extract_if(is_call));
         }
         self.count.fetch_sub(calls.len(), Ordering::Relaxed);

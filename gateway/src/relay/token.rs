@@ -67,7 +67,8 @@ mod tests {
         let text = token.to_text();
         assert_eq!((text.len(), Token::parse(&text).as_ref()), (43, Some(&token)));
         let (shorter, longer) = (&text[..42], format!("{text}A"));
-        for bad in ["", "x", shorter, &longer, &text.replace(&text[..1], "!"), &format!("{text}=")] {
+        for bad in ["", "x", shorter, &longer, &text.replace(&text[..1], "!"), &format!("{text}=")]
+        {
             assert_eq!(Token::parse(bad), None, "{bad}");
         }
     }

@@ -15,6 +15,8 @@ use crate::{
     tables::{NodeEntry, Route},
 };
 
+pub(super) mod sessions;
+
 /// Writes a route over what is in the buffer.
 pub(super) fn write_route(route: &Route, buffer: &mut Vec<u8>) {
     buffer.clear();
@@ -22,9 +24,7 @@ pub(super) fn write_route(route: &Route, buffer: &mut Vec<u8>) {
     write!(buffer, "1 {} {deadline_ms} {} ", node.incarnation, node.id).expect("a Vec takes all");
     match session {
         Some(session) => {
-            let mut text = [0; 36];
-            let text = session.as_uuid().hyphenated().encode_lower(&mut text);
-            buffer.extend_from_slice(text.as_bytes());
+            buffer.extend_from_slice(session.encode(&mut [0; 36]).as_bytes());
         }
         None => buffer.push(b'-'),
     }
@@ -51,9 +51,9 @@ pub(super) fn read_route(bytes: &[u8]) -> Option<Route> {
     Some(Route { node: NodeRef { id, incarnation }, session, client_id, deadline_ms })
 }
 
-/// An incarnation as the scripts compare it: 20 digits, so that text order is number order.
-pub(super) fn write_incarnation(incarnation: u64) -> String {
-    format!("{incarnation:020}")
+/// A number as the scripts compare it: 20 digits, so that text order is number order.
+pub(super) fn write_number(number: u64) -> String {
+    format!("{number:020}")
 }
 
 /// Writes a node's entry, as JSON: it is written once in a while, and people look at it.
@@ -126,9 +126,9 @@ mod tests {
     }
 
     #[test]
-    fn incarnations_are_ordered_as_text() {
+    fn numbers_are_ordered_as_text() {
         let numbers = [0, 9, 10, 1_700_000_000_000, u64::MAX];
-        assert!(numbers.map(write_incarnation).is_sorted());
-        assert!(numbers.iter().all(|number| write_incarnation(*number).len() == 20));
+        assert!(numbers.map(write_number).is_sorted());
+        assert!(numbers.iter().all(|number| write_number(*number).len() == 20));
     }
 }

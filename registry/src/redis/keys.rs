@@ -4,19 +4,31 @@
 //! |---|---|---|---|
 //! | `<prefix>r:<request id>` | string | a route | [`Route::ttl`] |
 //! | `<prefix>{nodes}` | hash | node id → entry with an end of its own | the longest of its entries |
+//! | `<prefix>s:{<session id>}` | hash | a session's record | as its holder says |
+//! | `<prefix>s:{<session id>}:q` | hash | request id → its progress and detail | as the record |
+//! | `<prefix>s:{<session id>}:m` | sorted set | the mailbox: frames by their numbers | as the record |
 //!
 //! Routes have no hash tag: a Redis Cluster spreads them over all its slots. The node table is one
-//! key, so a script that touches it stays within one slot.
+//! key, and what belongs to one session has its id as the hash tag, so a script that touches them
+//! stays within one slot.
 //!
 //! [`Route::ttl`]: crate::tables::Route::ttl
 
-use crate::ids::RequestId;
+use crate::ids::{RequestId, SessionId};
 
 /// The keys under one prefix.
 #[derive(Clone, Debug)]
 pub(super) struct Keys {
     prefix: Box<str>,
     nodes: Box<str>,
+}
+
+/// Room for the keys of one session: its record, its requests and its mailbox.
+#[derive(Debug, Default)]
+pub(super) struct SessionKeys {
+    record: String,
+    requests: String,
+    mailbox: String,
 }
 
 impl Keys {
@@ -63,6 +75,26 @@ impl Keys {
         self.prefix.len() + 2 + 36
     }
 
+    /// The keys of a session, in buffers that are used again for each of a batch.
+    pub(super) fn session<'b>(
+        &self,
+        session: &SessionId,
+        buffers: &'b mut SessionKeys,
+    ) -> [&'b str; 3] {
+        let SessionKeys { record, requests, mailbox } = buffers;
+        record.clear();
+        record.push_str(&self.prefix);
+        record.push_str("s:{");
+        record.push_str(session.encode(&mut [0; 36]));
+        record.push('}');
+        for (key, part) in [(&mut *requests, ":q"), (&mut *mailbox, ":m")] {
+            key.clear();
+            key.push_str(record);
+            key.push_str(part);
+        }
+        [record, requests, mailbox]
+    }
+
     /// The key of the node table.
     pub(super) fn nodes(&self) -> &str {
         &self.nodes
@@ -81,6 +113,20 @@ mod tests {
         assert_eq!(keys.route(&id, &mut buffer), "rt:r:01890a5d-ac96-774b-bcce-b302099a8057");
         assert_eq!(keys.route_len(), buffer.len());
         assert_eq!(keys.nodes(), "rt:{nodes}");
+    }
+
+    #[test]
+    fn gives_all_keys_of_a_session_one_hash_tag() {
+        let keys = Keys::new("rt:").unwrap();
+        let id = SessionId::parse("9f4b2f6e-6d0f-4b7e-8f57-0a8e6a3f3c11").unwrap();
+        let mut buffers = SessionKeys::default();
+        keys.session(&SessionId::random(), &mut buffers);
+        let expected = [
+            "rt:s:{9f4b2f6e-6d0f-4b7e-8f57-0a8e6a3f3c11}",
+            "rt:s:{9f4b2f6e-6d0f-4b7e-8f57-0a8e6a3f3c11}:q",
+            "rt:s:{9f4b2f6e-6d0f-4b7e-8f57-0a8e6a3f3c11}:m",
+        ];
+        assert_eq!(keys.session(&id, &mut buffers), expected);
     }
 
     #[test]

@@ -75,7 +75,13 @@ impl Link {
     /// Unreachable within [`limits::CALL_TIME_MAX`], or what Redis refused first. Any part of the
     /// batch may have been carried out, some of it twice. Cancel safe in the same sense.
     pub(super) async fn batch(&self, batch: &Pipeline) -> Result<Vec<Value>, RegistryError> {
-        self.in_time(self.attempts(batch)).await
+        self.in_time(self.attempts(batch, |_| false)).await
+    }
+
+    /// Sends a batch that reads, in which what is of another type than it is read as has an answer
+    /// that says so: see [`Link::batch`] for the rest.
+    pub(super) async fn reads(&self, batch: &Pipeline) -> Result<Vec<Value>, RegistryError> {
+        self.in_time(self.attempts(batch, is_wrong_type)).await
     }
 
     /// Sends one command: see [`Link::batch`].
@@ -83,21 +89,50 @@ impl Link {
         self.in_time(self.single(command)).await
     }
 
-    /// Runs a script on a key: see [`Link::batch`].
-    pub(super) async fn script(
+    /// Sends one call of a script: see [`Link::batch`].
+    pub(super) async fn script(&self, script: &Lua, call: Cmd) -> Result<Value, RegistryError> {
+        let mut calls = Pipeline::with_capacity(1);
+        calls.add_command(call);
+        let answers = self.scripts(script, &calls).await?;
+        Ok(answers.into_iter().next().unwrap_or_default())
+    }
+
+    /// Sends a batch of calls of one script: see [`Link::batch`].
+    pub(super) async fn scripts(
         &self,
         script: &Lua,
-        key: &str,
-        args: &[String],
-    ) -> Result<Value, RegistryError> {
+        calls: &Pipeline,
+    ) -> Result<Vec<Value>, RegistryError> {
         self.in_time(async {
-            match self.single(script.by_hash(key, args)).await? {
-                // The server has started since, or the script's key has moved to another one.
-                answer if is_no_script(&answer) => self.single(script.by_text(key, args)).await,
-                answer => Ok(answer),
+            let mut answers = self.attempts(calls, is_no_script).await?;
+            let unknown: Vec<_> =
+                (0..answers.len()).filter(|at| is_no_script(&answers[*at])).collect();
+            if !unknown.is_empty() {
+                // A server has started since, or a key has moved to another one.
+                let again = self.tell(script, calls, &unknown);
+                let told = self.attempts(&again, |_| false).await?;
+                for (at, answer) in unknown.into_iter().zip(told) {
+                    answers[at] = answer;
+                }
             }
+            Ok(answers)
         })
         .await
+    }
+
+    /// These calls of a batch, for servers that do not know the script. One that keeps the batch's
+    /// order knows it from the first call on.
+    fn tell(&self, script: &Lua, calls: &Pipeline, unknown: &[usize]) -> Pipeline {
+        let calls: Vec<_> = calls.cmd_iter().collect();
+        let mut again = Pipeline::with_capacity(unknown.len());
+        for (count, at) in unknown.iter().enumerate() {
+            let by_hash = count > 0 && self.target.keeps_order();
+            again.add_command(match by_hash {
+                true => calls[*at].clone(),
+                false => script.by_text(calls[*at]),
+            });
+        }
+        again
     }
 
     async fn in_time<T>(
@@ -113,28 +148,37 @@ impl Link {
     async fn single(&self, command: Cmd) -> Result<Value, RegistryError> {
         let mut batch = Pipeline::with_capacity(1);
         batch.add_command(command);
-        let answers = self.attempts(&batch).await?;
+        let answers = self.attempts(&batch, |_| false).await?;
         Ok(answers.into_iter().next().unwrap_or_default())
     }
 
     /// A connection that was lost is often found out by the next call, so that one is not the
     /// caller's to lose. A server that did not answer in time is not asked again: it has enough to
     /// do.
-    async fn attempts(&self, batch: &Pipeline) -> Result<Vec<Value>, RegistryError> {
-        match self.attempt(batch).await {
-            Err(failure) if failure.again => self.attempt(batch).await,
+    async fn attempts(
+        &self,
+        batch: &Pipeline,
+        excused: fn(&Value) -> bool,
+    ) -> Result<Vec<Value>, RegistryError> {
+        match self.attempt(batch, excused).await {
+            Err(failure) if failure.again => self.attempt(batch, excused).await,
             outcome => outcome,
         }
         .map_err(|failure| failure.error)
     }
 
-    async fn attempt(&self, batch: &Pipeline) -> Result<Vec<Value>, Failure> {
+    async fn attempt(
+        &self,
+        batch: &Pipeline,
+        excused: fn(&Value) -> bool,
+    ) -> Result<Vec<Value>, Failure> {
         let opening = self.state().opening.clone();
         let connection = opening.clone().await.map_err(|error| {
             self.replace(&opening);
             Failure { error, again: false }
         })?;
-        let outcome = connection.send(batch).await.and_then(first_refusal_fails);
+        let outcome = connection.send(batch).await;
+        let outcome = outcome.and_then(|answers| first_refusal_fails(answers, excused));
         outcome.map_err(|error| {
             if connection.is_spent_by(&error) {
                 self.replace(&opening);
@@ -224,9 +268,13 @@ fn as_answer(error: RedisError) -> Result<Value, RedisError> {
     ServerError::try_from(error).map(Value::ServerError)
 }
 
-fn first_refusal_fails(answers: Vec<Value>) -> Result<Vec<Value>, RedisError> {
+/// Refusals that are excused are answers.
+fn first_refusal_fails(
+    answers: Vec<Value>,
+    excused: fn(&Value) -> bool,
+) -> Result<Vec<Value>, RedisError> {
     let refusal = answers.iter().find_map(|answer| match answer {
-        Value::ServerError(error) if !is_no_script(answer) => Some(error.clone()),
+        Value::ServerError(error) if !excused(answer) => Some(error.clone()),
         _ => None,
     });
     refusal.map_or(Ok(answers), |error| Err(error.into()))
@@ -234,6 +282,10 @@ fn first_refusal_fails(answers: Vec<Value>) -> Result<Vec<Value>, RedisError> {
 
 fn is_no_script(answer: &Value) -> bool {
     matches!(answer, Value::ServerError(error) if error.kind() == Some(ServerErrorKind::NoScript))
+}
+
+fn is_wrong_type(answer: &Value) -> bool {
+    matches!(answer, Value::ServerError(error) if error.code() == "WRONGTYPE")
 }
 
 /// Without the server's own words: it may quote a greeting that it did not understand, and a

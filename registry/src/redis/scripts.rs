@@ -1,11 +1,11 @@
 //! The Lua scripts, each with the hash by which a server knows it.
 //!
-//! A script touches the one key it is given, so it runs in a Redis Cluster as well. Never holds a
-//! script of another crate or a text of an operator's.
+//! A script touches the keys it is given, all with one hash tag, so it runs in a Redis Cluster as
+//! well. Never holds a script of another crate or a text of an operator's.
 
 use std::sync::LazyLock;
 
-use redis::{Cmd, Script};
+use redis::{Arg, Cmd, Script};
 
 /// Announces a node: see the file for what it is given and answers.
 pub(super) static ANNOUNCE: LazyLock<Lua> =
@@ -14,6 +14,17 @@ pub(super) static ANNOUNCE: LazyLock<Lua> =
 pub(super) static NODES: LazyLock<Lua> = LazyLock::new(|| Lua::new(include_str!("lua/nodes.lua")));
 /// Removes a node.
 pub(super) static LEAVE: LazyLock<Lua> = LazyLock::new(|| Lua::new(include_str!("lua/leave.lua")));
+/// Writes a session's record.
+pub(super) static RECORD: LazyLock<Lua> =
+    LazyLock::new(|| Lua::new(include_str!("lua/record.lua")));
+/// Changes a session's backup.
+pub(super) static BACK_UP: LazyLock<Lua> =
+    LazyLock::new(|| Lua::new(include_str!("lua/back_up.lua")));
+/// Takes a session over.
+pub(super) static CLAIM: LazyLock<Lua> = LazyLock::new(|| Lua::new(include_str!("lua/claim.lua")));
+/// Removes a session.
+pub(super) static END_SESSION: LazyLock<Lua> =
+    LazyLock::new(|| Lua::new(include_str!("lua/end_session.lua")));
 
 /// One script.
 #[derive(Debug)]
@@ -27,19 +38,40 @@ impl Lua {
         Self { text, hash: Script::new(text).get_hash().to_owned() }
     }
 
-    /// The call of a script that the server has seen since it started.
-    pub(super) fn by_hash(&self, key: &str, args: &[String]) -> Cmd {
-        Self::call("EVALSHA", &self.hash, key, args)
-    }
-
-    /// The call that works on any server, and lets this one know the script.
-    pub(super) fn by_text(&self, key: &str, args: &[String]) -> Cmd {
-        Self::call("EVAL", self.text, key, args)
-    }
-
-    fn call(verb: &str, script: &str, key: &str, args: &[String]) -> Cmd {
-        let mut cmd = redis::cmd(verb);
-        cmd.arg(script).arg(1).arg(key).arg(args);
+    /// A call on these keys, for a server that has seen the script since it started. What the
+    /// script is given beside them is for the caller to add: so many arguments, in so many bytes.
+    pub(super) fn call(&self, keys: &[&str], args: usize, bytes: usize) -> Cmd {
+        let size = self.hash.len() + keys.iter().map(|key| key.len()).sum::<usize>();
+        let mut cmd = Cmd::with_capacity(3 + keys.len() + args, size + bytes + 16);
+        cmd.arg("EVALSHA").arg(&self.hash).arg(keys.len()).arg(keys);
         cmd
+    }
+
+    /// The same call as one that works on any server, and lets this one know the script.
+    pub(super) fn by_text(&self, call: &Cmd) -> Cmd {
+        let mut cmd = redis::cmd("EVAL");
+        cmd.arg(self.text);
+        for arg in call.args_iter().skip(2) {
+            // No call of ours has a cursor.
+            if let Arg::Simple(bytes) = arg {
+                cmd.arg(bytes);
+            }
+        }
+        cmd
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_call_by_text_is_given_what_the_call_by_hash_was() {
+        let mut by_hash = NODES.call(&["a", "b"], 2, 4);
+        by_hash.arg(&b"\0\xff\r\n"[..]).arg("");
+        let words = |cmd: &Cmd| cmd.get_packed_command();
+        let mut expected = redis::cmd("EVAL");
+        expected.arg(NODES.text).arg(2).arg("a").arg("b").arg(&b"\0\xff\r\n"[..]).arg("");
+        assert_eq!(words(&NODES.by_text(&by_hash)), words(&expected));
     }
 }

@@ -1,53 +1,237 @@
-//! Sessions in Redis.
+//! Sessions in Redis: each call is one script per session, or one plain read.
+//!
+//! Owns what the scripts are given and what their answers mean. Never decides about a session by
+//! itself: what is compared and changed together is in the scripts.
 
 use std::time::Duration;
 
 use async_trait::async_trait;
+use redis::{Cmd, Pipeline, Value};
+use uuid::Uuid;
 
-use super::RedisRegistry;
+use super::{
+    RedisRegistry,
+    entries::{self, sessions as text},
+    keys::SessionKeys,
+    malformed, scripts,
+};
 use crate::{
     error::RegistryError,
     ids::SessionId,
-    tables::sessions::{
-        BackedUp, Backup, Claim, Claimed, MailboxLimits, Recorded, SessionEntry, SessionRecord,
-        SessionTable,
+    tables::{
+        millis,
+        sessions::{
+            BackedUp, Backup, BackupStep, Claim, Claimed, Holding, MailboxLimits, Recorded,
+            SESSION_TTL_MAX, SESSION_TTL_MIN, SessionEntry, SessionRecord, SessionTable,
+        },
     },
 };
-
-fn refused<T>() -> Result<T, RegistryError> {
-    Err(RegistryError::Refused("sessions are not in Redis yet".to_owned()))
-}
 
 #[async_trait]
 impl SessionTable for RedisRegistry {
     async fn record(
         &self,
-        _records: &[SessionRecord],
-        _ttl: Duration,
+        records: &[SessionRecord],
+        ttl: Duration,
     ) -> Result<Vec<Recorded>, RegistryError> {
-        refused()
+        if records.is_empty() {
+            return Ok(Vec::new());
+        }
+        let (call, ttl) = (Uuid::new_v4(), life(ttl));
+        let mut room = SessionKeys::default();
+        let mut batch = Pipeline::with_capacity(records.len());
+        for record in records {
+            let keys = self.shared.keys.session(&record.session, &mut room);
+            let mut cmd = scripts::RECORD.call(&keys, 8, 320);
+            let former = record.former_token.as_ref().map_or(&[][..], |token| &token.0);
+            cmd.arg(ttl).arg(&call.as_bytes()[..]);
+            cmd.arg(entries::write_number(record.epoch))
+                .arg(text::write_holder(Some(&record.node)));
+            cmd.arg(text::write_user(record.user.as_deref()));
+            cmd.arg(&text::write_flags(record.reliable, record.attached)[..]);
+            cmd.arg(&record.token.0[..]).arg(former);
+            batch.add_command(cmd);
+        }
+        let answers = self.shared.link.scripts(&scripts::RECORD, &batch).await?;
+        answers.iter().map(read_recorded).collect()
     }
 
     async fn back_up(
         &self,
-        _backups: &[Backup],
-        _limits: MailboxLimits,
+        backups: &[Backup],
+        limits: MailboxLimits,
     ) -> Result<Vec<BackedUp>, RegistryError> {
-        refused()
+        if backups.is_empty() {
+            return Ok(Vec::new());
+        }
+        let call = Uuid::new_v4();
+        let (mut room, mut value) = (SessionKeys::default(), Vec::new());
+        let mut batch = Pipeline::with_capacity(backups.len());
+        for backup in backups {
+            let keys = self.shared.keys.session(&backup.session, &mut room);
+            let (args, bytes) = backup
+                .steps
+                .iter()
+                .fold((5, 81), |(args, bytes), step| (args + 4, bytes + 64 + payload_len(step)));
+            let mut cmd = scripts::BACK_UP.call(&keys, args, bytes);
+            cmd.arg(entries::write_number(backup.epoch));
+            cmd.arg(limits.frames_max).arg(limits.bytes_max);
+            let parks = backup.steps.iter().any(|step| matches!(step, BackupStep::Park { .. }));
+            cmd.arg(if parks || backup.orphan { &call.as_bytes()[..] } else { &[] });
+            cmd.arg(if backup.orphan { "1" } else { "" });
+            for step in &backup.steps {
+                add_step(&mut cmd, step, &mut value);
+            }
+            batch.add_command(cmd);
+        }
+        let answers = self.shared.link.scripts(&scripts::BACK_UP, &batch).await?;
+        answers.iter().map(read_backed_up).collect()
     }
 
     async fn find_sessions(
         &self,
-        _sessions: &[SessionId],
+        sessions: &[SessionId],
     ) -> Result<Vec<Option<SessionEntry>>, RegistryError> {
-        refused()
+        if sessions.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut room = SessionKeys::default();
+        let mut batch = Pipeline::with_capacity(sessions.len());
+        for session in sessions {
+            let [record, ..] = self.shared.keys.session(session, &mut room);
+            let mut cmd = Cmd::with_capacity(7, record.len() + 16);
+            cmd.arg("HMGET").arg(record).arg(&["e", "f", "n", "u", "o"]);
+            batch.add_command(cmd);
+        }
+        let found = self.shared.link.reads(&batch).await?;
+        Ok(found.iter().map(read_found).collect())
     }
 
-    async fn claim(&self, _claim: &Claim) -> Result<Claimed, RegistryError> {
-        refused()
+    async fn claim(&self, claim: &Claim) -> Result<Claimed, RegistryError> {
+        let mut room = SessionKeys::default();
+        let keys = self.shared.keys.session(&claim.session, &mut room);
+        let mut cmd = scripts::CLAIM.call(&keys, 6, 320);
+        cmd.arg(life(claim.ttl)).arg(&Uuid::new_v4().as_bytes()[..]).arg(&claim.token.0[..]);
+        cmd.arg(text::write_user(claim.user.as_deref())).arg(text::write_holder(Some(&claim.node)));
+        cmd.arg(&claim.next_token.0[..]);
+        match self.shared.link.script(&scripts::CLAIM, cmd).await? {
+            Value::BulkString(word) if word == b"refused" => Ok(Claimed::Refused),
+            Value::BulkString(word) if word == b"other user" => Ok(Claimed::OtherUser),
+            // Without the answer itself: it is of any size, and clients' own.
+            answer => read_holding(answer)
+                .map(|holding| Claimed::Taken(Box::new(holding)))
+                .ok_or_else(|| RegistryError::Malformed(format!("session {}", claim.session))),
+        }
     }
 
-    async fn end_sessions(&self, _sessions: &[(SessionId, u64)]) -> Result<(), RegistryError> {
-        refused()
+    async fn end_sessions(&self, sessions: &[(SessionId, u64)]) -> Result<(), RegistryError> {
+        if sessions.is_empty() {
+            return Ok(());
+        }
+        let mut room = SessionKeys::default();
+        let mut batch = Pipeline::with_capacity(sessions.len());
+        for (session, epoch) in sessions {
+            let keys = self.shared.keys.session(session, &mut room);
+            let mut cmd = scripts::END_SESSION.call(&keys, 1, 20);
+            cmd.arg(entries::write_number(*epoch));
+            batch.add_command(cmd);
+        }
+        self.shared.link.scripts(&scripts::END_SESSION, &batch).await.map(drop)
     }
+}
+
+fn life(ttl: Duration) -> u64 {
+    millis(ttl.clamp(SESSION_TTL_MIN, SESSION_TTL_MAX))
+}
+
+fn payload_len(step: &BackupStep) -> usize {
+    match step {
+        BackupStep::Request { detail, .. } => detail.len(),
+        BackupStep::Park { frame, .. } => frame.len(),
+        BackupStep::Trim { .. } | BackupStep::Reset | BackupStep::Forget { .. } => 0,
+    }
+}
+
+/// The words of one step, as `back_up.lua` lists them.
+fn add_step(cmd: &mut Cmd, step: &BackupStep, value: &mut Vec<u8>) {
+    match step {
+        BackupStep::Request { request, progress, detail } => {
+            text::write_request(*progress, detail, value);
+            cmd.arg("r").arg(request.encode(&mut [0; 36])).arg(&value[..]);
+        }
+        BackupStep::Park { seq, request, frame } => {
+            let mut id = [0; 36];
+            let id = request.as_ref().map_or(text::NO_REQUEST, |request| request.encode(&mut id));
+            cmd.arg("p").arg(entries::write_number(*seq)).arg(id).arg(&frame[..]);
+        }
+        BackupStep::Trim { seq } => {
+            cmd.arg("t").arg(entries::write_number(*seq));
+        }
+        BackupStep::Reset => {
+            cmd.arg("c");
+        }
+        BackupStep::Forget { request } => {
+            cmd.arg("f").arg(request.encode(&mut [0; 36]));
+        }
+    }
+}
+
+fn word(answer: &Value) -> &[u8] {
+    match answer {
+        Value::BulkString(bytes) => bytes,
+        _ => &[],
+    }
+}
+
+fn read_recorded(answer: &Value) -> Result<Recorded, RegistryError> {
+    match word(answer) {
+        b"created" => Ok(Recorded::Created),
+        b"refreshed" => Ok(Recorded::Refreshed),
+        b"superseded" => Ok(Recorded::Superseded),
+        _ => Err(malformed("a session's record", answer)),
+    }
+}
+
+fn read_backed_up(answer: &Value) -> Result<BackedUp, RegistryError> {
+    match word(answer) {
+        b"done" => Ok(BackedUp::Done),
+        b"superseded" => Ok(BackedUp::Superseded),
+        b"missing" => Ok(BackedUp::Missing),
+        b"overflowed" => Ok(BackedUp::Overflowed),
+        _ => Err(malformed("a session's backup", answer)),
+    }
+}
+
+fn read_found(answer: &Value) -> Option<SessionEntry> {
+    let Value::Array(fields) = answer else { return None };
+    let [epoch, flags, holder, user, overflowed] = fields.as_slice() else { return None };
+    // A field that is not there is not the same as an empty one: an anonymous user is empty.
+    let Value::BulkString(user) = user else { return None };
+    text::read_entry(word(epoch), word(flags), word(holder), user, word(overflowed) == b"1")
+}
+
+/// Takes the answer apart, so that no frame is copied.
+fn read_holding(answer: Value) -> Option<Holding> {
+    let Value::Array(parts) = answer else { return None };
+    let [epoch, former, user, overflowed, requests, mailbox] =
+        <[Value; 6]>::try_from(parts).ok()?;
+    let (Value::Array(requests), Value::Array(mailbox)) = (requests, mailbox) else { return None };
+    let mut held = Vec::with_capacity(requests.len() / 2);
+    let mut words = requests.into_iter();
+    while let (Some(id), Some(value)) = (words.next(), words.next()) {
+        let Value::BulkString(value) = value else { return None };
+        held.push(text::read_request(word(&id), value)?);
+    }
+    let parked = mailbox.into_iter().map(|member| match member {
+        Value::BulkString(member) => text::read_parked(member),
+        _ => None,
+    });
+    let mut parked: Vec<_> = parked.collect::<Option<_>>()?;
+    parked.sort_unstable_by_key(|(index, _)| *index);
+    Some(Holding {
+        epoch: text::read_number(word(&epoch))?,
+        former: text::read_former(word(&former), word(&user), word(&overflowed) == b"1")?,
+        requests: held,
+        mailbox: parked.into_iter().map(|(_, frame)| frame).collect(),
+    })
 }

@@ -5,8 +5,10 @@
 
 mod clusters;
 mod faults;
+mod lossy;
 mod sentinels;
 mod server;
+mod sessions;
 
 use std::{sync::Arc, time::Duration};
 

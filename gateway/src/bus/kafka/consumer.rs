@@ -45,13 +45,7 @@ const DEFAULTS: &[(&str, &str)] = &[
 
 /// Of the classic group protocol alone. With `group.protocol=consumer` (KIP-848) the broker
 /// decides on them, and librdkafka refuses to be told.
-const CLASSIC: &[(&str, &str)] = &[
-    ("partition.assignment.strategy", "cooperative-sticky"),
-    // How long the partitions of a node that was killed have no reader: the least that a broker
-    // with default settings allows; librdkafka's default is 45 s.
-    ("session.timeout.ms", "6000"),
-    ("heartbeat.interval.ms", "1500"),
-];
+const CLASSIC: &[(&str, &str)] = &[("partition.assignment.strategy", "cooperative-sticky")];
 
 /// What the guarantees of [`Consumer`] rest on.
 const FIXED: &[(&str, &str)] = &[

@@ -3,9 +3,7 @@
 
 use std::collections::HashMap;
 
-use registry::{
-    BackedUp, Backup, BackupStep, NodeRef, RequestId, SessionEntry, SessionId,
-};
+use registry::{BackedUp, Backup, BackupStep, NodeRef, RequestId, SessionEntry, SessionId};
 use tokio::time::Instant;
 
 use super::{Homing, RETRY_INTERVAL, Stray, Waiting, Wants};

@@ -1,0 +1,229 @@
+//! The texts of a session as Redis holds them: the fields of its record, its requests, the frames
+//! of its mailbox. The file `lua/record.lua` lists them.
+//!
+//! Details and frames are at the end of their entries, as the bytes they are.
+
+use std::ops::RangeInclusive;
+
+use bytes::Bytes;
+
+use crate::{
+    ids::{NodeId, NodeRef, RequestId},
+    tables::sessions::{HeldRequest, ParkedFrame, Progress, SessionEntry},
+};
+
+/// In the place of a request's id where there is none.
+pub(in crate::redis) const NO_REQUEST: &str = "-";
+
+/// In the place of a session's holder where there is none.
+const NO_HOLDER: &str = "-";
+
+/// How the holder of a session is written.
+pub(in crate::redis) fn write_holder(node: Option<&NodeRef>) -> String {
+    node.map_or_else(|| NO_HOLDER.to_owned(), |node| format!("{} {}", node.incarnation, node.id))
+}
+
+fn read_holder(bytes: &[u8]) -> Option<Option<NodeRef>> {
+    if bytes == NO_HOLDER.as_bytes() {
+        return Some(None);
+    }
+    let (incarnation, id) = std::str::from_utf8(bytes).ok()?.split_once(' ')?;
+    Some(Some(NodeRef { id: NodeId::parse(id).ok()?, incarnation: incarnation.parse().ok()? }))
+}
+
+/// How the user of a session is written: nobody is not the same as a user without a name.
+pub(in crate::redis) fn write_user(user: Option<&str>) -> String {
+    user.map_or_else(String::new, |name| format!("={name}"))
+}
+
+fn read_user(bytes: &[u8]) -> Option<Option<Box<str>>> {
+    match std::str::from_utf8(bytes).ok()? {
+        "" => Some(None),
+        text => Some(Some(text.strip_prefix('=')?.into())),
+    }
+}
+
+/// How what is true of a session is written.
+pub(in crate::redis) fn write_flags(reliable: bool, attached: bool) -> [u8; 2] {
+    [reliable, attached].map(|flag| b'0' + u8::from(flag))
+}
+
+fn read_flags(bytes: &[u8]) -> Option<[bool; 2]> {
+    let read = |byte: u8| (b'0'..=b'1').contains(&byte).then_some(byte == b'1');
+    match bytes {
+        [reliable, attached] => Some([read(*reliable)?, read(*attached)?]),
+        _ => None,
+    }
+}
+
+/// Reads 20 digits; none when there are more or fewer, or something else.
+pub(in crate::redis) fn read_number(bytes: &[u8]) -> Option<u64> {
+    let digits = bytes.len() == 20 && bytes.iter().all(u8::is_ascii_digit);
+    std::str::from_utf8(bytes).ok().filter(|_| digits)?.parse().ok()
+}
+
+/// Reads a session's entry out of the fields of its record; none when it is not what is written
+/// there.
+pub(in crate::redis) fn read_entry(
+    epoch: &[u8],
+    flags: &[u8],
+    holder: &[u8],
+    user: &[u8],
+    overflowed: bool,
+) -> Option<SessionEntry> {
+    let [reliable, attached] = read_flags(flags)?;
+    Some(SessionEntry {
+        epoch: read_number(epoch)?,
+        node: read_holder(holder)?,
+        user: read_user(user)?,
+        reliable,
+        attached,
+        overflowed,
+    })
+}
+
+/// Reads what `claim.lua` says of the record before: `<epoch> <flags> <holder>`.
+pub(in crate::redis) fn read_former(
+    bytes: &[u8],
+    user: &[u8],
+    overflowed: bool,
+) -> Option<SessionEntry> {
+    let mut words = bytes.splitn(3, |byte| *byte == b' ');
+    let (epoch, flags, holder) = (words.next()?, words.next()?, words.next()?);
+    read_entry(epoch, flags, holder, user, overflowed)
+}
+
+/// Writes a request over what is in the buffer.
+pub(in crate::redis) fn write_request(progress: Progress, detail: &[u8], buffer: &mut Vec<u8>) {
+    buffer.clear();
+    buffer.push(match progress {
+        Progress::Submitted => b's',
+        Progress::Recorded => b'r',
+        Progress::Ended => b'e',
+    });
+    buffer.extend_from_slice(detail);
+}
+
+/// Reads a request; none when it is not what [`write_request`] writes.
+pub(in crate::redis) fn read_request(id: &[u8], value: Vec<u8>) -> Option<HeldRequest> {
+    let progress = match value.first()? {
+        b's' => Progress::Submitted,
+        b'r' => Progress::Recorded,
+        b'e' => Progress::Ended,
+        _ => return None,
+    };
+    let request = RequestId::from_header(id).ok()?;
+    Some(HeldRequest { request, progress, detail: Bytes::from(value).slice(1..) })
+}
+
+/// Reads a frame and its place in the order of parking; none when it is not what `back_up.lua`
+/// writes: `<number> <index> <request or -> <frame>`.
+pub(in crate::redis) fn read_parked(member: Vec<u8>) -> Option<(u64, ParkedFrame)> {
+    const DIGITS: RangeInclusive<usize> = 16..=20;
+    let mut words = member.splitn(4, |byte| *byte == b' ');
+    let seq = read_number(words.next()?)?;
+    let index = words.next().filter(|index| DIGITS.contains(&index.len()))?;
+    let index = std::str::from_utf8(index).ok()?.parse().ok()?;
+    let request = match words.next()? {
+        b"-" => None,
+        id => Some(RequestId::from_header(id).ok()?),
+    };
+    let start = member.len() - words.next()?.len();
+    Some((index, ParkedFrame { seq, request, frame: Bytes::from(member).slice(start..) }))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::redis::entries::write_number;
+
+    fn holders() -> impl Strategy<Value = NodeRef> {
+        let id = "[A-Za-z0-9._-]{1,64}".prop_map(|id| NodeId::parse(&id).unwrap());
+        (id, any::<u64>()).prop_map(|(id, incarnation)| NodeRef { id, incarnation })
+    }
+
+    fn requests() -> impl Strategy<Value = RequestId> {
+        any::<u128>().prop_map(|bits| RequestId::from_uuid(Uuid::from_u128(bits)))
+    }
+
+    proptest! {
+        #[test]
+        fn an_entry_is_read_as_it_was_written(
+            epoch: u64,
+            node in prop::option::of(holders()),
+            user: Option<Box<str>>,
+            [reliable, attached, overflowed]: [bool; 3],
+        ) {
+            let (number, holder) = (write_number(epoch), write_holder(node.as_ref()));
+            let (flags, owner) = (write_flags(reliable, attached), write_user(user.as_deref()));
+            let flags_text = std::str::from_utf8(&flags).unwrap();
+            let packed = format!("{number} {flags_text} {holder}");
+            let expected = SessionEntry { epoch, node, user, reliable, attached, overflowed };
+            let of_fields = read_entry(
+                number.as_bytes(), &flags, holder.as_bytes(), owner.as_bytes(), overflowed,
+            );
+            prop_assert_eq!(of_fields.as_ref(), Some(&expected));
+            let former = read_former(packed.as_bytes(), owner.as_bytes(), overflowed);
+            prop_assert_eq!(former, Some(expected));
+        }
+
+        #[test]
+        fn a_request_is_read_as_it_was_written(
+            request in requests(),
+            progress in prop::sample::select(
+                vec![Progress::Submitted, Progress::Recorded, Progress::Ended],
+            ),
+            detail: Vec<u8>,
+        ) {
+            let mut buffer = b"left over".to_vec();
+            write_request(progress, &detail, &mut buffer);
+            let read = read_request(request.encode(&mut [0; 36]).as_bytes(), buffer);
+            let expected = HeldRequest { request, progress, detail: detail.into() };
+            prop_assert_eq!(read, Some(expected));
+        }
+
+        #[test]
+        fn a_frame_is_read_as_the_script_writes_it(
+            seq: u64,
+            index in 0..=1_u64 << 53,
+            request in prop::option::of(requests()),
+            frame: Vec<u8>,
+        ) {
+            let id = request.map_or_else(|| NO_REQUEST.to_owned(), |request| request.to_string());
+            let mut member = format!("{} {index:016} {id} ", write_number(seq)).into_bytes();
+            member.extend_from_slice(&frame);
+            let expected = ParkedFrame { seq, request, frame: frame.into() };
+            prop_assert_eq!(read_parked(member), Some((index, expected)));
+        }
+
+        #[test]
+        fn no_bytes_are_too_strange_to_be_read(bytes: Vec<u8>) {
+            let _: Option<SessionEntry> = read_former(&bytes, &bytes, false);
+            let _: Option<HeldRequest> = read_request(&bytes, bytes.clone());
+            let _: Option<(u64, ParkedFrame)> = read_parked(bytes);
+        }
+    }
+
+    #[test]
+    fn what_is_not_an_entry_is_none() {
+        let one = b"00000000000000000001";
+        assert!(read_entry(one, b"10", b"7 gw-1", b"", false).is_some());
+        let bad: [[&[u8]; 4]; 9] = [
+            [b"1", b"10", b"7 gw-1", b""],
+            [b"+0000000000000000001", b"10", b"7 gw-1", b""],
+            [b"99999999999999999999", b"10", b"7 gw-1", b""],
+            [one, b"2x", b"7 gw-1", b""],
+            [one, b"1", b"7 gw-1", b""],
+            [one, b"10", b"gw-1", b""],
+            [one, b"10", b"7 gw|1", b""],
+            [one, b"10", b"7 gw-1", b"name"],
+            [one, b"10", b"7 gw-1", b"=\xff"],
+        ];
+        for [epoch, flags, holder, user] in bad {
+            assert_eq!(read_entry(epoch, flags, holder, user, false), None, "{flags:?} {user:?}");
+        }
+    }
+}

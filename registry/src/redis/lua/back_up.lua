@@ -1,0 +1,127 @@
+-- Changes one session's backup, step by step.
+--
+-- KEYS    the record, the requests and the mailbox, as record.lua describes them
+-- ARGV    epoch, 20 digits; most frames and most bytes of a mailbox; the call, or empty when none
+--         of its steps parks and nothing is orphaned; 1 when the session loses its holder, or
+--         empty; then the steps, each a letter and what belongs to it:
+--           r <request id> <letter of progress, detail>
+--           p <number, 20 digits> <request id or -> <frame>
+--           t <number, 20 digits>
+--           c (everything goes: frames and requests)
+--           f <request id>
+--
+-- Answers 'missing' or 'superseded' (nothing is changed), 'overflowed' or 'done'. A call that
+-- parks and is repeated because its answer got lost is not carried out twice.
+
+local record, requests, mailbox = KEYS[1], KEYS[2], KEYS[3]
+local frames_max, bytes_max, call = tonumber(ARGV[2]), tonumber(ARGV[3]), ARGV[4]
+local held = redis.call('HMGET', record, 'e', 'c', 'b', 'i', 'o')
+if not held[1] then
+  return 'missing'
+end
+local overflowed = held[5] == '1'
+if call ~= '' and held[2] == call then
+  return overflowed and 'overflowed' or 'done'
+end
+if held[1] ~= ARGV[1] then
+  return 'superseded'
+end
+
+local bytes, index = tonumber(held[3] or 0), tonumber(held[4] or 0)
+local frames = false
+local new_request, new_mailbox = false, false
+
+local function clear()
+  redis.call('UNLINK', mailbox)
+  frames, bytes = 0, 0
+end
+
+local function park(number, request, frame)
+  local progress = false
+  if request ~= '-' then
+    progress = redis.call('HGET', requests, request)
+    if not progress or string.sub(progress, 1, 1) == 'e' then
+      return
+    end
+  end
+  frames = frames or redis.call('ZCARD', mailbox)
+  if not overflowed and (frames >= frames_max or bytes + #frame > bytes_max) then
+    overflowed = true
+    redis.call('HSET', record, 'o', '1')
+    clear()
+  end
+  if overflowed then
+    return
+  end
+  new_mailbox = new_mailbox or frames == 0
+  frames, bytes, index = frames + 1, bytes + #frame, index + 1
+  local member = table.concat({number, string.format('%016.0f', index), request, frame}, ' ')
+  redis.call('ZADD', mailbox, 0, member)
+  if progress then
+    redis.call('HSET', requests, request, 'e' .. string.sub(progress, 2))
+  end
+end
+
+local function trim(number)
+  local first, last = '[00000000000000000001', '[' .. number .. '~'
+  local dropped = redis.call('ZRANGEBYLEX', mailbox, first, last)
+  for _, member in ipairs(dropped) do
+    -- The request's word begins behind 20 and 16 digits, each with a space.
+    bytes = bytes - (#member - string.find(member, ' ', 39, true))
+  end
+  if #dropped > 0 then
+    redis.call('ZREMRANGEBYLEX', mailbox, first, last)
+    frames = frames and frames - #dropped
+  end
+end
+
+local at = 6
+while ARGV[at] do
+  local step = ARGV[at]
+  if step == 'r' then
+    local progress = redis.call('HGET', requests, ARGV[at + 1])
+    if not progress or string.sub(progress, 1, 1) ~= 'e' then
+      redis.call('HSET', requests, ARGV[at + 1], ARGV[at + 2])
+      new_request = new_request or not progress
+    end
+    at = at + 3
+  elseif step == 'p' then
+    park(ARGV[at + 1], ARGV[at + 2], ARGV[at + 3])
+    at = at + 4
+  elseif step == 't' then
+    trim(ARGV[at + 1])
+    at = at + 2
+  elseif step == 'c' then
+    clear()
+    redis.call('UNLINK', requests)
+    at = at + 1
+  else
+    redis.call('HDEL', requests, ARGV[at + 1])
+    at = at + 2
+  end
+end
+
+if ARGV[5] == '1' then
+  -- Ten digits at a time: a Lua number would round the whole.
+  local high, low = string.sub(held[1], 1, 10), tonumber(string.sub(held[1], 11)) + 1
+  if low == 1e10 then
+    high, low = string.format('%010.0f', tonumber(high) + 1), 0
+  end
+  redis.call('HSET', record, 'e', high .. string.format('%010.0f', low), 'n', '-')
+end
+if call ~= '' then
+  redis.call('HSET', record, 'c', call, 'b', bytes, 'i', index)
+elseif bytes ~= tonumber(held[3] or 0) then
+  redis.call('HSET', record, 'b', bytes)
+end
+if new_request or new_mailbox then
+  -- Again for one that is old: its life is the record's in any case.
+  local life_ms = redis.call('PTTL', record)
+  if new_request then
+    redis.call('PEXPIRE', requests, life_ms)
+  end
+  if new_mailbox then
+    redis.call('PEXPIRE', mailbox, life_ms)
+  end
+end
+return (call ~= '' and overflowed) and 'overflowed' or 'done'

@@ -1,0 +1,44 @@
+-- Takes one session over.
+--
+-- KEYS    the record, the requests and the mailbox, as record.lua describes them
+-- ARGV    life in milliseconds, call, the hash of the token shown, user as in the record, holder
+--         as in the record, the hash of the next token
+--
+-- Answers 'refused' or 'other user' (nothing is changed), or a list: the epoch, the former holder
+-- as in the record's d, the user, o or an empty text, the requests (id, value, id, value, …), the
+-- mailbox's members. A call that is repeated because its answer got lost is not carried out twice.
+
+local record, requests, mailbox = KEYS[1], KEYS[2], KEYS[3]
+local life_ms, call, token, user = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
+local held = redis.call('HMGET', record, 'e', 'n', 'u', 'f', 't', 'p', 'c', 'd', 'o')
+local epoch, node, holder, flags = held[1], held[2], held[3], held[4]
+-- What record.lua cannot have written is no session.
+if not epoch or #epoch ~= 20 or not string.match(epoch, '^%d+$') or not holder
+  or not node or not (node == '-' or string.match(node, '^%d+ [%w._-]+$'))
+  or not flags or not string.match(flags, '^[01][01]$') then
+  return 'refused'
+end
+
+local former = held[8]
+if held[7] ~= call then
+  if token ~= held[5] and token ~= held[6] or epoch == '18446744073709551615' then
+    return 'refused'
+  end
+  if user ~= holder then
+    return 'other user'
+  end
+  former = table.concat({epoch, flags, node}, ' ')
+  -- Ten digits at a time: a Lua number would round the whole.
+  local high, low = string.sub(epoch, 1, 10), tonumber(string.sub(epoch, 11)) + 1
+  if low == 1e10 then
+    high, low = string.format('%010.0f', tonumber(high) + 1), 0
+  end
+  epoch = high .. string.format('%010.0f', low)
+  redis.call('HSET', record, 'e', epoch, 'n', ARGV[5], 'f', string.sub(flags, 1, 1) .. '1',
+    't', ARGV[6], 'p', token, 'c', call, 'd', former)
+  for _, key in ipairs(KEYS) do
+    redis.call('PEXPIRE', key, life_ms)
+  end
+end
+return {epoch, former, holder, held[9] or '', redis.call('HGETALL', requests),
+  redis.call('ZRANGE', mailbox, 0, -1)}

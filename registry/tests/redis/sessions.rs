@@ -1,0 +1,189 @@
+//! Sessions on a real server: what no other registry could be asked.
+
+use std::time::Duration;
+
+use registry::{
+    BackedUp, Backup, BackupStep, Claim, Claimed, MailboxLimits, NodeId, NodeRef, Progress,
+    Recorded, RedisRegistry, RegistryError, SessionId, SessionRecord, SessionTable, TokenHash,
+};
+
+use crate::{LONG, lossy::Lossy, request, server::Server};
+
+const ROOMY: MailboxLimits = MailboxLimits { frames_max: 1_000, bytes_max: 1 << 20 };
+
+fn node(id: &str) -> NodeRef {
+    NodeRef { id: NodeId::parse(id).expect("a valid node id"), incarnation: 1 }
+}
+
+fn record(session: SessionId) -> SessionRecord {
+    SessionRecord {
+        session,
+        epoch: 1,
+        node: node("gw-1"),
+        user: None,
+        reliable: true,
+        attached: true,
+        token: TokenHash([1; 32]),
+        former_token: None,
+    }
+}
+
+fn claim(session: SessionId) -> Claim {
+    Claim {
+        session,
+        token: TokenHash([1; 32]),
+        user: None,
+        node: node("gw-2"),
+        next_token: TokenHash([2; 32]),
+        ttl: LONG,
+    }
+}
+
+/// A request, and a frame that ends none.
+fn backup(session: SessionId) -> Backup {
+    let detail = "detail".into();
+    let progress = Progress::Submitted;
+    let steps = vec![
+        BackupStep::Request { request: request(), progress, detail },
+        BackupStep::Park { seq: 1, request: None, frame: "frame".into() },
+    ];
+    Backup { session, epoch: 1, orphan: false, steps }
+}
+
+async fn at(server: &Server) -> RedisRegistry {
+    RedisRegistry::connect(&server.url(), "rt:").await.expect("a good URL and a good prefix")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_and_its_backup_have_one_life() {
+    let server = Server::start("");
+    let registry = at(&server).await;
+    let session = SessionId::random();
+    let lives = || {
+        let life = |part| server.ask(&format!("PTTL rt:s:{{{session}}}{part}")).parse().unwrap();
+        ["", ":q", ":m"].map(life)
+    };
+    let within = |lives: [i64; 3], most: i64| {
+        let [least, largest] = [lives.iter().min(), lives.iter().max()].map(|life| *life.unwrap());
+        assert!(least > most - 5_000 && largest <= most, "{lives:?} of {most}");
+        assert!(largest - least < 1_000, "{lives:?} are of one life");
+    };
+
+    registry.record(&[record(session)], Duration::from_secs(20)).await.unwrap();
+    registry.back_up(&[backup(session)], ROOMY).await.unwrap();
+    assert_eq!(server.ask("DBSIZE"), "3");
+    within(lives(), 20_000);
+    registry.record(&[record(session)], Duration::from_secs(40)).await.unwrap();
+    within(lives(), 40_000);
+    registry.back_up(&[backup(session)], ROOMY).await.unwrap();
+    within(lives(), 40_000);
+    // Both keys go with their last entry, and come back with the record's life.
+    let emptied = Backup { steps: vec![BackupStep::Reset], ..backup(session) };
+    registry.back_up(&[emptied], ROOMY).await.unwrap();
+    registry.back_up(&[backup(session)], ROOMY).await.unwrap();
+    within(lives(), 40_000);
+    registry.claim(&claim(session)).await.unwrap();
+    within(lives(), 60_000);
+
+    registry.end_sessions(&[(session, 2)]).await.unwrap();
+    assert_eq!(server.ask("DBSIZE"), "0");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_read_is_no_session() {
+    let server = Server::start("");
+    let registry = at(&server).await;
+    let [other_type, other_fields, bad_epoch, good] = std::array::from_fn(|_| SessionId::random());
+    server.ask(&format!("SET rt:s:{{{other_type}}} what"));
+    server.ask(&format!("HSET rt:s:{{{other_fields}}} what ever"));
+    registry.record(&[record(bad_epoch), record(good)], LONG).await.unwrap();
+    server.ask(&format!("HSET rt:s:{{{bad_epoch}}} e 1"));
+    server.ask(&format!("RPUSH rt:s:{{{other_fields}}}:m what"));
+
+    let found = registry.find_sessions(&[other_type, other_fields, bad_epoch, good]).await.unwrap();
+    let read: Vec<_> = found.iter().map(Option::is_some).collect();
+    assert_eq!(read, [false, false, false, true]);
+    for session in [other_fields, bad_epoch] {
+        assert_eq!(registry.claim(&claim(session)).await, Ok(Claimed::Refused));
+    }
+    let outcome = registry.claim(&claim(other_type)).await;
+    assert!(matches!(outcome, Err(RegistryError::Refused(_))), "{outcome:?}");
+
+    let records = [record(other_fields), record(bad_epoch), record(good)];
+    let expected = vec![Recorded::Created, Recorded::Created, Recorded::Refreshed];
+    assert_eq!(registry.record(&records, LONG).await, Ok(expected));
+    let told = registry.back_up(&[backup(other_fields)], ROOMY).await;
+    assert_eq!(told, Ok(vec![BackedUp::Done]), "nothing is left of what was there");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_forgot_the_scripts_is_told_them_again() {
+    let server = Server::start("");
+    let registry = at(&server).await;
+    let records: Vec<_> = (0..500).map(|_| record(SessionId::random())).collect();
+    let backups: Vec<_> = records.iter().map(|record| backup(record.session)).collect();
+    for expected in [Recorded::Created, Recorded::Refreshed] {
+        server.ask("SCRIPT FLUSH");
+        let told = registry.record(&records, LONG).await;
+        assert_eq!(told, Ok(vec![expected; 500]));
+        let told = registry.back_up(&backups, ROOMY).await;
+        assert_eq!(told, Ok(vec![BackedUp::Done; 500]));
+    }
+    let Claimed::Taken(holding) = registry.claim(&claim(records[499].session)).await.unwrap()
+    else {
+        panic!("a claim was refused")
+    };
+    assert_eq!(holding.mailbox.len(), 2, "each backup was carried out once");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_is_full_changes_nothing() {
+    let server = Server::start("");
+    let registry = at(&server).await;
+    let session = SessionId::random();
+    registry.record(&[record(session)], LONG).await.unwrap();
+    server.ask("CONFIG SET maxmemory 1");
+    let outcome = registry.back_up(&[backup(session)], ROOMY).await;
+    assert!(matches!(outcome, Err(RegistryError::Refused(_))), "{outcome:?}");
+    let outcome = registry.claim(&claim(session)).await;
+    assert!(matches!(outcome, Err(RegistryError::Refused(_))), "{outcome:?}");
+    let outcome = registry.record(&[record(SessionId::random())], LONG).await;
+    assert!(matches!(outcome, Err(RegistryError::Refused(_))), "{outcome:?}");
+    assert_eq!(server.ask("DBSIZE"), "1");
+
+    server.ask("CONFIG SET maxmemory 0");
+    let Claimed::Taken(holding) = registry.claim(&claim(session)).await.unwrap() else {
+        panic!("a claim was refused")
+    };
+    assert!(holding.epoch == 2 && holding.requests.is_empty() && holding.mailbox.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_whose_answer_was_lost_is_carried_out_once() {
+    let server = Server::start("");
+    let lossy = Lossy::before(&server);
+    let registry = RedisRegistry::connect(&lossy.url(), "rt:").await.unwrap();
+    let session = SessionId::random();
+    // The server knows the scripts from here on, so each call below has one answer to lose.
+    let known = SessionId::random();
+    registry.record(&[record(known)], LONG).await.unwrap();
+    registry.back_up(&[backup(known)], ROOMY).await.unwrap();
+    registry.claim(&claim(known)).await.unwrap();
+
+    lossy.lose_the_next_answer();
+    let told = registry.record(&[record(session)], LONG).await;
+    assert_eq!(told, Ok(vec![Recorded::Created]));
+    let told = registry.record(&[record(session)], LONG).await;
+    assert_eq!(told, Ok(vec![Recorded::Refreshed]));
+    lossy.lose_the_next_answer();
+    let told = registry.back_up(&[backup(session)], ROOMY).await;
+    assert_eq!(told, Ok(vec![BackedUp::Done]));
+    lossy.lose_the_next_answer();
+    let Claimed::Taken(holding) = registry.claim(&claim(session)).await.unwrap() else {
+        panic!("a claim was refused")
+    };
+    assert_eq!((holding.former.epoch, holding.epoch), (1, 2));
+    assert_eq!(holding.former.node, Some(record(session).node));
+    assert_eq!((holding.requests.len(), holding.mailbox.len()), (1, 1));
+    assert_eq!(lossy.lost(), 3, "each answer was lost");
+}
