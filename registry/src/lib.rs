@@ -40,6 +40,7 @@
 
 #[cfg(any(test, feature = "conformance"))]
 pub mod conformance;
+mod clock;
 pub mod error;
 pub mod ids;
 mod memory;
@@ -47,6 +48,7 @@ mod redis;
 pub mod tables;
 
 pub use self::redis::RedisRegistry;
+pub use clock::Clock;
 pub use error::RegistryError;
 pub use ids::{InvalidId, NodeId, NodeRef, RequestId, SessionId};
 pub use memory::MemoryRegistry;

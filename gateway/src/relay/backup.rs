@@ -157,6 +157,7 @@ impl Backups {
         loop {
             self.wake.notified().await;
             tokio::select! {
+                biased;
                 () = self.hurry.notified() => {}
                 () = tokio::time::sleep(LINGER) => {}
             }
@@ -166,6 +167,7 @@ impl Backups {
                 (std::mem::take(&mut queue.work), std::mem::take(&mut queue.ends))
             };
             let mut work: Vec<Work> = work.into_values().collect();
+            work.sort_unstable_by_key(|work| *work.session.id().as_uuid());
             let mut is_down = !self.end_all(&*registry, ends).await;
             while !work.is_empty() {
                 let rest = work.split_off(work.len().min(BATCH_MAX));

@@ -19,7 +19,6 @@ use super::{
     session::{Beginning, ConnectionId, Digest, InFlight, Session, Unparked},
     stored::{self, RequestDetail},
     token::Token,
-    unix_ms,
 };
 use crate::{
     bus::Position,
@@ -271,6 +270,8 @@ impl Relay {
             inherited.frames.iter().filter(|left| has(left)).filter_map(|l| l.request).collect();
         let mut requests = inherited.requests;
         requests.retain(|(request, ..)| !over.contains(request));
+        // As they were submitted: so their receipts come in that order.
+        requests.sort_unstable_by_key(|(request, ..)| *request);
         for (request, detail, progress) in &requests {
             let in_flight = InFlight {
                 request: *request,
@@ -316,7 +317,7 @@ impl Relay {
             return self.owe(session, frame, id, None);
         };
         let started = Instant::now();
-        let left = Duration::from_millis(detail.deadline_ms.saturating_sub(unix_ms()));
+        let left = Duration::from_millis(detail.deadline_ms.saturating_sub(self.nature.unix_ms()));
         let position = detail.position.map(|(partition, offset)| Position { partition, offset });
         let route = Arc::new(Route {
             node: self.node.clone(),

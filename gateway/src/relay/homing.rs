@@ -9,7 +9,7 @@ use std::{sync::Arc, time::Duration};
 use registry::{NodeRef, Registry, RequestId, Route, SessionId};
 use tokio::time::Instant;
 
-use super::{Relay, mark::NodeMark, membership::Membership, unix_ms, window::Hold};
+use super::{Relay, mark::NodeMark, membership::Membership, window::Hold};
 use crate::{peer::PeerLink, tasks::Tasks, telemetry::Way, wire::Reply};
 
 mod inbox;
@@ -138,6 +138,7 @@ impl Homing {
                 }
             };
             tokio::select! {
+                biased;
                 () = self.inbox.filled() => {}
                 () = due => {}
             }
@@ -165,7 +166,7 @@ impl Homing {
         // of yet may be new, and "no route" may mean that the registry has lost everything.
         let is_doubtful = |(item, route): (&Waiting, &Option<Route>)| match route {
             Some(route) => route.node != *self.relay.node() && !self.is_alive(&route.node),
-            None => is_settled(&item.stray),
+            None => self.is_settled(&item.stray),
         };
         if batch.iter().zip(&routes).any(is_doubtful) {
             self.refresh_membership().await;
@@ -174,7 +175,7 @@ impl Homing {
         let mut moved = Vec::new();
         for (mut item, route) in batch.into_iter().zip(routes) {
             let Some(route) = route else {
-                match is_complete && is_settled(&item.stray) {
+                match is_complete && self.is_settled(&item.stray) {
                     true => self.unrouted(item.stray),
                     false => waiting.push(item.later()),
                 }
@@ -239,6 +240,14 @@ impl Homing {
         self.unrouted(stray);
     }
 
+    /// Whether a route that is missing will not come any more, if the registry has lost nothing.
+    fn is_settled(&self, stray: &Stray) -> bool {
+        let settling_ms = SETTLING_TIME.as_millis() as u64;
+        let now_ms = self.relay.nature.unix_ms();
+        let is_old = stray.request.unix_ms().saturating_add(settling_ms) < now_ms;
+        stray.read_at.elapsed() >= if is_old { SECOND_LOOK } else { SETTLING_TIME }
+    }
+
     /// Nobody waits for it any more.
     fn unrouted(&self, stray: Stray) {
         self.relay.reply_went(Way::Unrouted);
@@ -271,13 +280,6 @@ impl Waiting {
     }
 }
 
-/// Whether a route that is missing will not come any more, if the registry has lost nothing.
-fn is_settled(stray: &Stray) -> bool {
-    let settling_ms = SETTLING_TIME.as_millis() as u64;
-    let is_old = stray.request.unix_ms().saturating_add(settling_ms) < unix_ms();
-    stray.read_at.elapsed() >= if is_old { SECOND_LOOK } else { SETTLING_TIME }
-}
-
 #[cfg(test)]
 mod tests {
     use std::{
@@ -294,7 +296,7 @@ mod tests {
         bus::memory::MemoryBus,
         config::Config,
         peer::{Delivery, PeerError, Verdict},
-        relay::{affinity::Affinity, window::Window},
+        relay::{affinity::Affinity, unix_ms, window::Window},
         tasks::locked,
         telemetry::Telemetry,
     };
