@@ -255,21 +255,20 @@ impl Backups {
         batch: &[Work],
     ) -> Result<(), RegistryError> {
         let of_batch = batch.iter().filter(|work| work.record);
-        let (sessions, records): (Vec<&Arc<Session>>, Vec<SessionRecord>) = of_batch
-            .filter_map(|work| Some((&work.session, work.session.record(relay.node())?)))
-            .unzip();
+        let (works, records): (Vec<&Work>, Vec<SessionRecord>) =
+            of_batch.filter_map(|work| Some((work, work.session.record(relay.node())?))).unzip();
         if records.is_empty() {
             return Ok(());
         }
         let started = Instant::now();
         let answers = registry.record(&records, self.ttl).await?;
         relay.telemetry().registry_call("record", started.elapsed());
-        for (session, answer) in sessions.into_iter().zip(answers) {
+        for (Work { session, rewrite, .. }, answer) in works.into_iter().zip(answers) {
             let was_recorded = session.recorded();
             match answer {
                 Recorded::Superseded => relay.lose_session(session),
                 // The registry has lost it, and its backup with it.
-                Recorded::Created if was_recorded => self.rewrite(session),
+                Recorded::Created if was_recorded && !rewrite => self.rewrite(session),
                 Recorded::Created | Recorded::Refreshed => {}
             }
         }
@@ -351,3 +350,6 @@ impl fmt::Debug for Work {
         f.debug_struct("Work").field("session", &self.session).finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -355,7 +355,7 @@ impl Relay {
         let session = self.hub.get(id).filter(|session| session.epoch() < epoch)?;
         self.wait_for_recordings(&session).await;
         self.hub.remove(&session);
-        let left = session.hand_over();
+        let left = session.hand_over()?;
         let mut requests = Vec::with_capacity(left.in_flight.len());
         for (id, known) in left.in_flight {
             let entry = self.take_quietly(known.request);

@@ -70,7 +70,8 @@ impl Hub {
     /// A session is about to come; none when it is already.
     pub fn expect(&self, session: SessionId) -> Option<Arrival<'_>> {
         let is_first = locked(&self.state).arriving.insert(session);
-        is_first.then_some(Arrival { hub: self, session })
+        // Not made unless it is the first: its drop would end the first one's.
+        is_first.then(|| Arrival { hub: self, session })
     }
 
     /// Whether a session is about to come.
@@ -171,3 +172,6 @@ impl Drop for Arrival<'_> {
         locked(&self.hub.state).arriving.remove(&self.session);
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -439,6 +439,7 @@ impl Session {
             }
         }
         state.written = state.taken;
+        state.drop_unnumbered();
         if !self.is_reliable {
             state.drop_oldest();
             state.shrink();
@@ -628,9 +629,13 @@ impl Session {
     }
 
     /// Takes everything out, for the node that holds the session now: the frames that the client
-    /// may lack, each with its hold, and the requests in flight.
-    pub fn hand_over(&self) -> HandedOver {
+    /// may lack, each with its hold, and the requests in flight. `None` when that has been done, or
+    /// the session is over: there is nothing left to go on with.
+    pub fn hand_over(&self) -> Option<HandedOver> {
         let mut state = locked(&self.state);
+        if matches!(state.phase, Phase::Moved | Phase::Ended) {
+            return None;
+        }
         state.close(CloseCode::Resumed);
         state.phase = Phase::Moved;
         let owed = std::mem::take(&mut state.owed);
@@ -645,7 +650,9 @@ impl Session {
             frames.push(Unparked { seq: owed.seq, request, frame: owed.frame });
         }
         let in_flight = std::mem::take(&mut state.in_flight).into_iter().collect();
-        HandedOver { seq: state.seq, confirmed: state.confirmed, frames, holds, in_flight }
+        (state.taken, state.written, state.taken_bytes, state.waiting_bytes) = (0, 0, 0, 0);
+        let (seq, confirmed) = (state.seq, state.confirmed);
+        Some(HandedOver { seq, confirmed, frames, holds, in_flight })
     }
 
     /// Of the frames taken over, the client says that it has those up to this number.
@@ -671,13 +678,14 @@ impl Session {
         state.close(CloseCode::Normal);
         state.phase = Phase::Ended;
         let mut unread = 0;
-        for owed in std::mem::take(&mut state.owed).into_iter().skip(state.written) {
-            unread += usize::from(owed.seq > 0);
+        let written = state.written;
+        for (at, owed) in std::mem::take(&mut state.owed).into_iter().enumerate() {
+            unread += usize::from(at >= written && owed.seq > 0);
             if let Some(hold) = owed.hold {
                 hold.done();
             }
         }
-        (state.taken, state.written) = (0, 0);
+        (state.taken, state.written, state.taken_bytes, state.waiting_bytes) = (0, 0, 0, 0);
         let in_flight = std::mem::take(&mut state.in_flight);
         (in_flight.into_values().map(|known| known.request).collect(), unread)
     }
@@ -721,7 +729,9 @@ impl State {
 
     fn confirm(&mut self, seq: u64) -> Confirmed {
         let mut confirmed = Confirmed::default();
-        while self.owed.front().is_some_and(|owed| owed.seq <= seq) {
+        // What has no number goes with what was taken before it; if it still waits, it is not there.
+        let is_over = |owed: &Owed, taken| owed.seq <= seq && (owed.seq > 0 || taken > 0);
+        while self.owed.front().is_some_and(|owed| is_over(owed, self.taken)) {
             let trim = self
                 .owed
                 .front()
@@ -760,6 +770,13 @@ impl State {
         while self.written > KEPT_FRAMES_MAX
             || (self.taken_bytes > KEPT_BYTES_MAX && self.written > 0)
         {
+            self.drop_front();
+        }
+    }
+
+    /// Nobody acknowledges what has no number, so it goes once it is written.
+    fn drop_unnumbered(&mut self) {
+        while self.written > 0 && self.owed.front().is_some_and(|owed| owed.seq == 0) {
             self.drop_front();
         }
     }
@@ -818,3 +835,6 @@ impl fmt::Debug for Session {
         f.debug_struct("Session").field("id", &self.id).finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests;

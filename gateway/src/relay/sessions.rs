@@ -284,7 +284,7 @@ impl Relay {
             return;
         }
         self.hub.remove(session);
-        let left = session.hand_over();
+        let Some(left) = session.hand_over() else { return };
         for (_, known) in left.in_flight {
             self.take_quietly(known.request);
         }

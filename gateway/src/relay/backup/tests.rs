@@ -1,0 +1,274 @@
+//! What is copied to the registry, in which order, and what goes on while the registry is away.
+
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use registry::{
+    Announcement, Claim, Claimed, MemoryRegistry, NodeEntry, NodeId, NodeRef, NodeTable, Progress,
+    RequestTable, SessionEntry, SessionTable,
+};
+use uuid::Uuid;
+
+use super::*;
+use crate::{
+    bus::memory::MemoryBus,
+    config::Config,
+    telemetry::Telemetry,
+    wire::{Frame, Reply},
+};
+
+const CONFIG: &str = r#"
+    node_id = "gw-1"
+    internal.secret = "a-secret-of-the-tests"
+    kafka = { bootstrap_servers = "memory", reply_topic = "replies" }
+    registry.url = "memory:"
+    [services.echo]
+    request_topic = "echo"
+    "#;
+
+/// A registry that can be away, and keeps a list of the backups it was given.
+#[derive(Debug, Default)]
+struct Table {
+    memory: MemoryRegistry,
+    away: AtomicBool,
+    seen: Mutex<Vec<Backup>>,
+}
+
+impl Table {
+    fn answer(&self) -> Result<&MemoryRegistry, RegistryError> {
+        match self.away.load(Ordering::Relaxed) {
+            true => Err(RegistryError::Unreachable("away".to_owned())),
+            false => Ok(&self.memory),
+        }
+    }
+}
+
+#[async_trait]
+impl RequestTable for Table {
+    async fn put_routes(&self, routes: &[(RequestId, Arc<Route>)]) -> Result<(), RegistryError> {
+        self.answer()?.put_routes(routes).await
+    }
+
+    async fn find_routes(&self, of: &[RequestId]) -> Result<Vec<Option<Route>>, RegistryError> {
+        self.answer()?.find_routes(of).await
+    }
+
+    async fn remove_routes(&self, of: &[RequestId]) -> Result<(), RegistryError> {
+        self.answer()?.remove_routes(of).await
+    }
+}
+
+#[async_trait]
+impl NodeTable for Table {
+    async fn announce(&self, of: &NodeEntry, ttl: Duration) -> Result<Announcement, RegistryError> {
+        self.answer()?.announce(of, ttl).await
+    }
+
+    async fn nodes(&self) -> Result<Vec<NodeEntry>, RegistryError> {
+        self.answer()?.nodes().await
+    }
+
+    async fn leave(&self, node: &NodeRef) -> Result<(), RegistryError> {
+        self.answer()?.leave(node).await
+    }
+}
+
+#[async_trait]
+impl SessionTable for Table {
+    async fn record(
+        &self,
+        records: &[SessionRecord],
+        ttl: Duration,
+    ) -> Result<Vec<Recorded>, RegistryError> {
+        self.answer()?.record(records, ttl).await
+    }
+
+    async fn back_up(
+        &self,
+        backups: &[Backup],
+        limits: MailboxLimits,
+    ) -> Result<Vec<BackedUp>, RegistryError> {
+        let memory = self.answer()?;
+        locked(&self.seen).extend_from_slice(backups);
+        memory.back_up(backups, limits).await
+    }
+
+    async fn find_sessions(
+        &self,
+        sessions: &[SessionId],
+    ) -> Result<Vec<Option<SessionEntry>>, RegistryError> {
+        self.answer()?.find_sessions(sessions).await
+    }
+
+    async fn claim(&self, claim: &Claim) -> Result<Claimed, RegistryError> {
+        self.answer()?.claim(claim).await
+    }
+
+    async fn end_sessions(&self, sessions: &[(SessionId, u64)]) -> Result<(), RegistryError> {
+        self.answer()?.end_sessions(sessions).await
+    }
+}
+
+struct Bed {
+    relay: Arc<Relay>,
+    table: Arc<Table>,
+    session: Arc<Session>,
+    went_on: Arc<AtomicUsize>,
+}
+
+impl Bed {
+    /// A reliable session that the registry knows.
+    async fn new() -> Self {
+        let config = Config::parse(CONFIG, std::iter::empty()).unwrap();
+        let producer = Arc::new(MemoryBus::new(&[]).producer());
+        let node = NodeRef { id: NodeId::parse("gw-1").unwrap(), incarnation: 1 };
+        let relay = Arc::new(Relay::new(&config, node, producer, Arc::new(Telemetry::new())));
+        let table = Arc::new(Table::default());
+        let (session, _) = relay.start_session(true);
+        let bed = Self { relay, table, session, went_on: Arc::default() };
+        bed.settle().await;
+        bed
+    }
+
+    /// Lets what is queued be written, or fail to be.
+    async fn settle(&self) {
+        let table = Arc::clone(&self.table) as Arc<dyn Registry>;
+        let writing = self.relay.backups().run(table, &self.relay);
+        assert!(tokio::time::timeout(LINGER * 4, writing).await.is_err(), "it ends with the node");
+    }
+
+    fn request(&self, number: u128) {
+        let request = RequestId::from_uuid(Uuid::from_u128(number));
+        let (progress, detail) = (Progress::Submitted, Bytes::new());
+        let step = BackupStep::Request { request, progress, detail };
+        let node = self.relay.node().clone();
+        let (session, deadline_ms) = (Some(self.session.id()), 0);
+        let route = Arc::new(Route { node, session, client_id: None, deadline_ms });
+        let went_on = Arc::clone(&self.went_on);
+        let then = Box::new(move || {
+            went_on.fetch_add(1, Ordering::Relaxed);
+        });
+        self.relay.backups().request(&self.session, step, (request, route), then);
+    }
+
+    fn push(&self) {
+        let request = RequestId::from_uuid(Uuid::from_u128(9));
+        let id = crate::wire::ClientId::from_request(request);
+        let frame = Frame::Response { id, request, reply: Reply::default() };
+        self.relay.owe(&self.session, frame, None, None);
+    }
+
+    /// The kinds of all steps that the registry was given since the last time.
+    fn seen(&self) -> Vec<&'static str> {
+        let seen = std::mem::take(&mut *locked(&self.table.seen));
+        let kind = |step: &BackupStep| match step {
+            BackupStep::Request { .. } => "request",
+            BackupStep::Park { .. } => "park",
+            BackupStep::Trim { .. } => "trim",
+            BackupStep::Reset => "reset",
+            BackupStep::Forget { .. } => "forget",
+        };
+        seen.iter().flat_map(|backup| backup.steps.iter().map(kind)).collect()
+    }
+
+    fn went_on(&self) -> usize {
+        self.went_on.load(Ordering::Relaxed)
+    }
+
+    fn set_away(&self, away: bool) {
+        self.table.away.store(away, Ordering::Relaxed);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn steps_of_a_session_are_one_backup_in_their_order() {
+    let bed = Bed::new().await;
+    bed.request(1);
+    bed.relay.backups().step(&bed.session, BackupStep::Trim { seq: 1 });
+    bed.request(2);
+    assert_eq!(bed.went_on(), 0, "nothing is produced before it is copied");
+    bed.settle().await;
+    assert_eq!(bed.seen(), ["request", "trim", "request"]);
+    assert_eq!(bed.went_on(), 2);
+    assert!(bed.relay.backups().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_over_before_it_was_written_is_only_forgotten() {
+    let bed = Bed::new().await;
+    bed.request(1);
+    bed.relay.backups().forget(&bed.session, RequestId::from_uuid(Uuid::from_u128(1)));
+    bed.settle().await;
+    assert_eq!(bed.seen(), ["forget"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn requests_go_on_while_the_registry_is_away_and_all_is_written_anew_after_that() {
+    let bed = Bed::new().await;
+    bed.set_away(true);
+    bed.request(1);
+    bed.settle().await;
+    assert_eq!(bed.went_on(), 1);
+    assert!(!bed.relay.routes().is_reachable());
+    assert!(!bed.relay.backups().is_empty());
+    bed.set_away(false);
+    tokio::time::sleep(RETRY_INTERVAL).await;
+    bed.relay.backups().record(&bed.session);
+    bed.settle().await;
+    assert_eq!(bed.seen(), ["reset"], "the session has nothing in flight by itself");
+    assert!(bed.relay.routes().is_reachable());
+    assert!(bed.relay.backups().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_rewrite_takes_the_place_of_the_steps_before_it() {
+    let bed = Bed::new().await;
+    bed.push();
+    bed.relay.detach(&bed.session, bed.session.connection());
+    bed.relay.backups().step(&bed.session, BackupStep::Trim { seq: 1 });
+    bed.settle().await;
+    assert_eq!(bed.seen(), ["reset", "park"]);
+    bed.push();
+    bed.settle().await;
+    assert_eq!(bed.seen(), ["park"], "what is parked already is not parked again");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_registry_that_has_lost_a_session_gets_it_anew() {
+    let bed = Bed::new().await;
+    bed.push();
+    bed.relay.detach(&bed.session, bed.session.connection());
+    bed.settle().await;
+    bed.table.memory.wipe();
+    bed.relay.backups().step(&bed.session, BackupStep::Trim { seq: 0 });
+    bed.settle().await;
+    assert_eq!(bed.seen(), ["reset", "park", "trim", "reset", "park"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn another_holder_fences_the_session() {
+    let bed = Bed::new().await;
+    let node = NodeRef { id: NodeId::parse("gw-2").unwrap(), incarnation: 1 };
+    let record = SessionRecord { epoch: 2, ..bed.session.record(&node).unwrap() };
+    bed.table.memory.record(&[record], bed.relay.backups().ttl()).await.unwrap();
+    bed.request(1);
+    bed.settle().await;
+    assert!(!bed.session.is_held());
+    bed.seen();
+    bed.request(2);
+    bed.settle().await;
+    assert!(bed.seen().is_empty(), "nothing is written for what another node holds");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_end_is_written_and_takes_what_was_queued_along() {
+    let bed = Bed::new().await;
+    bed.request(1);
+    bed.relay.end_session_of(&bed.session, bed.session.connection());
+    bed.settle().await;
+    assert!(bed.seen().is_empty());
+    let found = bed.table.memory.find_sessions(&[bed.session.id()]).await.unwrap();
+    assert_eq!(found, [None]);
+    assert_eq!(bed.went_on(), 0, "nobody waits for it");
+}
