@@ -259,8 +259,8 @@ impl Telemetry {
         );
         registry.register(
             "forwards",
-            "Replies sent to another node, by node and result: delivered, kept (asked about until \
-             it is safe), later, unknown, failed (each failed attempt of a batch counts once)",
+            "Replies sent to another node, by node and result: delivered, unknown, failed (each \
+             failed attempt of a batch counts once)",
             self.forwards.clone(),
         );
         registry.register_with_unit(

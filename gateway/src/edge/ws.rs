@@ -155,22 +155,32 @@ impl Handshake {
 
 /// What a client asks for in the query: `reliable=1`; `resume` with a good `last_seq` beside it.
 fn wish(query: Option<&str>) -> Result<Wish, Refusal> {
-    let parameter = |name: &str| {
-        query?.split('&').find_map(|pair| pair.split_once('=').filter(|(found, _)| *found == name))
-    };
     let bad = |message: &'static str| refused(&Failure::new(ErrorCode::BadRequest, message));
-    let is_reliable = match parameter("reliable").map(|(_, value)| value) {
+    let of_name = |name: &str| {
+        let pairs = query.into_iter().flat_map(|query| query.split('&'));
+        let found = pairs.filter_map(|pair| pair.split_once('=')).filter(|(n, _)| *n == name);
+        found.map(|(_, value)| value).collect::<Vec<_>>()
+    };
+    let parameter = |name| match *of_name(name) {
+        [] => Ok(None),
+        [value] => Ok(Some(value)),
+        _ => Err(bad("resume, last_seq and reliable come once at most")),
+    };
+    let is_reliable = match parameter("reliable")? {
         Some("1" | "true") => true,
         None | Some("0" | "false") => false,
         Some(_) => return Err(bad("reliable is 1 or 0")),
     };
-    let last_seq = parameter("last_seq").map(|(_, value)| value.parse::<u64>());
-    let resume = match (parameter("resume"), last_seq) {
-        (None, None | Some(Ok(_))) => None,
-        (Some((_, token)), Some(Ok(last_seq))) => Some((Token::parse(token), last_seq)),
-        (_, Some(Err(_))) | (Some(_), None) => {
-            return Err(bad("resume needs last_seq, an integer of 64 bits"));
-        }
+    let digits = |text: &str| text.bytes().all(|b| b.is_ascii_digit());
+    let last_seq = match parameter("last_seq")? {
+        Some(text) if digits(text) => text.parse::<u64>().ok(),
+        Some(_) => None,
+        None => Some(0),
+    };
+    let last_seq = last_seq.ok_or_else(|| bad("last_seq is a decimal integer of 64 bits"))?;
+    let resume = match parameter("resume")? {
+        Some(_) if of_name("last_seq").is_empty() => return Err(bad("resume needs last_seq")),
+        token => token.map(|token| (Token::parse(token), last_seq)),
     };
     Ok(Wish { is_reliable, resume })
 }

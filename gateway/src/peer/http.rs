@@ -18,8 +18,8 @@ use super::{
 };
 use crate::config::Secret;
 
-/// A verdict is one byte.
-const VERDICTS_BYTES_MAX: usize = 64 * 1024;
+/// A verdict is one byte, or 18; there are a few thousand at most.
+const VERDICTS_BYTES_MAX: usize = 256 * 1024;
 /// A session owes its client little more than its outbox and its mailbox may hold, or one frame of
 /// any size.
 const RELEASE_BYTES_MAX: usize = 1024 * 1024 * 1024;

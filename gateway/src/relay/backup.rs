@@ -6,7 +6,7 @@
 //! registry is away does a request go on without.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     fmt,
     sync::{Arc, Mutex},
     time::Duration,
@@ -46,6 +46,8 @@ pub struct Backups {
 struct Queue {
     work: HashMap<SessionId, Work>,
     ends: Vec<(SessionId, u64)>,
+    /// Sessions that are over, and perhaps still in the registry.
+    ending: HashSet<SessionId>,
     /// A batch is on its way.
     is_busy: bool,
 }
@@ -130,10 +132,19 @@ impl Backups {
     /// The session is over.
     pub fn end(&self, id: SessionId, epoch: u64) {
         let mut queue = locked(&self.queue);
-        queue.work.remove(&id);
+        let work = queue.work.remove(&id);
         queue.ends.push((id, epoch));
+        queue.ending.insert(id);
         drop(queue);
         self.wake.notify_one();
+        self.hurry.notify_one();
+        // Nobody waits for the answer any more; the command stands.
+        work.into_iter().flat_map(|work| work.then).for_each(|go_on| go_on());
+    }
+
+    /// Whether the session is over, and the registry may not know yet.
+    pub fn is_ending(&self, id: SessionId) -> bool {
+        locked(&self.queue).ending.contains(&id)
     }
 
     /// Whether everything has been written.
@@ -144,7 +155,12 @@ impl Backups {
 
     fn change(&self, session: &Arc<Session>, is_urgent: bool, change: impl FnOnce(&mut Work)) {
         let mut queue = locked(&self.queue);
-        change(queue.work.entry(session.id()).or_insert_with(|| Work::new(session)));
+        let work = queue.work.entry(session.id()).or_insert_with(|| Work::new(session));
+        if !Arc::ptr_eq(&work.session, session) {
+            // It has been elsewhere meanwhile: what was to be written before is of no use.
+            *work = Work::new(session);
+        }
+        change(work);
         drop(queue);
         self.wake.notify_one();
         if is_urgent {
@@ -190,6 +206,10 @@ impl Backups {
         if let Err(error) = &outcome {
             tracing::debug!(%error, "sessions not removed; they will expire");
         }
+        let ending = &mut locked(&self.queue).ending;
+        for (id, _) in ends {
+            ending.remove(&id);
+        }
         outcome.is_ok()
     }
 
@@ -214,7 +234,8 @@ impl Backups {
         for mut work in batch {
             let then = std::mem::take(&mut work.then);
             if is_reachable {
-                work.session.parked(&std::mem::take(&mut work.parked));
+                work.parked.sort_unstable();
+                work.session.parked(&work.parked);
             } else {
                 self.again(&work.session);
             }
@@ -236,7 +257,9 @@ impl Backups {
         relay: &Relay,
         batch: &mut [Work],
     ) -> Result<(), RegistryError> {
-        self.write_records(registry, relay, batch).await?;
+        // A new session's record comes before its backup, a known one's after it: a session that has
+        // lost its connection says so only when all of it is there.
+        self.write_records(registry, relay, batch, |work| !work.session.is_recorded()).await?;
         for work in batch.iter_mut().filter(|work| work.rewrite) {
             relay.whole_backup(work.session.as_ref()).write_over(work);
         }
@@ -247,28 +270,36 @@ impl Backups {
         let (routed, backed_up) = tokio::join!(registry.put_routes(&routes), backups);
         relay.telemetry().registry_call("back_up", started.elapsed());
         routed?;
-        backed_up
+        backed_up?;
+        self.write_records(registry, relay, batch, |work| work.record).await
     }
 
     async fn write_records(
         &self,
         registry: &dyn Registry,
         relay: &Relay,
-        batch: &[Work],
+        batch: &mut [Work],
+        is_due: impl Fn(&Work) -> bool,
     ) -> Result<(), RegistryError> {
-        let of_batch = batch.iter().filter(|work| work.record);
+        let is_due = |work: &&mut Work| work.record && is_due(work);
+        let of_batch = batch.iter_mut().filter(is_due).map(|work| {
+            work.record = false;
+            &*work
+        });
         let (works, records): (Vec<&Work>, Vec<SessionRecord>) =
             of_batch.filter_map(|work| Some((work, work.session.record(relay.node())?))).unzip();
         if records.is_empty() {
             return Ok(());
         }
+        let epochs: Vec<u64> = records.iter().map(|record| record.epoch).collect();
         let started = Instant::now();
         let answers = registry.record(&records, self.ttl).await?;
         relay.telemetry().registry_call("record", started.elapsed());
-        for (Work { session, rewrite, .. }, answer) in works.into_iter().zip(answers) {
+        let answered = works.into_iter().zip(answers).zip(epochs);
+        for ((Work { session, rewrite, .. }, answer), epoch) in answered {
             let was_recorded = session.recorded();
             match answer {
-                Recorded::Superseded => relay.lose_session(session),
+                Recorded::Superseded => relay.lose_session(session, epoch),
                 // The registry has lost it, and its backup with it.
                 Recorded::Created if was_recorded && !rewrite => self.rewrite(session),
                 Recorded::Created | Recorded::Refreshed => {}
@@ -286,7 +317,7 @@ impl Backups {
         let (mut works, mut backups) = (Vec::new(), Vec::new());
         for work in batch {
             if !work.session.is_held() {
-                work.parked.clear();
+                work.let_go();
                 continue;
             }
             if work.steps.is_empty() {
@@ -301,10 +332,13 @@ impl Backups {
             return Ok(());
         }
         let answers = registry.back_up(&backups, self.limits).await?;
-        for (work, answer) in works.into_iter().zip(answers) {
+        for ((work, answer), backup) in works.into_iter().zip(answers).zip(backups) {
             match answer {
                 BackedUp::Done => continue,
-                BackedUp::Superseded => relay.lose_session(&work.session),
+                BackedUp::Superseded => {
+                    relay.lose_session(&work.session, backup.epoch);
+                    work.let_go();
+                }
                 // Only this node has it now; the next round writes it anew.
                 BackedUp::Missing => self.rewrite(&work.session),
                 BackedUp::Overflowed => relay.overflowed(&work.session),
@@ -334,6 +368,12 @@ impl WholeBackup {
 }
 
 impl Work {
+    /// The session is another node's: nothing is produced for it here any more.
+    fn let_go(&mut self) {
+        self.parked.clear();
+        self.then.clear();
+    }
+
     fn new(session: &Arc<Session>) -> Self {
         Self {
             session: Arc::clone(session),

@@ -22,7 +22,7 @@ use super::{
 };
 use crate::{
     bus::Position,
-    error::{ErrorCode, Failure},
+    error::{CloseCode, ErrorCode, Failure},
     peer::PeerLink,
     telemetry::Resume,
     wire::Frame,
@@ -35,6 +35,9 @@ const RELEASE_TIMEOUT: Duration = Duration::from_millis(800);
 const RECORDING_PATIENCE: Duration = Duration::from_millis(200);
 /// A token may be faster than the record of its session: one that is refused is tried once more.
 const SECOND_TRY: Duration = Duration::from_millis(50);
+/// How long it may take until the reply partitions of a dead node have another reader. A request
+/// that was in flight there does not end before that: its client may have had its reply already.
+const TAKEOVER_TIME: Duration = Duration::from_secs(10);
 /// Between two looks at something that will soon be so.
 const TICK: Duration = Duration::from_millis(5);
 
@@ -66,6 +69,16 @@ struct Left {
     frame: Frame,
 }
 
+/// What became of a session's former holder.
+enum Former {
+    /// It has handed the session over.
+    Released(Released),
+    /// It lives, and has nothing of the session: it has ended there.
+    Ended,
+    /// It is dead, or does not answer: the copy has to do.
+    Gone,
+}
+
 /// A session's state, wherever it came from.
 struct Inherited {
     frames: Vec<Left>,
@@ -86,15 +99,22 @@ impl Handover {
     /// Brings the session of `token` here, for a client that has every frame up to `last_seq`.
     /// `None` when it cannot be promised that nothing is missing: then the session is over.
     ///
+    /// `is_wanted` is asked when it is this client's turn: one that has gone meanwhile must not take
+    /// the session from the connection that it has come back on.
+    ///
     /// # Errors
     /// The registry cannot be reached. The token stays good.
     pub async fn resume(
         &self,
         token: &Token,
         last_seq: u64,
+        is_wanted: impl FnOnce() -> bool,
     ) -> Result<Option<(Arc<Session>, ConnectionId)>, RegistryError> {
         let id = token.session();
         let arrival = self.arrival(id).await;
+        if !is_wanted() {
+            return Ok(None);
+        }
         let next = Token::random(id);
         let holding = match self.claim(token, &next).await? {
             Some(holding) => *holding,
@@ -109,9 +129,11 @@ impl Handover {
         let resumed = self.fetch(&arrival, holding, beginning).await;
         if resumed.is_none() {
             self.relay.telemetry().resumed(Resume::Incomplete);
-            self.relay.backups().end(id, epoch);
             if let Some(session) = self.relay.hub().get(id) {
                 self.relay.end_session(&session, "not_resumable");
+            }
+            if let Err(error) = self.registry.end_sessions(&[(id, epoch)]).await {
+                tracing::debug!(session = %id, %error, "not removed; it will expire");
             }
         }
         Ok(resumed)
@@ -161,17 +183,22 @@ impl Handover {
     ) -> Option<(Arc<Session>, ConnectionId)> {
         let last_seq = beginning.last_seq;
         let (id, is_reliable) = (arrival.session(), holding.former.reliable);
-        if holding.former.node.as_ref() == Some(self.relay.node()) {
+        if self.relay.backups().is_ending(id) {
+            return None;
+        }
+        // Named as the holder and without the session: a claim of this node's whose answer was lost.
+        if holding.former.node.as_ref() == Some(self.relay.node()) && self.relay.hub().has(id) {
             return self.relay.resume_here(id, beginning);
         }
         let (inherited, resume) = match self.released(id, &holding).await {
-            Some(released) => {
+            Former::Ended => return None,
+            Former::Released(released) => {
                 let is_kept = (released.confirmed..=released.seq).contains(&last_seq);
                 // Its frames keep their numbers.
                 beginning.last_seq = released.confirmed;
                 (is_kept.then(|| released.into())?, Resume::Released)
             }
-            None => (self.from_copy(holding)?, Resume::Copied),
+            Former::Gone => (self.from_copy(holding, last_seq)?, Resume::Copied),
         };
         self.relay.telemetry().resumed(resume);
         let session = self.relay.adopt(id, is_reliable, beginning, inherited);
@@ -183,15 +210,17 @@ impl Handover {
         Some((session, connection))
     }
 
-    /// What the former holder hands over; none when it is dead, does not answer or knows nothing.
-    async fn released(&self, id: SessionId, holding: &Holding) -> Option<Released> {
-        let former = holding.former.node.as_ref()?;
-        let url = self.find(former).await?;
+    /// What the former holder hands over.
+    async fn released(&self, id: SessionId, holding: &Holding) -> Former {
+        let former = holding.former.node.as_ref().filter(|node| *node != self.relay.node());
+        let Some(former) = former else { return Former::Gone };
+        let Some(url) = self.find(former).await else { return Former::Gone };
         match self.link.release(&url, id, holding.epoch, RELEASE_TIMEOUT).await {
-            Ok(released) => stored::decode(&released?),
+            Ok(Some(released)) => stored::decode(&released).map_or(Former::Gone, Former::Released),
+            Ok(None) => Former::Ended,
             Err(error) => {
                 tracing::debug!(session = %id, peer = %former, %error, "not handed over");
-                None
+                Former::Gone
             }
         }
     }
@@ -207,15 +236,27 @@ impl Handover {
 
     /// What the registry has of a session whose holder is gone. Of one whose client acknowledges
     /// nothing and was connected until then, nobody knows what was on the wire.
-    fn from_copy(&self, holding: Holding) -> Option<Inherited> {
+    fn from_copy(&self, holding: Holding, last_seq: u64) -> Option<Inherited> {
         let former = holding.former;
         if former.overflowed || (former.attached && !former.reliable) {
+            return None;
+        }
+        // A session whose client acknowledges nothing keeps what it can, and has parked all of it.
+        let first = holding.mailbox.iter().map(|parked| parked.seq).find(|seq| *seq > 0);
+        if !former.reliable && first.is_some_and(|first| first > last_seq.saturating_add(1)) {
             return None;
         }
         let request = |held: HeldRequest| {
             Some((held.request, stored::decode::<RequestDetail>(&held.detail)?, held.progress))
         };
-        let requests: Vec<_> = holding.requests.into_iter().map(request).collect::<Option<_>>()?;
+        let mut requests: Vec<_> =
+            holding.requests.into_iter().map(request).collect::<Option<_>>()?;
+        // The reply may be in the log already, for whoever reads the dead node's partitions next.
+        let now_ms = self.relay.nature.unix_ms();
+        let takeover_ms = now_ms.saturating_add(TAKEOVER_TIME.as_millis() as u64);
+        for (_, detail, _) in &mut requests {
+            detail.deadline_ms = detail.deadline_ms.max(takeover_ms);
+        }
         let frame = |parked: ParkedFrame| {
             let ParkedFrame { seq, request, frame } = parked;
             Some(Left { seq, request, frame: stored::decode(&frame)? })
@@ -228,7 +269,11 @@ impl Handover {
 impl From<Released> for Inherited {
     fn from(released: Released) -> Self {
         let request = |(request, detail, has_ended): (RequestId, RequestDetail, bool)| {
-            let progress = if has_ended { Progress::Ended } else { Progress::Recorded };
+            let progress = match detail.position {
+                _ if has_ended => Progress::Ended,
+                Some(_) => Progress::Recorded,
+                None => Progress::Submitted,
+            };
             // The receipt is among the frames, or the client has it.
             (request, RequestDetail { receipt: false, ..detail }, progress)
         };
@@ -276,6 +321,7 @@ impl Relay {
             let in_flight = InFlight {
                 request: *request,
                 digest: Digest(detail.digest),
+                service: (&*detail.service).into(),
                 deadline_ms: detail.deadline_ms,
                 has_ended: *progress == Progress::Ended,
                 is_unconfirmed: *progress == Progress::Submitted,
@@ -316,8 +362,11 @@ impl Relay {
             let frame = Frame::Error { id: id.clone(), request, failure, reply: None };
             return self.owe(session, frame, id, None);
         };
-        let started = Instant::now();
-        let left = Duration::from_millis(detail.deadline_ms.saturating_sub(self.nature.unix_ms()));
+        let now_ms = self.nature.unix_ms();
+        let age = Duration::from_millis(now_ms.saturating_sub(request.unix_ms()));
+        let now = Instant::now();
+        let started = now.checked_sub(age).unwrap_or(now);
+        let left = Duration::from_millis(detail.deadline_ms.saturating_sub(now_ms));
         let position = detail.position.map(|(partition, offset)| Position { partition, offset });
         let route = Arc::new(Route {
             node: self.node.clone(),
@@ -326,7 +375,7 @@ impl Relay {
             deadline_ms: detail.deadline_ms,
         });
         let recording = match position {
-            Some(position) => Recording::Confirmed { at: started, position },
+            Some(position) => Recording::Confirmed { at: now, position },
             None => Recording::Unconfirmed,
         };
         let entry = Entry {
@@ -335,7 +384,7 @@ impl Relay {
             // gets one if its client sends it again, and its reply waits for none.
             waiter: Waiter::Session { session: Arc::clone(session), id, digest, receipt: false },
             started,
-            deadline: started + left,
+            deadline: now + left,
             partition: None,
             recording,
             early: None,
@@ -344,6 +393,10 @@ impl Relay {
         if let (true, Some(Position { partition, offset })) = (detail.receipt, position) {
             let (id, topic) = (detail.id.clone(), Arc::clone(&service.topic));
             self.owe(session, Frame::Receipt { id, request, topic, partition, offset }, None, None);
+        }
+        // What an earlier holding of the session has left here.
+        if let Some(early) = self.take_quietly(request, |_| true).and_then(|entry| entry.early) {
+            self.strays.send(request, early.reply, early.hold);
         }
         service.metrics.in_flight.inc();
         self.pending.insert(request, entry);
@@ -356,10 +409,10 @@ impl Relay {
         let session = self.hub.get(id).filter(|session| session.epoch() < epoch)?;
         self.wait_for_recordings(&session).await;
         self.hub.remove(&session);
-        let left = session.hand_over()?;
+        let left = session.hand_over(CloseCode::Resumed)?;
         let mut requests = Vec::with_capacity(left.in_flight.len());
         for (id, known) in left.in_flight {
-            let entry = self.take_quietly(known.request);
+            let entry = self.take_quietly(known.request, |waiter| waiter.is_of(&session));
             let detail = entry.as_ref().and_then(Entry::detail);
             let detail = detail.unwrap_or_else(|| RequestDetail::ended(id, &known));
             requests.push((known.request, detail, known.has_ended));

@@ -67,6 +67,11 @@ impl Hub {
         locked(&self.state).sessions.get(&id).cloned()
     }
 
+    /// Whether there is a session of this id.
+    pub fn has(&self, id: SessionId) -> bool {
+        locked(&self.state).sessions.contains_key(&id)
+    }
+
     /// A session is about to come; none when it is already.
     pub fn expect(&self, session: SessionId) -> Option<Arrival<'_>> {
         let is_first = locked(&self.state).arriving.insert(session);
@@ -138,6 +143,9 @@ impl Hub {
     pub fn due(&self, now: Instant, waiting_max: usize) -> Due {
         let mut state = locked(&self.state);
         let mut due = Due::default();
+        if state.windows.len() > waiting_max {
+            state.windows.retain(|(_, connection, session)| session.is_waiting_since(*connection));
+        }
         let excess = state.windows.len().saturating_sub(waiting_max);
         let excess: Vec<_> = state.windows.drain(..excess).collect();
         let on_time = std::iter::from_fn(|| take_due(&mut state.windows, |w| w.0 <= now));

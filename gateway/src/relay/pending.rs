@@ -91,6 +91,25 @@ impl Waiter {
     pub const fn wants_receipt(&self) -> bool {
         matches!(self, Self::Session { receipt: true, .. })
     }
+
+    /// Whether it is this very session that waits.
+    pub fn is_of(&self, session: &Arc<Session>) -> bool {
+        matches!(self, Self::Session { session: waiting, .. } if Arc::ptr_eq(waiting, session))
+    }
+
+    /// The client wants to hear of the record.
+    pub fn want_receipt(&mut self) {
+        if let Self::Session { receipt, .. } = self {
+            *receipt = true;
+        }
+    }
+
+    /// The receipt has come.
+    pub fn had_receipt(&mut self) {
+        if let Self::Session { receipt, .. } = self {
+            *receipt = false;
+        }
+    }
 }
 
 impl Entry {

@@ -8,7 +8,7 @@
 use std::{
     collections::{HashMap, VecDeque},
     fmt,
-    sync::Mutex,
+    sync::{Arc, Mutex},
     task::{Context, Poll, Waker},
 };
 
@@ -59,12 +59,14 @@ pub struct SessionLimits {
 }
 
 /// A request that is in flight for a session.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct InFlight {
     /// Its id.
     pub request: RequestId,
     /// What it asks for.
     pub digest: Digest,
+    /// Who answers.
+    pub service: Arc<str>,
     /// When it ends by itself, in milliseconds since the Unix epoch.
     pub deadline_ms: u64,
     /// Whether its last frame has been queued.
@@ -114,6 +116,8 @@ pub enum Duty {
 pub struct Confirmed {
     /// Requests that are over for good.
     pub over: Vec<RequestId>,
+    /// Requests whose receipt has come.
+    pub receipts: Vec<RequestId>,
     /// Up to where frames were in the mailbox that are not needed there any more; 0: nowhere.
     pub trim: u64,
 }
@@ -175,6 +179,8 @@ struct State {
     written: usize,
     taken_bytes: usize,
     waiting_bytes: usize,
+    /// What was there when the client came back, beyond what the outbox may hold.
+    backlog_bytes: usize,
     in_flight: HashMap<ClientId, InFlight>,
     connection: ConnectionId,
     phase: Phase,
@@ -237,6 +243,7 @@ impl Session {
             written: 0,
             taken_bytes: 0,
             waiting_bytes: 0,
+            backlog_bytes: 0,
             in_flight: HashMap::new(),
             connection: ConnectionId(1),
             phase: Phase::Attached,
@@ -306,6 +313,11 @@ impl Session {
         })
     }
 
+    /// Whether the registry has heard of it.
+    pub fn is_recorded(&self) -> bool {
+        locked(&self.state).is_recorded
+    }
+
     /// The registry has its record from now on; whether it had it before.
     pub fn recorded(&self) -> bool {
         std::mem::replace(&mut locked(&self.state).is_recorded, true)
@@ -371,7 +383,8 @@ impl Session {
             true => state.taken_bytes + state.waiting_bytes,
             false => state.waiting_bytes,
         };
-        unread == 0 || unread + weight <= self.limits.outbox_bytes_max
+        let room = self.limits.outbox_bytes_max.saturating_add(state.backlog_bytes);
+        unread == 0 || unread + weight <= room
     }
 
     /// Asks the connection to close. The first reason stands.
@@ -396,13 +409,17 @@ impl Session {
         if let Some(code) = state.closing_of(connection) {
             return Poll::Ready(Duty::Close(code));
         }
-        if state.taken == state.owed.len() {
+        // What another node holds is that node's to write.
+        if state.taken == state.owed.len() || state.phase == Phase::Fenced {
             state.register(context);
             return Poll::Pending;
         }
         let next = &state.owed[state.taken];
         let (text, weight) = (next.frame.render(next.seq), next.frame.weight());
         state.taken += 1;
+        if state.taken == state.owed.len() && !self.is_reliable {
+            state.backlog_bytes = 0;
+        }
         state.waiting_bytes -= weight;
         state.taken_bytes += weight;
         Poll::Ready(Duty::Write(text))
@@ -515,14 +532,13 @@ impl Session {
         state.connection == connection && matches!(state.phase, Phase::Detached { .. })
     }
 
-    /// Another node holds the session: the connection closes, and nothing of it is written to the
-    /// registry any more. False when that was known.
+    /// Another node holds the session: nothing of it is written any more, neither to the connection
+    /// nor to the registry. False when that was known.
     pub fn fence(&self) -> bool {
         let mut state = locked(&self.state);
         if !state.is_held() {
             return false;
         }
-        state.close(CloseCode::Draining);
         state.phase = Phase::Fenced;
         true
     }
@@ -535,7 +551,7 @@ impl Session {
     /// Every request in flight, by the client's id.
     pub fn requests(&self) -> Vec<(ClientId, InFlight)> {
         let state = locked(&self.state);
-        state.in_flight.iter().map(|(id, request)| (id.clone(), *request)).collect()
+        state.in_flight.iter().map(|(id, request)| (id.clone(), request.clone())).collect()
     }
 
     /// Whether the id is in flight, and for the same request.
@@ -628,15 +644,16 @@ impl Session {
         since
     }
 
-    /// Takes everything out, for the node that holds the session now: the frames that the client
+    /// Closes the connection with `code` and takes everything out, for the node that holds the
+    /// session now: the frames that the client
     /// may lack, each with its hold, and the requests in flight. `None` when that has been done, or
     /// the session is over: there is nothing left to go on with.
-    pub fn hand_over(&self) -> Option<HandedOver> {
+    pub fn hand_over(&self, code: CloseCode) -> Option<HandedOver> {
         let mut state = locked(&self.state);
         if matches!(state.phase, Phase::Moved | Phase::Ended) {
             return None;
         }
-        state.close(CloseCode::Resumed);
+        state.close(code);
         state.phase = Phase::Moved;
         let owed = std::mem::take(&mut state.owed);
         let (mut frames, mut holds) = (Vec::new(), Vec::new());
@@ -737,6 +754,9 @@ impl State {
                 .front()
                 .map_or(0, |owed| if owed.backing == Backing::None { 0 } else { owed.seq });
             confirmed.trim = confirmed.trim.max(trim);
+            if let Some(Frame::Receipt { request, .. }) = self.owed.front().map(|owed| &owed.frame) {
+                confirmed.receipts.push(*request);
+            }
             confirmed.over.extend(self.drop_front());
         }
         self.shrink();
@@ -790,10 +810,14 @@ impl State {
         let weight = |owed: &Owed| owed.frame.weight();
         self.taken_bytes = self.owed.range(..self.taken).map(weight).sum();
         self.waiting_bytes = self.owed.range(self.taken..).map(weight).sum();
+        self.backlog_bytes = self.taken_bytes + self.waiting_bytes;
     }
 
     /// An idle session holds no memory for queues.
     fn shrink(&mut self) {
+        if self.owed.is_empty() {
+            self.backlog_bytes = 0;
+        }
         if self.owed.is_empty() && self.owed.capacity() > 0 {
             self.owed = VecDeque::new();
         }

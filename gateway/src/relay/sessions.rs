@@ -13,6 +13,7 @@ use super::{
     Relay,
     backup::{Backups, WholeBackup},
     hub::Due,
+    pending::{Entry, Waiter},
     session::{Beginning, Confirmed, ConnectionId, Pushed, Session, SessionLimits, Unparked},
     stored::{self, RequestDetail},
     token::Token,
@@ -21,6 +22,7 @@ use super::{
 use crate::{
     config::SessionConfig,
     error::CloseCode,
+    telemetry::Resume,
     wire::{ClientId, Frame},
 };
 
@@ -28,7 +30,7 @@ use crate::{
 /// copy of it: so one slow client does not hold a partition's offset back.
 const ACK_PATIENCE: Duration = Duration::from_secs(2);
 /// How long what is left of a session waits for the node that holds it now to ask for it.
-const HANDOVER_PATIENCE: Duration = Duration::from_secs(5);
+const HANDOVER_PATIENCE: Duration = Duration::from_secs(1);
 /// How often sessions are looked at.
 const TICK: Duration = Duration::from_millis(100);
 /// One second, after which it is others' turn to be refreshed.
@@ -72,6 +74,11 @@ impl Relay {
         self.backups.record(&session);
         let connection = session.connection();
         (session, connection)
+    }
+
+    /// A client has come with what is no token.
+    pub fn refused_token(&self) {
+        self.telemetry.resumed(Resume::Refused);
     }
 
     /// How long a session lives without a connection.
@@ -131,9 +138,9 @@ impl Relay {
         self.end_session(session, "mailbox_full");
     }
 
-    /// Another node holds the session now, as the registry has told.
-    pub(super) fn lose_session(&self, session: &Arc<Session>) {
-        if self.hub.is_expected(session.id()) {
+    /// Another node holds the session now, as the registry has told of a write for this epoch.
+    pub(super) fn lose_session(&self, session: &Arc<Session>, epoch: u64) {
+        if self.hub.is_expected(session.id()) || session.epoch() > epoch {
             // It is this node that has claimed it, for a client that has come back.
             return self.backups.rewrite(session);
         }
@@ -170,9 +177,19 @@ impl Relay {
 
     /// A client has every frame up to this number.
     pub fn confirm(&self, session: &Arc<Session>, seq: u64) {
-        let Confirmed { over, trim } = session.confirm(seq);
+        let Confirmed { over, receipts, trim } = session.confirm(seq);
         if !session.is_reliable() {
             return;
+        }
+        for request in receipts {
+            let had_receipt = |entry: &mut Entry| {
+                entry.waiter.had_receipt();
+                entry.detail()
+            };
+            if let Some(detail) = self.pending.look(request, had_receipt).flatten() {
+                let (progress, detail) = (Progress::Recorded, stored::encode(&detail));
+                self.backups.step(session, BackupStep::Request { request, progress, detail });
+            }
         }
         for request in over {
             self.routes.remove(request);
@@ -284,9 +301,9 @@ impl Relay {
             return;
         }
         self.hub.remove(session);
-        let Some(left) = session.hand_over() else { return };
+        let Some(left) = session.hand_over(CloseCode::Draining) else { return };
         for (_, known) in left.in_flight {
-            self.take_quietly(known.request);
+            self.take_quietly(known.request, |waiter| waiter.is_of(session));
         }
         for (frame, hold) in left.holds {
             self.strays.send_after(frame, Some(hold));
@@ -294,29 +311,30 @@ impl Relay {
     }
 
     /// A request is another node's from now on.
-    pub(super) fn take_quietly(&self, request: RequestId) -> Option<super::pending::Entry> {
-        let entry = self.pending.take(request)?;
+    pub(super) fn take_quietly(
+        &self,
+        request: RequestId,
+        is_it: impl FnOnce(&Waiter) -> bool,
+    ) -> Option<Entry> {
+        let entry = self.pending.take_if(request, |entry| is_it(&entry.waiter))?;
         entry.service.metrics.in_flight.dec();
         Some(entry)
     }
 
-    /// Closes connections one after the other, each `pause` after the one before, those that wait
-    /// for answers when they have them. Returns once each has had its turn.
+    /// Closes connections one after the other, so many per second, those that wait for answers when
+    /// they have them. Returns once each has had its turn.
     pub async fn close_sessions(&self, per_second: u32) {
-        let mut sessions: Vec<_> = self.hub.all();
+        let mut sessions = self.hub.all();
+        sessions.retain(|session| session.is_attached());
         rand::seq::SliceRandom::shuffle(&mut *sessions, &mut rand::rng());
         let per_tick = (f64::from(per_second) * TICK.as_secs_f64()).ceil().max(1.0) as usize;
-        let mut tick = tokio::time::interval(TICK);
+        let mut tick = tokio::time::interval(TICK.max(Duration::from_secs(1) / per_second.max(1)));
         for batch in sessions.chunks(per_tick) {
             tick.tick().await;
             batch.iter().for_each(|session| session.drain());
         }
     }
 
-    /// Closes what is left.
-    pub fn close_all(&self) {
-        self.hub.close(CloseCode::Draining);
-    }
 }
 
 fn park_steps(frames: Vec<Unparked>) -> (Vec<u64>, Vec<BackupStep>) {

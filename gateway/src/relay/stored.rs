@@ -33,7 +33,7 @@ impl RequestDetail {
         Self {
             id,
             digest: known.digest.0,
-            service: Box::default(),
+            service: (&*known.service).into(),
             deadline_ms: known.deadline_ms,
             receipt: false,
             // The broker has it, as far as anybody needs to know.

@@ -97,6 +97,10 @@ impl Relay {
         frame: &RequestFrame<'_>,
         allow: impl FnOnce() -> Result<(), Failure>,
     ) {
+        if !session.is_held() {
+            // Its connection is about to be closed; the client asks again where it goes on.
+            return;
+        }
         let mut digest = Digest(0);
         if let Some(id) = &frame.id {
             digest = content(frame);
@@ -140,7 +144,9 @@ impl Relay {
         let id = frame.id.clone().unwrap_or_else(|| ClientId::from_request(choice.request));
         let deadline_ms = self.deadline_ms(service.timeout(submission.timeout));
         let (request, has_ended, is_unconfirmed) = (choice.request, false, false);
-        let begun = InFlight { request, digest, deadline_ms, has_ended, is_unconfirmed };
+        let name = Arc::clone(&service.name);
+        let begun =
+            InFlight { request, digest, service: name, deadline_ms, has_ended, is_unconfirmed };
         session.begin(id.clone(), begun);
         let (session_of, receipt) = (Arc::clone(session), frame.receipt);
         let waiter = Waiter::Session { session: session_of, id: id.clone(), digest, receipt };
@@ -159,7 +165,12 @@ impl Relay {
         frame: &RequestFrame<'_>,
         request: RequestId,
     ) {
-        let look = |entry: &mut Entry| (Arc::clone(&entry.service), entry.route.deadline_ms);
+        let look = |entry: &mut Entry| {
+            if frame.receipt {
+                entry.waiter.want_receipt();
+            }
+            (Arc::clone(&entry.service), entry.route.deadline_ms)
+        };
         // It may have ended meanwhile: then its answer is on its way.
         let Some((service, deadline_ms)) = self.pending.look(request, look) else { return };
         let headers = header_slices(&frame.headers);

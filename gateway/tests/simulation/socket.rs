@@ -67,10 +67,13 @@ pub(crate) async fn serve(
     let relay = Arc::clone(&node.parts.relay);
     node.life.awake().await;
     let resumed = match &wish.resume {
-        Some((token, last_seq)) => match node.handover.resume(token, *last_seq).await {
-            Ok(resumed) => resumed,
-            Err(_) => return drop(to_client.send(ToClient::Close(CloseCode::Internal)).await),
-        },
+        Some((token, last_seq)) => {
+            let is_wanted = || !to_client.is_closed();
+            match node.handover.resume(token, *last_seq, is_wanted).await {
+                Ok(resumed) => resumed,
+                Err(_) => return drop(to_client.send(ToClient::Close(CloseCode::Internal)).await),
+            }
+        }
         None => None,
     };
     let is_resumed = resumed.is_some();

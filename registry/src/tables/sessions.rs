@@ -256,7 +256,8 @@ pub trait SessionTable: Send + Sync + Debug + 'static {
     ///
     /// # Errors
     /// Any; each backup may or may not have been changed. Repeating the call is harmless, except
-    /// that a frame parked without a request may be there twice.
+    /// that a frame may be there twice that was parked without a request, or with one that the same
+    /// backup also brings into flight and forgets.
     async fn back_up(
         &self,
         backups: &[Backup],
@@ -264,7 +265,7 @@ pub trait SessionTable: Send + Sync + Debug + 'static {
     ) -> Result<Vec<BackedUp>, RegistryError>;
 
     /// The present entries of these sessions, in the same order, with `None` where there is none.
-    /// One round trip whatever their number.
+    /// One round trip whatever their number. An entry that cannot be read counts as none.
     ///
     /// # Errors
     /// Any; then nothing is known. Cancel safe.
@@ -275,7 +276,8 @@ pub trait SessionTable: Send + Sync + Debug + 'static {
 
     /// Takes a session over: of several claims at once with one token, each that is carried out
     /// raises the epoch, and the last one holds the session. The token is looked at before the
-    /// user. A session whose epoch is the largest there is can only be refused.
+    /// user. A session whose epoch is the largest there is can only be refused, and so is one that
+    /// cannot be read.
     ///
     /// # Errors
     /// Any; the claim may or may not have been carried out. A repeated claim with the same token

@@ -5,10 +5,11 @@
 //! not read cannot keep the connection from noticing anything else.
 
 use std::{
+    collections::VecDeque,
     future::Future,
     pin::Pin,
     sync::Arc,
-    task::{Context, Poll},
+    task::{Context, Poll, Waker},
     time::Duration,
 };
 
@@ -46,6 +47,9 @@ const LINGER_TIMEOUT: Duration = Duration::from_secs(2);
 const WRITES_MAX: usize = 64;
 /// Written frames that nobody has confirmed, at which a ping asks whether they have come.
 const UNCONFIRMED_MAX: usize = 64;
+
+/// Messages that are read while a session is on its way here.
+const EARLY_MAX: usize = 16;
 
 /// What a client wants to go on with.
 #[derive(Debug)]
@@ -100,6 +104,8 @@ enum Event {
 /// The socket and what is on its way through it.
 struct Socket<S> {
     stream: WebSocketStream<S>,
+    /// What came before the session was there.
+    early: VecDeque<Message>,
     connection: ConnectionId,
     /// Written, but perhaps not to the network yet.
     unflushed: bool,
@@ -130,18 +136,25 @@ pub(super) async fn serve<S>(
     S: AsyncRead + AsyncWrite + Unpin,
 {
     let relay = &edge.relay;
-    let resumed = match wish.resume {
-        Some((Some(token), last_seq)) => edge.handover.resume(&token, last_seq).await,
-        Some((None, _)) | None => Ok(None),
-    };
     let mut socket = Socket {
         stream,
+        early: VecDeque::new(),
         connection: ConnectionId::NONE,
         unflushed: false,
         beat: Box::pin(tokio::time::sleep(edge.session.ping_interval)),
         pong_timeout: edge.session.pong_timeout,
         pinged: None,
         is_over: false,
+    };
+    let resumed = match wish.resume {
+        Some((Some(token), last_seq)) => {
+            edge.handover.resume(&token, last_seq, || socket.is_open()).await
+        }
+        Some((None, _)) => {
+            relay.refused_token();
+            Ok(None)
+        }
+        None => Ok(None),
     };
     let (session, id, resumed) = match resumed {
         Ok(Some((session, id))) => (session, id, true),
@@ -326,6 +339,9 @@ where
         if let Some(event) = self.poll_write(session, cx) {
             return Poll::Ready(event);
         }
+        if let Some(message) = self.early.pop_front() {
+            return Poll::Ready(Event::Message(message));
+        }
         match Pin::new(&mut self.stream).poll_next(cx) {
             Poll::Ready(Some(Ok(message))) => return Poll::Ready(Event::Message(message)),
             Poll::Ready(Some(Err(error))) => {
@@ -379,6 +395,19 @@ where
             }
         }
         None
+    }
+
+    /// Whether the client is there still, as far as has been heard.
+    fn is_open(&mut self) -> bool {
+        let mut context = Context::from_waker(Waker::noop());
+        while self.early.len() < EARLY_MAX {
+            match Pin::new(&mut self.stream).poll_next(&mut context) {
+                Poll::Ready(Some(Ok(Message::Close(_)) | Err(_)) | None) => return false,
+                Poll::Ready(Some(Ok(message))) => self.early.push_back(message),
+                Poll::Pending => break,
+            }
+        }
+        true
     }
 
     fn start(&mut self, message: Message) -> Result<(), SocketError> {

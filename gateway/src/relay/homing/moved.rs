@@ -66,8 +66,11 @@ impl Homing {
         if self.relay.hub().is_expected(session) {
             return Course::Later;
         }
-        let is_here = self.relay.hub().get(session).is_some_and(|session| session.is_held());
+        let here = self.relay.hub().get(session).filter(|session| session.is_held());
+        let is_here = here.is_some();
         match entry {
+            // Read again, while the first one is owed still.
+            _ if here.is_some_and(|session| session.is_unsafe(stray.request)) => Course::Later,
             // It waited here and has ended: a late or second reply.
             _ if is_here => Course::Over,
             None if self.membership.is_incomplete() => Course::Later,

@@ -72,6 +72,7 @@ fn in_flight(number: usize) -> InFlight {
     InFlight {
         request: request(number),
         digest: Digest(1),
+        service: "service".into(),
         deadline_ms: 0,
         has_ended: false,
         is_unconfirmed: false,
@@ -255,7 +256,7 @@ fn an_id_of_a_reliable_session_is_free_once_its_end_is_acknowledged() {
     end(&session, 1);
     assert_eq!(write_all(&session), [1]);
     assert_eq!(session.known(&id(1), Digest(1)), Known::Joins);
-    assert_eq!(session.confirm(1), Confirmed { over: vec![request(1)], trim: 0 });
+    assert_eq!(session.confirm(1), Confirmed { over: vec![request(1)], ..Confirmed::default() });
     assert_eq!(session.known(&id(1), Digest(1)), Known::No);
     assert_eq!(session.in_flight(), 0);
 }

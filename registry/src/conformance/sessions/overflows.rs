@@ -9,6 +9,9 @@ use crate::{
     },
 };
 
+/// Room for ten bytes, in as many frames as one likes.
+const TEN_BYTES: MailboxLimits = MailboxLimits { frames_max: 10_000, bytes_max: 10 };
+
 pub(crate) async fn happen_beyond_the_most_frames(registry: &impl Registry) {
     let few = MailboxLimits { frames_max: 3, ..ROOMY };
     let mut subject = Subject::begin(registry).await;
@@ -29,12 +32,11 @@ pub(crate) async fn happen_beyond_the_most_frames(registry: &impl Registry) {
 }
 
 pub(crate) async fn happen_beyond_the_most_bytes(registry: &impl Registry) {
-    let small = MailboxLimits { bytes_max: 10, ..ROOMY };
     let mut subject = Subject::begin(registry).await;
     let fits = vec![park(1, "1234"), park(0, ""), park(2, "567890")];
-    same(&subject.back_up_within(small, fits).await, &BackedUp::Done, "as large as it may be");
+    same(&subject.back_up_within(TEN_BYTES, fits).await, &BackedUp::Done, "as large as it may be");
     let room = vec![BackupStep::Trim { seq: 1 }, park(3, "abcd"), park(0, "")];
-    same(&subject.back_up_within(small, room).await, &BackedUp::Done, "a trim makes room");
+    same(&subject.back_up_within(TEN_BYTES, room).await, &BackedUp::Done, "a trim makes room");
     let id = request();
     let room = vec![
         BackupStep::Reset,
@@ -42,16 +44,16 @@ pub(crate) async fn happen_beyond_the_most_bytes(registry: &impl Registry) {
         park_last(id, "123456789"),
         park(0, "0"),
     ];
-    same(&subject.back_up_within(small, room).await, &BackedUp::Done, "a reset makes room");
+    same(&subject.back_up_within(TEN_BYTES, room).await, &BackedUp::Done, "a reset makes room");
     let numbers = (subject.mailbox().await.len(), subject.requests().await.len());
     same(&numbers, &(2, 1), "the mailbox is full");
-    let told = subject.back_up_within(small, vec![park(4, ""), park(5, "x")]).await;
+    let told = subject.back_up_within(TEN_BYTES, vec![park(4, ""), park(5, "x")]).await;
     same(&told, &BackedUp::Overflowed, "one byte more is too much");
     same(&subject.mailbox().await, &Vec::new(), "a mailbox that overflows is empty");
 
     let narrower = Subject::begin(registry).await;
     narrower.done(vec![park(1, "123456789012")]).await;
-    let told = narrower.back_up_within(small, vec![park(2, "")]).await;
+    let told = narrower.back_up_within(TEN_BYTES, vec![park(2, "")]).await;
     same(&told, &BackedUp::Overflowed, "the limits are those of the call");
     let never = Subject::begin(registry).await;
     let none = MailboxLimits { frames_max: 0, bytes_max: 0 };
@@ -61,6 +63,38 @@ pub(crate) async fn happen_beyond_the_most_bytes(registry: &impl Registry) {
     let endless = Subject::begin(registry).await;
     let told = endless.back_up_within(largest, vec![park(1, "a")]).await;
     same(&told, &BackedUp::Done, "no limit is too large");
+}
+
+pub(crate) async fn are_told_by_what_is_left_after_a_drop(registry: &impl Registry) {
+    let limits = MailboxLimits { frames_max: 3, bytes_max: 10 };
+    for drop in [BackupStep::Trim { seq: 3 }, BackupStep::Reset] {
+        let subject = Subject::begin(registry).await;
+        let id = request();
+        let last = BackupStep::Park { seq: 2, request: Some(id), frame: "567".into() };
+        let fits = vec![submitted(id, "detail"), park(1, "1234"), last, park(3, "890")];
+        let full = vec![park(4, "1234567890"), park(5, ""), park(6, "")];
+        // In backups of their own: what is counted is kept from one to the next.
+        for steps in [fits, vec![drop.clone()], full] {
+            let told = subject.back_up_within(limits, steps).await;
+            same(&told, &BackedUp::Done, &format!("all room is there again after {drop:?}"));
+        }
+        let told = subject.back_up_within(TEN_BYTES, vec![park(7, "x")]).await;
+        same(&told, &BackedUp::Overflowed, &format!("and no more bytes than before {drop:?}"));
+    }
+
+    let subject = Subject::begin(registry).await;
+    let trimmed = vec![
+        park(1, "1234"),
+        park(2, "567"),
+        park(3, "890"),
+        BackupStep::Trim { seq: 2 },
+        park(4, "1234"),
+        park(5, "567"),
+    ];
+    let told = subject.back_up_within(limits, trimmed).await;
+    same(&told, &BackedUp::Done, "a trim makes room for the steps behind it");
+    let told = subject.back_up_within(limits, vec![park(6, "")]).await;
+    same(&told, &BackedUp::Overflowed, "for as many frames as it dropped");
 }
 
 pub(crate) async fn are_seen_and_stay(registry: &impl Registry) {
