@@ -23,6 +23,8 @@ use crate::tasks::locked;
 
 /// Sessions in one round trip.
 const BATCH_MAX: usize = 512;
+/// Ended sessions that wait for the registry to come back; more expire there by themselves.
+const ENDS_MAX: usize = 64 * 1024;
 /// How long what nobody waits for waits for company.
 const LINGER: Duration = Duration::from_millis(5);
 /// Between two attempts while the registry cannot be reached.
@@ -203,12 +205,16 @@ impl Backups {
             return true;
         }
         let outcome = registry.end_sessions(&ends).await;
+        let mut queue = locked(&self.queue);
         if let Err(error) = &outcome {
-            tracing::debug!(%error, "sessions not removed; they will expire");
+            tracing::debug!(%error, "sessions not removed");
+            if queue.ends.len() < ENDS_MAX {
+                queue.ends.extend(ends);
+                return false;
+            }
         }
-        let ending = &mut locked(&self.queue).ending;
         for (id, _) in ends {
-            ending.remove(&id);
+            queue.ending.remove(&id);
         }
         outcome.is_ok()
     }

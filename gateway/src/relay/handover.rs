@@ -33,6 +33,8 @@ const RELEASE_TIMEOUT: Duration = Duration::from_millis(800);
 /// How long a release waits for the broker to confirm what has just been produced: its next holder
 /// could not be told.
 const RECORDING_PATIENCE: Duration = Duration::from_millis(200);
+/// How long a release waits for a session that is just arriving from where it was before.
+const ARRIVAL_PATIENCE: Duration = Duration::from_millis(400);
 /// A token may be faster than the record of its session: one that is refused is tried once more.
 const SECOND_TRY: Duration = Duration::from_millis(50);
 /// How long it may take until the reply partitions of a dead node have another reader. A request
@@ -73,7 +75,7 @@ struct Left {
 enum Former {
     /// It has handed the session over.
     Released(Released),
-    /// It lives, and has nothing of the session: it has ended there.
+    /// It lives, and the session has ended there.
     Ended,
     /// It is dead, or does not answer: the copy has to do.
     Gone,
@@ -216,8 +218,13 @@ impl Handover {
         let Some(former) = former else { return Former::Gone };
         let Some(url) = self.find(former).await else { return Former::Gone };
         match self.link.release(&url, id, holding.epoch, RELEASE_TIMEOUT).await {
-            Ok(Some(released)) => stored::decode(&released).map_or(Former::Gone, Former::Released),
-            Ok(None) => Former::Ended,
+            Ok(Some(answer)) => match stored::decode::<Option<Released>>(&answer) {
+                Some(Some(released)) => Former::Released(released),
+                Some(None) => Former::Ended,
+                None => Former::Gone,
+            },
+            // It has claimed the session and never heard that it had got it.
+            Ok(None) => Former::Gone,
             Err(error) => {
                 tracing::debug!(session = %id, peer = %former, %error, "not handed over");
                 Former::Gone
@@ -403,9 +410,13 @@ impl Relay {
         self.routes.put(request, route, true);
     }
 
-    /// Hands a session over to the node that holds it, from `epoch` on. `None` when there is nothing
-    /// (any more) to hand over.
+    /// Hands a session over to the node that holds it, from `epoch` on, or says that it has ended
+    /// here. `None` when nothing is known of it (any more).
     pub async fn release(&self, id: SessionId, epoch: u64) -> Option<Bytes> {
+        if self.backups.is_ending(id) {
+            return Some(stored::encode(&None::<Released>));
+        }
+        self.wait_for_arrival(id).await;
         let session = self.hub.get(id).filter(|session| session.epoch() < epoch)?;
         self.wait_for_recordings(&session).await;
         self.hub.remove(&session);
@@ -427,7 +438,15 @@ impl Relay {
         let frames = left.frames.into_iter().map(frame).collect();
         tracing::debug!(session = %id, "handed over");
         let (seq, confirmed) = (left.seq, left.confirmed);
-        Some(stored::encode(&Released { seq, confirmed, frames, requests }))
+        Some(stored::encode(&Some(Released { seq, confirmed, frames, requests })))
+    }
+
+    /// A client that is in a hurry may have left before its session has quite come here.
+    async fn wait_for_arrival(&self, id: SessionId) {
+        let deadline = Instant::now() + ARRIVAL_PATIENCE;
+        while self.hub.is_expected(id) && Instant::now() < deadline {
+            tokio::time::sleep(TICK).await;
+        }
     }
 
     async fn wait_for_recordings(&self, session: &Session) {

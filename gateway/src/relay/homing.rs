@@ -60,6 +60,8 @@ pub struct Wants {
     pub session: SessionId,
     /// Its client's id of the request, as JSON text.
     pub client_id: Box<str>,
+    /// For which epoch of the session the stray was last sent to its holder.
+    pub epoch: Option<u64>,
 }
 
 /// Who says to which node a stray belongs.
@@ -181,7 +183,7 @@ impl Homing {
                 }
                 continue;
             };
-            item.stray.wants = wants(&route);
+            item.stray.wants = wants(&route, item.stray.wants.as_ref());
             let is_there = route.node != *self.relay.node()
                 && !item.stray.is_denied_by(&route.node)
                 && self.is_alive(&route.node);
@@ -255,9 +257,10 @@ impl Homing {
     }
 }
 
-fn wants(route: &Route) -> Option<Wants> {
+fn wants(route: &Route, before: Option<&Wants>) -> Option<Wants> {
     let client_id = route.client_id.clone().unwrap_or_default();
-    route.session.map(|session| Wants { session, client_id })
+    let epoch = before.and_then(|before| before.epoch);
+    route.session.map(|session| Wants { session, client_id, epoch })
 }
 
 impl Stray {

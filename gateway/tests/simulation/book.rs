@@ -41,7 +41,9 @@ impl Book {
     }
 
     pub(crate) fn log(&self, at: f64, what: String) {
-        self.pages().log.push(format!("{at:8.3} {what}"));
+        let line = format!("{at:8.3} {what}");
+        tracing::info!("{line}");
+        self.pages().log.push(line);
     }
 
     pub(crate) fn count(&self, what: &'static str) {

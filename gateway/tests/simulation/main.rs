@@ -168,8 +168,10 @@ fn first_wrong(seeds: Range<u64>, defect: Defect) -> Option<(u64, Outcome)> {
 #[test]
 fn every_request_has_one_end_whatever_fails() {
     if let Some(seed) = variable("ROUNDTRIP_SIM_SEED") {
+        let story = tracing_subscriber::fmt().with_max_level(tracing::Level::DEBUG);
+        story.without_time().with_ansi(false).with_writer(std::io::stderr).init();
         let outcome = simulate(seed.parse().unwrap(), Defect::None);
-        eprintln!("{}\n{:?}", outcome.log.join("\n"), outcome.counts);
+        eprintln!("{:?}", outcome.counts);
         assert!(outcome.wrong.is_empty(), "{}", outcome.wrong.join("\n"));
         return;
     }

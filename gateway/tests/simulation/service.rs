@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use gateway::{
-    bus::{BusEvent, Consumer, Outgoing, Producer},
+    bus::{BusEvent, Consumer, Outgoing, Position, Producer},
     relay::reply::CORRELATION_ID,
 };
 
@@ -55,9 +55,11 @@ async fn reply(world: Arc<World>, producer: Arc<impl Producer>, id: Vec<u8>, val
         headers: &headers,
     };
     let (world, request) = (Arc::clone(&world), String::from_utf8(id.clone()).unwrap());
-    let on_delivery = Box::new(move |result: Result<gateway::bus::Position, _>| {
+    let on_delivery = Box::new(move |result: Result<Position, _>| {
         let position = result.expect("the simulated broker takes it");
-        world.book.replied(&request, position.partition, position.offset);
+        let Position { partition, offset } = position;
+        world.book.log(world.seconds(), format!("reply to {request} is {offset} of {partition}"));
+        world.book.replied(&request, partition, offset);
     });
     producer.produce(&record, on_delivery).unwrap();
 }
