@@ -9,7 +9,7 @@ use std::{sync::Arc, time::Duration};
 use registry::{NodeRef, Registry, RequestId, Route, SessionId};
 use tokio::time::Instant;
 
-use super::{Relay, mark::NodeMark, membership::Membership, window::Hold};
+use super::{Delivery, Relay, mark::NodeMark, membership::Membership, window::Hold};
 use crate::{peer::PeerLink, tasks::Tasks, telemetry::Way, wire::Reply};
 
 mod inbox;
@@ -187,10 +187,16 @@ impl Homing {
             let is_there = route.node != *self.relay.node()
                 && !item.stray.is_denied_by(&route.node)
                 && self.is_alive(&route.node);
-            match (is_there, &item.stray.wants) {
-                (true, _) => waiting.extend(self.forward(item, &route.node)),
-                (false, Some(_)) => moved.push(item),
-                (false, None) => self.give_up(item.stray, &route.node),
+            if is_there {
+                waiting.extend(self.forward(item, &route.node));
+                continue;
+            }
+            // Its session may have come here since it was read.
+            let Some(stray) = self.deliver_here(item.stray) else { continue };
+            let item = Waiting { stray, ..item };
+            match &item.stray.wants {
+                Some(_) => moved.push(item),
+                None => self.give_up(item.stray, &route.node),
             }
         }
         if !moved.is_empty() {
@@ -223,6 +229,35 @@ impl Homing {
         }
     }
 
+    /// Hands a stray to the request that waits for it here; it comes back when none does.
+    fn deliver_here(&self, mut stray: Stray) -> Option<Stray> {
+        let mut hold = stray.hold.take();
+        let mut reply = Some(std::mem::take(&mut stray.reply));
+        let delivery = self.relay.deliver(
+            stray.request,
+            |_| Way::Local,
+            None,
+            |_| hold.take(),
+            |service| {
+                let mut reply = reply.take().unwrap_or_default();
+                reply.headers.retain(|(name, _)| service.passes_to_client(name));
+                reply
+            },
+        );
+        match delivery {
+            Delivery::Unknown => {
+                (stray.hold, stray.reply) = (hold, reply.unwrap_or_default());
+                return Some(stray);
+            }
+            Delivery::Delivered | Delivery::Kept(_) => {}
+        }
+        // What the request did not keep back, it does not need.
+        if let Some(hold) = hold {
+            hold.done();
+        }
+        None
+    }
+
     fn is_alive(&self, node: &NodeRef) -> bool {
         self.membership.find(node).is_some()
     }
@@ -252,6 +287,7 @@ impl Homing {
 
     /// Nobody waits for it any more.
     fn unrouted(&self, stray: Stray) {
+        tracing::debug!(request = %stray.request, "nobody waits for the reply");
         self.relay.reply_went(Way::Unrouted);
         stray.done();
     }

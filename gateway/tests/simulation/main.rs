@@ -168,7 +168,7 @@ fn first_wrong(seeds: Range<u64>, defect: Defect) -> Option<(u64, Outcome)> {
 #[test]
 fn every_request_has_one_end_whatever_fails() {
     if let Some(seed) = variable("ROUNDTRIP_SIM_SEED") {
-        let story = tracing_subscriber::fmt().with_max_level(tracing::Level::DEBUG);
+        let story = tracing_subscriber::fmt().with_max_level(tracing::Level::TRACE);
         story.without_time().with_ansi(false).with_writer(std::io::stderr).init();
         let outcome = simulate(seed.parse().unwrap(), Defect::None);
         eprintln!("{:?}", outcome.counts);

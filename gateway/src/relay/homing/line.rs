@@ -182,6 +182,7 @@ impl PeerLine {
         let (mut delivered, mut unknown) = (0, 0);
         let (mut kept, mut again) = (Vec::new(), Vec::new());
         for (mut stray, verdict) in answered {
+            tracing::trace!(request = %stray.request, peer = %self.node, ?verdict, "peer answered");
             match verdict {
                 Verdict::Delivered => {
                     delivered += 1;
