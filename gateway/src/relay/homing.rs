@@ -9,7 +9,9 @@ use std::{sync::Arc, time::Duration};
 use registry::{NodeRef, Registry, RequestId, Route, SessionId};
 use tokio::time::Instant;
 
-use super::{Relay, mark::NodeMark, membership::Membership, unix_ms, window::Hold};
+use super::{
+    Delivery, Relay, mark::NodeMark, membership::Membership, unix_ms, window::Hold,
+};
 use crate::{peer::PeerLink, tasks::Tasks, telemetry::Way, wire::Reply};
 
 mod inbox;
@@ -159,6 +161,9 @@ impl Homing {
     }
 
     async fn look_up(&self, batch: Vec<Waiting>, waiting: &mut Vec<Waiting>) {
+        // What it waits for may have come here meanwhile, with its session.
+        let batch: Vec<Waiting> =
+            batch.into_iter().filter_map(|item| self.deliver_here(item)).collect();
         let requests: Vec<RequestId> = batch.iter().map(|w| w.stray.request).collect();
         let routes = self.find_routes(&requests).await;
         // Two answers need a second look at the registry, once for the whole batch: a node not heard
@@ -193,6 +198,27 @@ impl Homing {
         if !moved.is_empty() {
             self.follow(moved, waiting).await;
         }
+    }
+
+    /// Delivers a stray for which somebody waits here after all; else it comes back.
+    fn deliver_here(&self, mut item: Waiting) -> Option<Waiting> {
+        let stray = &mut item.stray;
+        let hold = &mut stray.hold;
+        let reply = &stray.reply;
+        let delivery = self.relay.deliver(
+            stray.request,
+            |_| Way::Local,
+            None,
+            |_| hold.take(),
+            |service| reply.passing(|name| service.passes_to_client(name)),
+        );
+        match delivery {
+            Delivery::Unknown => return Some(item),
+            // It holds its offset itself.
+            Delivery::Kept(_) => {}
+            Delivery::Delivered => item.stray.done(),
+        }
+        None
     }
 
     /// Asks until the registry answers: its absence is no answer.
