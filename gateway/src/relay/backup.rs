@@ -89,6 +89,11 @@ impl Backups {
         self.change(session, false, |work| work.record = true);
     }
 
+    /// The same, and it matters at once.
+    pub fn record_now(&self, session: &Arc<Session>) {
+        self.change(session, true, |work| work.record = true);
+    }
+
     /// The session has to be written anew, with all that is in flight for it.
     pub fn rewrite(&self, session: &Arc<Session>) {
         self.change(session, true, |work| (work.record, work.rewrite) = (true, true));
@@ -301,17 +306,18 @@ impl Backups {
         let started = Instant::now();
         let answers = registry.record(&records, self.ttl).await?;
         relay.telemetry().registry_call("record", started.elapsed());
+        let mut lost = Vec::new();
         let answered = works.into_iter().zip(answers).zip(epochs);
         for ((Work { session, rewrite, .. }, answer), epoch) in answered {
             let was_recorded = session.recorded();
             match answer {
-                Recorded::Superseded => relay.lose_session(session, epoch),
+                Recorded::Superseded => lost.push((Arc::clone(session), epoch)),
                 // The registry has lost it, and its backup with it.
                 Recorded::Created if was_recorded && !rewrite => self.rewrite(session),
                 Recorded::Created | Recorded::Refreshed => {}
             }
         }
-        Ok(())
+        lose(registry, relay, lost).await
     }
 
     async fn write_backups(
@@ -337,22 +343,44 @@ impl Backups {
         if backups.is_empty() {
             return Ok(());
         }
+        let mut lost = Vec::new();
         let answers = registry.back_up(&backups, self.limits).await?;
         for ((work, answer), backup) in works.into_iter().zip(answers).zip(backups) {
             match answer {
                 BackedUp::Done => continue,
                 BackedUp::Superseded => {
-                    relay.lose_session(&work.session, backup.epoch);
+                    lost.push((Arc::clone(&work.session), backup.epoch));
                     work.let_go();
                 }
                 // Only this node has it now; the next round writes it anew.
-                BackedUp::Missing => self.rewrite(&work.session),
+                BackedUp::Missing => {
+                    work.session.unrecorded();
+                    self.rewrite(&work.session);
+                }
                 BackedUp::Overflowed => relay.overflowed(&work.session),
             }
             work.parked.clear();
         }
-        Ok(())
+        lose(registry, relay, lost).await
     }
+}
+
+/// Lets go of sessions that are not this node's any more.
+async fn lose(
+    registry: &dyn Registry,
+    relay: &Relay,
+    lost: Vec<(Arc<Session>, u64)>,
+) -> Result<(), RegistryError> {
+    if lost.is_empty() {
+        return Ok(());
+    }
+    let ids: Vec<SessionId> = lost.iter().map(|(session, _)| session.id()).collect();
+    let entries = registry.find_sessions(&ids).await?;
+    for ((session, epoch), entry) in lost.into_iter().zip(entries) {
+        let is_claimed = entry.is_some_and(|entry| entry.node.is_some());
+        relay.lose_session(&session, epoch, is_claimed);
+    }
+    Ok(())
 }
 
 /// A session's whole state as the registry should have it.

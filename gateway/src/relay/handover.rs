@@ -22,7 +22,7 @@ use super::{
 };
 use crate::{
     bus::Position,
-    error::{CloseCode, ErrorCode, Failure},
+    error::{ErrorCode, Failure},
     peer::PeerLink,
     telemetry::Resume,
     wire::Frame,
@@ -420,7 +420,7 @@ impl Relay {
         let session = self.hub.get(id).filter(|session| session.epoch() < epoch)?;
         self.wait_for_recordings(&session).await;
         self.hub.remove(&session);
-        let left = session.hand_over(CloseCode::Resumed)?;
+        let left = session.hand_over(true)?;
         let mut requests = Vec::with_capacity(left.in_flight.len());
         for (id, known) in left.in_flight {
             let entry = self.take_quietly(known.request, |waiter| waiter.is_of(&session));

@@ -202,8 +202,8 @@ enum Phase {
     Attached,
     /// It waits for its client; with the frames and bytes gathered meanwhile.
     Detached { frames: usize, bytes: usize },
-    /// Another node holds it. What is left here goes there.
-    Fenced,
+    /// Another node holds it, or nobody. What is left here goes there.
+    Fenced(CloseCode),
     /// It has gone there.
     Moved,
     /// It is over.
@@ -323,6 +323,11 @@ impl Session {
         std::mem::replace(&mut locked(&self.state).is_recorded, true)
     }
 
+    /// The registry has lost its record.
+    pub fn unrecorded(&self) {
+        locked(&self.state).is_recorded = false;
+    }
+
     /// Queues a frame, for the request that it ends if it ends one. `hold` is the offset of the
     /// reply that it carries: done once the client has the frame, or the mailbox. A frame that does
     /// not fit closes the connection with [`CloseCode::SlowConsumer`], and stays owed. One frame
@@ -347,7 +352,7 @@ impl Session {
                     return Pushed::Overflowed;
                 }
             }
-            Phase::Attached | Phase::Fenced => {}
+            Phase::Attached | Phase::Fenced(_) => {}
         }
         if state.phase == Phase::Attached && !self.fits(&state, weight) {
             state.close(CloseCode::SlowConsumer);
@@ -410,7 +415,7 @@ impl Session {
             return Poll::Ready(Duty::Close(code));
         }
         // What another node holds is that node's to write.
-        if state.taken == state.owed.len() || state.phase == Phase::Fenced {
+        if state.taken == state.owed.len() || matches!(state.phase, Phase::Fenced(_)) {
             state.register(context);
             return Poll::Pending;
         }
@@ -533,13 +538,13 @@ impl Session {
     }
 
     /// Another node holds the session: nothing of it is written any more, neither to the connection
-    /// nor to the registry. False when that was known.
-    pub fn fence(&self) -> bool {
+    /// nor to the registry; the connection closes with `code` in the end. False when that was known.
+    pub fn fence(&self, code: CloseCode) -> bool {
         let mut state = locked(&self.state);
         if !state.is_held() {
             return false;
         }
-        state.phase = Phase::Fenced;
+        state.phase = Phase::Fenced(code);
         true
     }
 
@@ -644,15 +649,17 @@ impl Session {
         since
     }
 
-    /// Closes the connection with `code` and takes everything out, for the node that holds the
-    /// session now: the frames that the client
+    /// Closes the connection and takes everything out, for the node that holds the session now and
+    /// has asked for it, or because it does not ask: the frames that the client
     /// may lack, each with its hold, and the requests in flight. `None` when that has been done, or
     /// the session is over: there is nothing left to go on with.
-    pub fn hand_over(&self, code: CloseCode) -> Option<HandedOver> {
+    pub fn hand_over(&self, is_asked_for: bool) -> Option<HandedOver> {
         let mut state = locked(&self.state);
-        if matches!(state.phase, Phase::Moved | Phase::Ended) {
-            return None;
-        }
+        let code = match state.phase {
+            Phase::Moved | Phase::Ended => return None,
+            Phase::Fenced(code) if !is_asked_for => code,
+            _ => CloseCode::Resumed,
+        };
         state.close(code);
         state.phase = Phase::Moved;
         let owed = std::mem::take(&mut state.owed);

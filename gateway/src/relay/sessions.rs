@@ -138,13 +138,15 @@ impl Relay {
         self.end_session(session, "mailbox_full");
     }
 
-    /// Another node holds the session now, as the registry has told of a write for this epoch.
-    pub(super) fn lose_session(&self, session: &Arc<Session>, epoch: u64) {
+    /// The session is not this node's any more, as the registry has told of a write for this epoch:
+    /// another node has claimed it, or has taken this one for dead.
+    pub(super) fn lose_session(&self, session: &Arc<Session>, epoch: u64, is_claimed: bool) {
         if self.hub.is_expected(session.id()) || session.epoch() > epoch {
             // It is this node that has claimed it, for a client that has come back.
             return self.backups.rewrite(session);
         }
-        if session.fence() {
+        let code = if is_claimed { CloseCode::Resumed } else { CloseCode::Draining };
+        if session.fence(code) {
             tracing::info!(session = %session.id(), "another node holds the session");
             self.hub.wait_for_holder(session, HANDOVER_PATIENCE);
         }
@@ -203,7 +205,7 @@ impl Relay {
     /// The client is there: whatever token it came with is of no use any more.
     pub fn heard(&self, session: &Arc<Session>, connection: ConnectionId) {
         if session.heard(connection) {
-            self.backups.record(session);
+            self.backups.record_now(session);
         }
     }
 
@@ -301,7 +303,7 @@ impl Relay {
             return;
         }
         self.hub.remove(session);
-        let Some(left) = session.hand_over(CloseCode::Draining) else { return };
+        let Some(left) = session.hand_over(false) else { return };
         for (_, known) in left.in_flight {
             self.take_quietly(known.request, |waiter| waiter.is_of(session));
         }

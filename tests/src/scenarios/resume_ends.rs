@@ -115,6 +115,13 @@ async fn a_mailbox_that_overflows_breaks_no_promise() -> Result<()> {
             }
             held.has_seen(before + frames as usize).await?;
             drop(ws);
+            // What is answered while there is a connection waits in the outbox.
+            eventually(SOON, "the node has noticed", async || {
+                let open = cluster.node(0).metrics().await?.sum("roundtrip_connections", &[]);
+                ensure!(open == 0.0, "{open} connections");
+                Ok(())
+            })
+            .await?;
             go.send_replace(true);
             all_handled(&cluster).await?;
             match frames {

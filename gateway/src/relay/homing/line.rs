@@ -20,8 +20,8 @@ use crate::{
 
 /// How long a peer may take for a batch.
 const PEER_TIMEOUT: Duration = Duration::from_secs(2);
-/// First and last pause between two attempts to reach a peer.
-const PEER_PAUSE: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(1));
+/// First and last pause between two attempts to deliver a batch.
+const PEER_PAUSE: (Duration, Duration) = (Duration::from_millis(20), Duration::from_millis(160));
 /// How often a peer is asked what has become of what it has kept.
 const SETTLE_INTERVAL: Duration = Duration::from_millis(200);
 /// Questions in one call.
@@ -130,11 +130,16 @@ impl PeerLine {
         }
     }
 
-    /// Sends one batch, as often as it takes while the peer lives; what the peer has kept.
+    /// Sends one batch while the peer lives; what the peer has kept. What it does not take in
+    /// several attempts is looked up again: its session may have gone elsewhere meanwhile.
     async fn send(&self, strays: Vec<Stray>) -> Result<Vec<(Stray, SessionId)>, Vec<Stray>> {
         let (batch, kept): (Vec<Delivery>, Vec<Kept>) = strays.into_iter().map(part).unzip();
         let mut pause = PEER_PAUSE.0;
         while let Some(NodeEntry { url, .. }) = self.peer() {
+            if pause > PEER_PAUSE.1 {
+                self.look_up_again(batch.into_iter().zip(kept).map(join));
+                return Ok(Vec::new());
+            }
             match self.lines.link.deliver(&url, &batch, PEER_TIMEOUT).await {
                 Ok(verdicts) => {
                     let answered = batch.into_iter().zip(kept).map(join).zip(verdicts);
@@ -143,7 +148,7 @@ impl PeerLine {
                 Err(error) => self.failed(&error),
             }
             tokio::time::sleep(pause).await;
-            pause = (pause * 2).min(PEER_PAUSE.1);
+            pause *= 2;
         }
         Err(batch.into_iter().zip(kept).map(join).collect())
     }
@@ -162,10 +167,18 @@ impl PeerLine {
                 let answered = asked.into_iter().map(|(stray, _)| stray).zip(verdicts);
                 entrusted.strays.extend(self.settle(answered, true));
             }
-            Err(error) => self.failed(&error),
+            Err(error) => {
+                self.failed(&error);
+                let strays = std::mem::take(&mut entrusted.strays);
+                self.look_up_again(strays.into_iter().map(|(stray, _)| stray));
+            }
         }
         entrusted.ask_at = Instant::now() + SETTLE_INTERVAL;
         Ok(())
+    }
+
+    fn look_up_again(&self, strays: impl Iterator<Item = Stray>) {
+        self.lines.inbox.put(strays.map(|stray| Stray { is_early: true, ..stray }));
     }
 
     /// The peer, while it lives.

@@ -117,7 +117,7 @@ fn a_token_is_good_until_its_successor_was_heard_of() {
     assert!(session.heard(connection));
     assert!(!session.heard(connection), "it is told once");
     assert_eq!(session.record(&node).unwrap().former_token, None);
-    session.fence();
+    session.fence(CloseCode::Draining);
     assert!(session.record(&node).is_none(), "it is another node's");
 }
 
@@ -134,14 +134,14 @@ fn hands_over_everything_and_nothing_twice() {
     end_held(&session, 2, &window);
     session.confirm(1);
 
-    let left = session.hand_over(CloseCode::Resumed).unwrap();
+    let left = session.hand_over(true).unwrap();
     assert_eq!((left.confirmed, left.seq), (1, 3));
     assert_eq!(parked_seqs(&left.frames), [2, 3]);
     let ends: Vec<_> = left.frames.iter().map(|frame| frame.request).collect();
     assert_eq!(ends, [Some(request(1)), Some(request(2))]);
     assert_eq!((left.holds.len(), left.in_flight.len()), (2, 3));
     assert_eq!(window.mark(), Some(1), "the offsets are held back still");
-    assert!(session.hand_over(CloseCode::Resumed).is_none());
+    assert!(session.hand_over(true).is_none());
     assert_eq!(closing(&session), Some(CloseCode::Resumed));
 
     let hold = window.hold(9, 1);
@@ -155,7 +155,7 @@ fn its_next_holder_goes_on_with_the_same_numbers() {
     (1..=4).for_each(|number| drop(end(&former, number)));
     write_all(&former);
     former.confirm(1);
-    let left = former.hand_over(CloseCode::Resumed).unwrap();
+    let left = former.hand_over(true).unwrap();
     let next = Session::new(former.id(), true, WIDE, beginning(2, left.confirmed));
     left.frames.into_iter().for_each(|left| next.adopt(left.frame, None));
     next.skip(3);
@@ -170,13 +170,13 @@ fn its_next_holder_goes_on_with_the_same_numbers() {
 #[test]
 fn a_fenced_session_closes_takes_frames_and_is_no_ones_to_resume() {
     let session = reliable();
-    assert!(session.fence());
-    assert!(!session.fence());
+    assert!(session.fence(CloseCode::Draining));
+    assert!(!session.fence(CloseCode::Draining));
     assert!(!session.is_held());
     assert!(session.resume(0, beginning(3, 0)).is_none());
     assert!(!session.detach(session.connection()));
     assert!(matches!(end(&session, 1), Pushed::Queued), "its next holder may ask for it");
-    assert_eq!(parked_seqs(&session.hand_over(CloseCode::Resumed).unwrap().frames), [1]);
+    assert_eq!(parked_seqs(&session.hand_over(true).unwrap().frames), [1]);
 }
 
 #[test]
