@@ -22,7 +22,7 @@ use super::{
 };
 use crate::{
     bus::Position,
-    error::{ErrorCode, Failure},
+    error::{CloseCode, ErrorCode, Failure},
     peer::PeerLink,
     telemetry::Resume,
     wire::Frame,
@@ -343,6 +343,11 @@ impl Relay {
                 left.frame.keep_headers(|name| service.passes_to_client(name));
             }
             session.adopt(left.frame, ends.map(|(_, detail, _)| detail.id.clone()));
+        }
+        // This node may have held it before, and not have heard that it had lost it.
+        if let Some(former) = self.hub.get(id) {
+            former.fence(CloseCode::Resumed);
+            self.let_go(&former);
         }
         self.hub.add(&session);
         for (request, detail, progress) in requests {

@@ -123,8 +123,8 @@ impl Client {
         drop(node);
         let welcome = timeout(PATIENCE, line.from_node.recv()).await;
         let Ok(Some(ToClient::Welcome { session, token, resumed })) = welcome else {
+            // It closes in order: a node that wakes up knows that nobody waits.
             self.log("is not welcome");
-            self.vanish(line);
             return None;
         };
         if self.world.chance(3) && !self.world.calm.is_cancelled() {
