@@ -103,6 +103,7 @@ async fn trouble(world: Arc<World>, kind: u64) {
         0 | 1 => {
             let Some(node) = world.set_node(one, None) else { return };
             log("crashes");
+            world.book.died();
             node.life.dead.cancel();
             drop(node);
             world.sleep(300, 9000).await;
@@ -114,9 +115,11 @@ async fn trouble(world: Arc<World>, kind: u64) {
         2 => {
             let Some(node) = world.node(one) else { return };
             log("falls asleep");
+            world.book.died();
             node.life.set_asleep(true);
             world.sleep(500, 9000).await;
             log("wakes up");
+            world.book.died();
             node.life.set_asleep(false);
         }
         3 => {
@@ -204,7 +207,6 @@ const DEFECT_SEEDS: Range<u64> = 0..1000;
 
 fn shows(defect: Defect) {
     let first = first_wrong(DEFECT_SEEDS, defect);
-    tracing::info!(?defect, ?first, "shows");
     assert!(first.is_some(), "{defect:?} goes unnoticed");
 }
 
