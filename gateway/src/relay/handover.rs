@@ -189,7 +189,8 @@ impl Handover {
             return None;
         }
         // Named as the holder and without the session: a claim of this node's whose answer was lost.
-        if holding.former.node.as_ref() == Some(self.relay.node()) && self.relay.hub().has(id) {
+        let is_held = || self.relay.hub().get(id).is_some_and(|session| session.is_held());
+        if holding.former.node.as_ref() == Some(self.relay.node()) && is_held() {
             return self.relay.resume_here(id, beginning);
         }
         let (inherited, resume) = match self.released(id, &holding).await {
@@ -214,8 +215,12 @@ impl Handover {
 
     /// What the former holder hands over.
     async fn released(&self, id: SessionId, holding: &Holding) -> Former {
-        let former = holding.former.node.as_ref().filter(|node| *node != self.relay.node());
-        let Some(former) = former else { return Former::Gone };
+        let Some(former) = &holding.former.node else { return Former::Gone };
+        if former == self.relay.node() {
+            // It may have taken such a claim for another node's, and be waiting to be asked.
+            let left = self.relay.leave(id, holding.epoch).await;
+            return left.map_or(Former::Gone, Former::Released);
+        }
         let Some(url) = self.find(former).await else { return Former::Gone };
         match self.link.release(&url, id, holding.epoch, RELEASE_TIMEOUT).await {
             Ok(Some(answer)) => match stored::decode::<Option<Released>>(&answer) {
@@ -422,6 +427,11 @@ impl Relay {
             return Some(stored::encode(&None::<Released>));
         }
         self.wait_for_arrival(id).await;
+        self.leave(id, epoch).await.map(|released| stored::encode(&Some(released)))
+    }
+
+    /// Takes a session out, with all that its holder from `epoch` on has to have of it.
+    async fn leave(&self, id: SessionId, epoch: u64) -> Option<Released> {
         let session = self.hub.get(id).filter(|session| session.epoch() < epoch)?;
         self.wait_for_recordings(&session).await;
         self.hub.remove(&session);
@@ -443,7 +453,7 @@ impl Relay {
         let frames = left.frames.into_iter().map(frame).collect();
         tracing::debug!(session = %id, "handed over");
         let (seq, confirmed) = (left.seq, left.confirmed);
-        Some(stored::encode(&Some(Released { seq, confirmed, frames, requests })))
+        Some(Released { seq, confirmed, frames, requests })
     }
 
     /// A client that is in a hurry may have left before its session has quite come here.

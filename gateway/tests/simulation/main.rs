@@ -205,8 +205,10 @@ fn a_seed_happens_again_exactly() {
 /// Every defect shows within so many seeds.
 const DEFECT_SEEDS: Range<u64> = 0..1000;
 
+#[expect(clippy::print_stderr, reason = "how soon a defect shows is for who looks")]
 fn shows(defect: Defect) {
     let first = first_wrong(DEFECT_SEEDS, defect);
+    eprintln!("{defect:?} shows with seed {first:?}");
     assert!(first.is_some(), "{defect:?} goes unnoticed");
 }
 
