@@ -34,6 +34,8 @@ const RELEASE_TIMEOUT: Duration = Duration::from_millis(800);
 /// How long a release waits for the broker to confirm what has just been produced: its next holder
 /// could not be told.
 const RECORDING_PATIENCE: Duration = Duration::from_millis(200);
+/// How long a release waits for a session that is on its way to this node itself.
+const ARRIVAL_PATIENCE: Duration = Duration::from_millis(500);
 /// A token may be faster than the record of its session: one that is refused is tried once more.
 const SECOND_TRY: Duration = Duration::from_millis(50);
 /// How long it may take until the reply partitions of a dead node have another reader. A request
@@ -125,6 +127,7 @@ impl Handover {
             }
         };
         let epoch = holding.epoch;
+        arrival.claimed(epoch);
         let beginning =
             Beginning { epoch, token: next, former_token: Some(token.clone()), last_seq };
         let resumed = self.fetch(&arrival, holding, beginning).await;
@@ -403,6 +406,11 @@ impl Relay {
     /// Hands a session over to the node that holds it, from `epoch` on. `None` when there is nothing
     /// (any more) to hand over.
     pub async fn release(&self, id: SessionId, epoch: u64) -> Option<Bytes> {
+        // Another client that has come back a moment earlier has its turn first.
+        let deadline = Instant::now() + ARRIVAL_PATIENCE;
+        while self.hub.is_expected_before(id, epoch) && Instant::now() < deadline {
+            tokio::time::sleep(TICK).await;
+        }
         let session = self.hub.get(id).filter(|session| session.epoch() < epoch)?;
         self.wait_for_recordings(&session).await;
         self.hub.remove(&session);

@@ -7,7 +7,7 @@ use std::{
 };
 
 use registry::{BackupStep, MailboxLimits, Progress, RequestId, SessionId};
-use tokio::time::Instant;
+use tokio::{sync::oneshot, time::Instant};
 
 use super::{
     Relay,
@@ -202,10 +202,14 @@ impl Relay {
         }
     }
 
-    /// The client is there: whatever token it came with is of no use any more.
-    pub fn heard(&self, session: &Arc<Session>, connection: ConnectionId) {
+    /// The client is there: whatever token it came with is of no use any more, once this has
+    /// ended. Cancel safe.
+    pub async fn heard(&self, session: &Arc<Session>, connection: ConnectionId) {
         if session.heard(connection) {
-            self.backups.record_now(session);
+            let (written, is_written) = oneshot::channel::<()>();
+            self.backups.record_then(session, Box::new(move || drop(written)));
+            // Dropped either way: nothing is ever sent.
+            is_written.await.unwrap_or_default();
         }
     }
 

@@ -98,7 +98,7 @@ async fn a_mailbox_that_overflows_breaks_no_promise() -> Result<()> {
     for limit in ["mailbox_frames_max = 5", "mailbox_bytes_max = \"2KiB\""] {
         let config = format!("[session]\n{limit}");
         let builder = Cluster::builder().nodes(2).service("held").config(&config);
-        let cluster = builder.start().await?;
+        let cluster = builder.log_filter("debug").start().await?;
         let (go, told) = watch::channel(false);
         let held = cluster.worker("held").start(move |_| {
             let mut told = told.clone();
