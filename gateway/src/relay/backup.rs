@@ -352,7 +352,7 @@ impl Backups {
                     work.session.unrecorded();
                     self.rewrite(&work.session);
                 }
-                BackedUp::Overflowed => relay.overflowed(&work.session),
+                BackedUp::Overflowed => relay.overflowed(&work.session, "mailbox_bytes_max"),
             }
             work.parked.clear();
         }

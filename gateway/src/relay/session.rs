@@ -87,8 +87,8 @@ pub enum Pushed {
     Away,
     /// There is no such session any more; the frame is given up.
     Ended,
-    /// More than the session may hold without a connection: it has to end.
-    Overflowed,
+    /// More than this limit lets the session hold without a connection: it has to end.
+    Overflowed(&'static str),
     /// The session has gone to another node, and the frame has to follow it.
     Moved(Frame, Option<Hold>),
 }
@@ -345,11 +345,16 @@ impl Session {
             Phase::Detached { frames, bytes } => {
                 *frames += 1;
                 *bytes += weight;
-                if *frames > self.limits.mailbox_frames_max
-                    || *bytes > self.limits.mailbox_bytes_max
-                {
+                let limit = if *frames > self.limits.mailbox_frames_max {
+                    Some("mailbox_frames_max")
+                } else if *bytes > self.limits.mailbox_bytes_max {
+                    Some("mailbox_bytes_max")
+                } else {
+                    None
+                };
+                if let Some(limit) = limit {
                     hold.map(Hold::done);
-                    return Pushed::Overflowed;
+                    return Pushed::Overflowed(limit);
                 }
             }
             Phase::Attached | Phase::Fenced(_) => {}

@@ -132,9 +132,9 @@ impl Relay {
     }
 
     /// A session has gathered more than it may while its client was away.
-    pub(super) fn overflowed(&self, session: &Arc<Session>) {
-        self.telemetry.limit_hit("mailbox_bytes_max");
-        tracing::info!(session = %session.id(), "mailbox full; the session ends");
+    pub(super) fn overflowed(&self, session: &Arc<Session>, limit: &'static str) {
+        self.telemetry.limit_hit(limit);
+        tracing::info!(limit, session = %session.id(), "mailbox full; the session ends");
         self.end_session(session, "mailbox_full");
     }
 
@@ -172,7 +172,7 @@ impl Relay {
             Pushed::Watch => self.hub.watch(session, Instant::now() + ACK_PATIENCE),
             Pushed::Away => self.park_due(session),
             Pushed::Ended => self.telemetry.frames_abandoned("session_ended", 1),
-            Pushed::Overflowed => self.overflowed(session),
+            Pushed::Overflowed(limit) => self.overflowed(session, limit),
             Pushed::Moved(frame, hold) => self.strays.send_after(frame, hold),
         }
     }
