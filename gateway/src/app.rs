@@ -21,11 +21,8 @@ use crate::{
         server::Server,
     },
     error::CloseCode,
-    peer::{PeerLink, http::HttpPeers},
-    relay::{
-        Relay, dispatch::Dispatch, handover::Handover, homing::Homing, membership::Membership,
-        unix_ms,
-    },
+    peer::http::HttpPeers,
+    relay::{Relay, handover::Handover, membership::Membership, parts::Parts, unix_ms},
     tasks::{LostTasks, Tasks},
     telemetry::Telemetry,
 };
@@ -172,31 +169,22 @@ impl App {
         let telemetry = Arc::new(Telemetry::new());
         let (tasks, lost) = Tasks::new();
         let node = NodeRef { id: config.node_id.clone(), incarnation: unix_ms() };
-        let relay = Arc::new(Relay::new(&config, node.clone(), Arc::clone(&producer), telemetry));
+        let relay = Arc::new(Relay::new(&config, node, Arc::clone(&producer), telemetry));
         let url = config.internal.advertised(internal_address);
-        let membership = Arc::new(Membership::new(node, url, Arc::clone(&registry)));
-        let link: Arc<dyn PeerLink> = Arc::new(HttpPeers::new(&config.internal.secret)?);
-        let homing = Arc::new(Homing::new(
-            Arc::clone(&relay),
-            Arc::clone(&registry),
-            Arc::clone(&membership),
-            Arc::clone(&link),
-            tasks.clone(),
-        ));
-        let handover =
-            Handover::new(Arc::clone(&relay), Arc::clone(&registry), Arc::clone(&membership), link);
+        let link = Arc::new(HttpPeers::new(&config.internal.secret)?);
+        let parts = Parts::join(Arc::clone(&relay), url, registry, link, tasks.clone());
         let control = consumer.control();
-        let (dispatch, assigned) =
-            Dispatch::new(Arc::clone(&relay), Arc::clone(&homing), Arc::clone(&control));
+        let (dispatch, assigned) = parts.reader(Arc::clone(&control));
         let stops = Stops::default();
         let reading = stops.reading.clone();
         let reader =
             tasks.until("dispatch", &stops.reading, dispatch.run(consumer, reading, FAREWELL));
+        let membership = Arc::clone(&parts.membership);
         let node =
             Node { config, relay, membership, producer, tasks, lost, stops, reader, assigned };
         node.start_upkeep(control);
-        node.start_relay(registry, homing);
-        node.start_edges(public, internal, handover);
+        parts.start(&node.stops.superseded);
+        node.start_edges(public, internal, parts.handover());
         Ok(node)
     }
 }
@@ -270,35 +258,6 @@ impl Node {
                 tick.tick().await;
             }
         }
-    }
-
-    fn start_relay(&self, registry: Arc<dyn Registry>, homing: Arc<Homing>) {
-        let relay = Arc::clone(&self.relay);
-        self.tasks.long_lived("deadlines", async move { relay.run_deadlines().await });
-        let (relay, table) = (Arc::clone(&self.relay), Arc::clone(&registry));
-        self.tasks.long_lived("routes", async move {
-            relay.routes().run(table, relay.pending(), relay.telemetry()).await;
-        });
-        let relay = Arc::clone(&self.relay);
-        self.tasks.long_lived("backups", async move {
-            relay.backups().run(registry, &relay).await;
-        });
-        self.tasks.long_lived("homing", homing.run());
-        let relay = Arc::clone(&self.relay);
-        self.tasks.long_lived("sessions", async move { relay.run_sessions().await });
-        let (relay, membership) = (Arc::clone(&self.relay), Arc::clone(&self.membership));
-        let superseded = self.stops.superseded.clone();
-        let watched = self.tasks.until("membership", &superseded, {
-            let superseded = superseded.clone();
-            let stop = self.tasks.stop().clone();
-            async move {
-                tokio::select! {
-                    Err(_) = membership.run(&relay) => superseded.cancel(),
-                    () = stop.cancelled() => superseded.cancel(),
-                }
-            }
-        });
-        drop(watched);
     }
 
     fn start_upkeep(&self, control: Arc<dyn ConsumerControl>) {

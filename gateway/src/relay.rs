@@ -31,6 +31,8 @@ pub mod homing;
 pub mod hub;
 pub mod mark;
 pub mod membership;
+mod nature;
+pub mod parts;
 pub mod pending;
 pub mod reply;
 pub mod routes;
@@ -43,6 +45,7 @@ pub mod token;
 pub mod window;
 
 pub use ending::Delivery;
+pub use nature::Nature;
 pub use session::Session;
 
 use affinity::Affinity;
@@ -80,6 +83,7 @@ pub struct Relay {
     strays: Arc<Inbox>,
     producer: Arc<dyn Producer>,
     telemetry: Arc<Telemetry>,
+    nature: Nature,
     draining: AtomicBool,
 }
 
@@ -112,8 +116,14 @@ impl Relay {
             strays: Arc::default(),
             producer,
             telemetry,
+            nature: Nature::default(),
             draining: AtomicBool::new(false),
         }
+    }
+
+    /// The same with another time and chance than the world's.
+    pub fn with_nature(self, nature: Nature) -> Self {
+        Self { nature, ..self }
     }
 
     /// Which run of which node this is.

@@ -34,6 +34,7 @@ impl Tasks {
         let stop = self.stop.clone();
         drop(self.until(name, &self.stop, async move {
             tokio::select! {
+                biased;
                 () = stop.cancelled() => {}
                 () = task => {}
             }

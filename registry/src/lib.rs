@@ -38,6 +38,7 @@
 //! Stored responses, channels and views come with the parts of the gateway that use them, each as a
 //! trait of its own beside [`RequestTable`], [`NodeTable`] and [`SessionTable`].
 
+mod clock;
 #[cfg(any(test, feature = "conformance"))]
 pub mod conformance;
 pub mod error;
@@ -47,6 +48,7 @@ mod redis;
 pub mod tables;
 
 pub use self::redis::RedisRegistry;
+pub use clock::Clock;
 pub use error::RegistryError;
 pub use ids::{InvalidId, NodeId, NodeRef, RequestId, SessionId};
 pub use memory::MemoryRegistry;

@@ -13,12 +13,10 @@ use tokio::time::Instant;
 
 use self::{expiring::Expiring, sessions::Session};
 use crate::{
+    clock::Clock,
     error::RegistryError,
     ids::{NodeId, NodeRef, RequestId, SessionId},
-    tables::{
-        Announcement, NODE_TTL_MAX, NODE_TTL_MIN, NodeEntry, NodeTable, RequestTable, Route,
-        unix_ms,
-    },
+    tables::{Announcement, NODE_TTL_MAX, NODE_TTL_MIN, NodeEntry, NodeTable, RequestTable, Route},
 };
 
 mod expiring;
@@ -30,6 +28,7 @@ mod sessions;
 /// what is held is bounded by what has been written and has not expired, times two.
 #[derive(Clone, Debug, Default)]
 pub struct MemoryRegistry {
+    clock: Clock,
     tables: Arc<Mutex<Tables>>,
 }
 
@@ -37,6 +36,11 @@ impl MemoryRegistry {
     /// An empty table.
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// An empty table that goes by this clock.
+    pub fn with_clock(clock: Clock) -> Self {
+        Self { clock, ..Self::default() }
     }
 
     /// Loses everything at once, as a Redis does that comes back empty.
@@ -53,7 +57,7 @@ impl MemoryRegistry {
 #[async_trait]
 impl RequestTable for MemoryRegistry {
     async fn put_routes(&self, routes: &[(RequestId, Arc<Route>)]) -> Result<(), RegistryError> {
-        let (now, now_ms) = (Instant::now(), unix_ms());
+        let (now, now_ms) = (Instant::now(), self.clock.unix_ms());
         let table = &mut self.lock().routes;
         for (request, route) in routes {
             table.insert(*request, Arc::clone(route), now, route.ttl(now_ms));

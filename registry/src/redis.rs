@@ -16,11 +16,11 @@ use uuid::Uuid;
 
 use self::{keys::Keys, link::Link, target::Target};
 use crate::{
+    clock::Clock,
     error::RegistryError,
     ids::{NodeRef, RequestId},
     tables::{
-        Announcement, NODE_TTL_MAX, NODE_TTL_MIN, NodeEntry, NodeTable, RequestTable, Route,
-        millis, unix_ms,
+        Announcement, NODE_TTL_MAX, NODE_TTL_MIN, NodeEntry, NodeTable, RequestTable, Route, millis,
     },
 };
 
@@ -206,7 +206,7 @@ impl Shared {
         &self,
         routes: impl Iterator<Item = &'r (RequestId, Arc<Route>)>,
     ) -> Pipeline {
-        let now_ms = unix_ms();
+        let now_ms = Clock::System.unix_ms();
         let (mut key, mut value) = (String::new(), Vec::new());
         let mut batch = Pipeline::with_capacity(routes.size_hint().1.unwrap_or(0));
         for (request, route) in routes {

@@ -1,11 +1,7 @@
 //! The tables as small traits, with what each call promises. One conformance suite checks every
 //! adapter against this text.
 
-use std::{
-    fmt::Debug,
-    sync::Arc,
-    time::{Duration, SystemTime},
-};
+use std::{fmt::Debug, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
@@ -56,11 +52,6 @@ impl Route {
 pub(crate) const NODE_TTL_MIN: Duration = Duration::from_millis(1);
 /// The longest life of a node's entry.
 pub(crate) const NODE_TTL_MAX: Duration = Duration::from_secs(7 * 24 * 60 * 60);
-
-/// Milliseconds since the Unix epoch, by this process's clock; 0 when that clock is before it.
-pub(crate) fn unix_ms() -> u64 {
-    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, millis)
-}
 
 /// A duration in whole milliseconds, at most `u64::MAX`.
 pub(crate) fn millis(duration: Duration) -> u64 {

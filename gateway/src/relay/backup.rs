@@ -23,6 +23,8 @@ use crate::tasks::locked;
 
 /// Sessions in one round trip.
 const BATCH_MAX: usize = 512;
+/// Ended sessions that wait for the registry to come back; more expire there by themselves.
+const ENDS_MAX: usize = 64 * 1024;
 /// How long what nobody waits for waits for company.
 const LINGER: Duration = Duration::from_millis(5);
 /// Between two attempts while the registry cannot be reached.
@@ -181,6 +183,7 @@ impl Backups {
         loop {
             self.wake.notified().await;
             tokio::select! {
+                biased;
                 () = self.hurry.notified() => {}
                 () = tokio::time::sleep(LINGER) => {}
             }
@@ -190,6 +193,7 @@ impl Backups {
                 (std::mem::take(&mut queue.work), std::mem::take(&mut queue.ends))
             };
             let mut work: Vec<Work> = work.into_values().collect();
+            work.sort_unstable_by_key(|work| *work.session.id().as_uuid());
             let mut is_down = !self.end_all(&*registry, ends).await;
             while !work.is_empty() {
                 let rest = work.split_off(work.len().min(BATCH_MAX));
@@ -209,12 +213,16 @@ impl Backups {
             return true;
         }
         let outcome = registry.end_sessions(&ends).await;
+        let mut queue = locked(&self.queue);
         if let Err(error) = &outcome {
-            tracing::debug!(%error, "sessions not removed; they will expire");
+            tracing::debug!(%error, "sessions not removed");
+            if queue.ends.len() < ENDS_MAX {
+                queue.ends.extend(ends);
+                return false;
+            }
         }
-        let ending = &mut locked(&self.queue).ending;
         for (id, _) in ends {
-            ending.remove(&id);
+            queue.ending.remove(&id);
         }
         outcome.is_ok()
     }

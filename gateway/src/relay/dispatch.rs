@@ -80,6 +80,7 @@ impl Dispatch {
         loop {
             let mut sink = |event: BusEvent<'_>| self.on_event(event);
             tokio::select! {
+                biased;
                 () = stop.cancelled() => break,
                 _ = tick.tick() => self.housekeep(),
                 () = consumer.next(BATCH_MAX, &mut sink) => self.pause_full(),

@@ -19,7 +19,6 @@ use super::{
     session::{Beginning, ConnectionId, Digest, InFlight, Session, Unparked},
     stored::{self, RequestDetail},
     token::Token,
-    unix_ms,
 };
 use crate::{
     bus::Position,
@@ -76,7 +75,7 @@ struct Left {
 enum Former {
     /// It has handed the session over.
     Released(Released),
-    /// It lives, and has nothing of the session: it has ended there.
+    /// It lives, and the session has ended there.
     Ended,
     /// It is dead, or does not answer: the copy has to do.
     Gone,
@@ -202,7 +201,7 @@ impl Handover {
                 beginning.last_seq = released.confirmed;
                 (is_kept.then(|| released.into())?, Resume::Released)
             }
-            Former::Gone => (self.from_copy(holding, last_seq)?, Resume::Copied),
+            Former::Gone => (self.inherit_copy(holding, last_seq)?, Resume::Copied),
         };
         self.relay.telemetry().resumed(resume);
         let session = self.relay.adopt(id, is_reliable, beginning, inherited);
@@ -220,8 +219,13 @@ impl Handover {
         let Some(former) = former else { return Former::Gone };
         let Some(url) = self.find(former).await else { return Former::Gone };
         match self.link.release(&url, id, holding.epoch, RELEASE_TIMEOUT).await {
-            Ok(Some(released)) => stored::decode(&released).map_or(Former::Gone, Former::Released),
-            Ok(None) => Former::Ended,
+            Ok(Some(answer)) => match stored::decode::<Option<Released>>(&answer) {
+                Some(Some(released)) => Former::Released(released),
+                Some(None) => Former::Ended,
+                None => Former::Gone,
+            },
+            // It has claimed the session and never heard that it had got it.
+            Ok(None) => Former::Gone,
             Err(error) => {
                 tracing::debug!(session = %id, peer = %former, %error, "not handed over");
                 Former::Gone
@@ -240,7 +244,7 @@ impl Handover {
 
     /// What the registry has of a session whose holder is gone. Of one whose client acknowledges
     /// nothing and was connected until then, nobody knows what was on the wire.
-    fn from_copy(&self, holding: Holding, last_seq: u64) -> Option<Inherited> {
+    fn inherit_copy(&self, holding: Holding, last_seq: u64) -> Option<Inherited> {
         let former = holding.former;
         if former.overflowed || (former.attached && !former.reliable) {
             return None;
@@ -256,7 +260,8 @@ impl Handover {
         let mut requests: Vec<_> =
             holding.requests.into_iter().map(request).collect::<Option<_>>()?;
         // The reply may be in the log already, for whoever reads the dead node's partitions next.
-        let takeover_ms = unix_ms().saturating_add(TAKEOVER_TIME.as_millis() as u64);
+        let now_ms = self.relay.nature.unix_ms();
+        let takeover_ms = now_ms.saturating_add(TAKEOVER_TIME.as_millis() as u64);
         for (_, detail, _) in &mut requests {
             detail.deadline_ms = detail.deadline_ms.max(takeover_ms);
         }
@@ -318,6 +323,8 @@ impl Relay {
             inherited.frames.iter().filter(|left| has(left)).filter_map(|l| l.request).collect();
         let mut requests = inherited.requests;
         requests.retain(|(request, ..)| !over.contains(request));
+        // As they were submitted: so their receipts come in that order.
+        requests.sort_unstable_by_key(|(request, ..)| *request);
         for (request, detail, progress) in &requests {
             let in_flight = InFlight {
                 request: *request,
@@ -363,10 +370,11 @@ impl Relay {
             let frame = Frame::Error { id: id.clone(), request, failure, reply: None };
             return self.owe(session, frame, id, None);
         };
-        let age = Duration::from_millis(unix_ms().saturating_sub(request.unix_ms()));
+        let now_ms = self.nature.unix_ms();
+        let age = Duration::from_millis(now_ms.saturating_sub(request.unix_ms()));
         let now = Instant::now();
         let started = now.checked_sub(age).unwrap_or(now);
-        let left = Duration::from_millis(detail.deadline_ms.saturating_sub(unix_ms()));
+        let left = Duration::from_millis(detail.deadline_ms.saturating_sub(now_ms));
         let position = detail.position.map(|(partition, offset)| Position { partition, offset });
         let route = Arc::new(Route {
             node: self.node.clone(),
@@ -403,9 +411,12 @@ impl Relay {
         self.routes.put(request, route, true);
     }
 
-    /// Hands a session over to the node that holds it, from `epoch` on. `None` when there is nothing
-    /// (any more) to hand over.
+    /// Hands a session over to the node that holds it, from `epoch` on, or says that it has ended
+    /// here. `None` when nothing is known of it (any more).
     pub async fn release(&self, id: SessionId, epoch: u64) -> Option<Bytes> {
+        if self.backups.is_ending(id) {
+            return Some(stored::encode(&None::<Released>));
+        }
         // Another client that has come back a moment earlier has its turn first.
         let deadline = Instant::now() + ARRIVAL_PATIENCE;
         while self.hub.is_expected_before(id, epoch) && Instant::now() < deadline {
@@ -432,9 +443,10 @@ impl Relay {
         let frames = left.frames.into_iter().map(frame).collect();
         tracing::debug!(session = %id, "handed over");
         let (seq, confirmed) = (left.seq, left.confirmed);
-        Some(stored::encode(&Released { seq, confirmed, frames, requests }))
+        Some(stored::encode(&Some(Released { seq, confirmed, frames, requests })))
     }
 
+    /// A client that is in a hurry may have left before its session has quite come here.
     async fn wait_for_recordings(&self, session: &Session) {
         let is_open = |(_, known): &(_, InFlight)| {
             let look = |entry: &mut Entry| entry.recording == Recording::Unconfirmed;

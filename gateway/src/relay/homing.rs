@@ -9,9 +9,7 @@ use std::{sync::Arc, time::Duration};
 use registry::{NodeRef, Registry, RequestId, Route, SessionId};
 use tokio::time::Instant;
 
-use super::{
-    Delivery, Relay, mark::NodeMark, membership::Membership, unix_ms, window::Hold,
-};
+use super::{Delivery, Relay, mark::NodeMark, membership::Membership, window::Hold};
 use crate::{peer::PeerLink, tasks::Tasks, telemetry::Way, wire::Reply};
 
 mod inbox;
@@ -62,6 +60,8 @@ pub struct Wants {
     pub session: SessionId,
     /// Its client's id of the request, as JSON text.
     pub client_id: Box<str>,
+    /// For which epoch of the session the stray was last sent to its holder.
+    pub epoch: Option<u64>,
 }
 
 /// Who says to which node a stray belongs.
@@ -140,6 +140,7 @@ impl Homing {
                 }
             };
             tokio::select! {
+                biased;
                 () = self.inbox.filled() => {}
                 () = due => {}
             }
@@ -162,15 +163,17 @@ impl Homing {
 
     async fn look_up(&self, batch: Vec<Waiting>, waiting: &mut Vec<Waiting>) {
         // What it waits for may have come here meanwhile, with its session.
-        let batch: Vec<Waiting> =
-            batch.into_iter().filter_map(|item| self.deliver_here(item)).collect();
+        let here = |Waiting { stray, next, pause }| {
+            self.deliver_here(stray).map(|stray| Waiting { stray, next, pause })
+        };
+        let batch: Vec<Waiting> = batch.into_iter().filter_map(here).collect();
         let requests: Vec<RequestId> = batch.iter().map(|w| w.stray.request).collect();
         let routes = self.find_routes(&requests).await;
         // Two answers need a second look at the registry, once for the whole batch: a node not heard
         // of yet may be new, and "no route" may mean that the registry has lost everything.
         let is_doubtful = |(item, route): (&Waiting, &Option<Route>)| match route {
             Some(route) => route.node != *self.relay.node() && !self.is_alive(&route.node),
-            None => is_settled(&item.stray),
+            None => self.is_settled(&item.stray),
         };
         if batch.iter().zip(&routes).any(is_doubtful) {
             self.refresh_membership().await;
@@ -179,46 +182,31 @@ impl Homing {
         let mut moved = Vec::new();
         for (mut item, route) in batch.into_iter().zip(routes) {
             let Some(route) = route else {
-                match is_complete && is_settled(&item.stray) {
+                match is_complete && self.is_settled(&item.stray) {
                     true => self.unrouted(item.stray),
                     false => waiting.push(item.later()),
                 }
                 continue;
             };
-            item.stray.wants = wants(&route);
+            item.stray.wants = wants(&route, item.stray.wants.as_ref());
             let is_there = route.node != *self.relay.node()
                 && !item.stray.is_denied_by(&route.node)
                 && self.is_alive(&route.node);
-            match (is_there, &item.stray.wants) {
-                (true, _) => waiting.extend(self.forward(item, &route.node)),
-                (false, Some(_)) => moved.push(item),
-                (false, None) => self.give_up(item.stray, &route.node),
+            if is_there {
+                waiting.extend(self.forward(item, &route.node));
+                continue;
+            }
+            // Its session may have come here since it was read.
+            let Some(stray) = self.deliver_here(item.stray) else { continue };
+            let item = Waiting { stray, ..item };
+            match &item.stray.wants {
+                Some(_) => moved.push(item),
+                None => self.give_up(item.stray, &route.node),
             }
         }
         if !moved.is_empty() {
             self.follow(moved, waiting).await;
         }
-    }
-
-    /// Delivers a stray for which somebody waits here after all; else it comes back.
-    fn deliver_here(&self, mut item: Waiting) -> Option<Waiting> {
-        let stray = &mut item.stray;
-        let hold = &mut stray.hold;
-        let reply = &stray.reply;
-        let delivery = self.relay.deliver(
-            stray.request,
-            |_| Way::Local,
-            None,
-            |_| hold.take(),
-            |service| reply.passing(|name| service.passes_to_client(name)),
-        );
-        match delivery {
-            Delivery::Unknown => return Some(item),
-            // It holds its offset itself.
-            Delivery::Kept(_) => {}
-            Delivery::Delivered => item.stray.done(),
-        }
-        None
     }
 
     /// Asks until the registry answers: its absence is no answer.
@@ -246,6 +234,35 @@ impl Homing {
         }
     }
 
+    /// Hands a stray to the request that waits for it here; it comes back when none does.
+    fn deliver_here(&self, mut stray: Stray) -> Option<Stray> {
+        let mut hold = stray.hold.take();
+        let mut reply = Some(std::mem::take(&mut stray.reply));
+        let delivery = self.relay.deliver(
+            stray.request,
+            |_| Way::Local,
+            None,
+            |_| hold.take(),
+            |service| {
+                let mut reply = reply.take().unwrap_or_default();
+                reply.headers.retain(|(name, _)| service.passes_to_client(name));
+                reply
+            },
+        );
+        match delivery {
+            Delivery::Unknown => {
+                (stray.hold, stray.reply) = (hold, reply.unwrap_or_default());
+                return Some(stray);
+            }
+            Delivery::Delivered | Delivery::Kept(_) => {}
+        }
+        // What the request did not keep back, it does not need.
+        if let Some(hold) = hold {
+            hold.done();
+        }
+        None
+    }
+
     fn is_alive(&self, node: &NodeRef) -> bool {
         self.membership.find(node).is_some()
     }
@@ -265,16 +282,26 @@ impl Homing {
         self.unrouted(stray);
     }
 
+    /// Whether a route that is missing will not come any more, if the registry has lost nothing.
+    fn is_settled(&self, stray: &Stray) -> bool {
+        let settling_ms = SETTLING_TIME.as_millis() as u64;
+        let now_ms = self.relay.nature.unix_ms();
+        let is_old = stray.request.unix_ms().saturating_add(settling_ms) < now_ms;
+        stray.read_at.elapsed() >= if is_old { SECOND_LOOK } else { SETTLING_TIME }
+    }
+
     /// Nobody waits for it any more.
     fn unrouted(&self, stray: Stray) {
+        tracing::debug!(request = %stray.request, "nobody waits for the reply");
         self.relay.reply_went(Way::Unrouted);
         stray.done();
     }
 }
 
-fn wants(route: &Route) -> Option<Wants> {
+fn wants(route: &Route, before: Option<&Wants>) -> Option<Wants> {
     let client_id = route.client_id.clone().unwrap_or_default();
-    route.session.map(|session| Wants { session, client_id })
+    let epoch = before.and_then(|before| before.epoch);
+    route.session.map(|session| Wants { session, client_id, epoch })
 }
 
 impl Stray {
@@ -297,13 +324,6 @@ impl Waiting {
     }
 }
 
-/// Whether a route that is missing will not come any more, if the registry has lost nothing.
-fn is_settled(stray: &Stray) -> bool {
-    let settling_ms = SETTLING_TIME.as_millis() as u64;
-    let is_old = stray.request.unix_ms().saturating_add(settling_ms) < unix_ms();
-    stray.read_at.elapsed() >= if is_old { SECOND_LOOK } else { SETTLING_TIME }
-}
-
 #[cfg(test)]
 mod tests {
     use std::{
@@ -320,7 +340,7 @@ mod tests {
         bus::memory::MemoryBus,
         config::Config,
         peer::{Delivery, PeerError, Verdict},
-        relay::{affinity::Affinity, window::Window},
+        relay::{affinity::Affinity, unix_ms, window::Window},
         tasks::locked,
         telemetry::Telemetry,
     };

@@ -138,6 +138,7 @@ impl Membership {
                 }
             };
             tokio::select! {
+                biased;
                 () = tokio::time::sleep(pause) => {}
                 () = self.changed.notified() => {}
             }

@@ -253,8 +253,13 @@ impl Pending {
 
     /// Takes out every request whose deadline has passed. Cheap while none has: a shard is walked
     /// only when one of its entries may be due.
+    ///
+    /// In the order of their ids.
     pub fn take_expired(&self, now: Instant) -> Vec<(RequestId, Entry)> {
         let mut expired = Vec::new();
+        if self.is_empty() {
+            return expired;
+        }
         for shard in &self.shards {
             let mut shard = locked(shard);
             if shard.earliest.is_some_and(|earliest| earliest <= now) {
@@ -263,6 +268,7 @@ impl Pending {
             }
         }
         self.count.fetch_sub(expired.len(), Ordering::Relaxed);
+        expired.sort_unstable_by_key(|(request, _)| *request);
         expired
     }
 

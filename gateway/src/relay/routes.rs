@@ -115,6 +115,7 @@ impl Routes {
         loop {
             self.wake.notified().await;
             tokio::select! {
+                biased;
                 () = self.hurry.notified() => {}
                 () = tokio::time::sleep(LINGER) => {}
             }

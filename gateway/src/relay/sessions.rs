@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use registry::{BackupStep, MailboxLimits, Progress, RequestId, SessionId};
+use registry::{BackupStep, MailboxLimits, Progress, RequestId};
 use tokio::{sync::oneshot, time::Instant};
 
 use super::{
@@ -66,7 +66,7 @@ fn refresh_interval(window: Duration) -> Duration {
 impl Relay {
     /// Starts a session for a connection that is about to come.
     pub fn start_session(&self, is_reliable: bool) -> (Arc<Session>, ConnectionId) {
-        let id = SessionId::random();
+        let id = self.nature.session();
         let token = Token::random(id);
         let beginning = Beginning { epoch: 1, token, former_token: None, last_seq: 0 };
         let session = Arc::new(Session::new(id, is_reliable, self.session_limits, beginning));
@@ -340,7 +340,6 @@ impl Relay {
             batch.iter().for_each(|session| session.drain());
         }
     }
-
 }
 
 fn park_steps(frames: Vec<Unparked>) -> (Vec<u64>, Vec<BackupStep>) {

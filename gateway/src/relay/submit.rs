@@ -14,7 +14,6 @@ use super::{
     service::Service,
     session::{Digest, InFlight, Known, Session},
     stored::{self, RequestDetail},
-    unix_ms,
 };
 use crate::{
     bus::{Outgoing, ProduceError},
@@ -143,7 +142,7 @@ impl Relay {
         }
         let choice = self.choose()?;
         let id = frame.id.clone().unwrap_or_else(|| ClientId::from_request(choice.request));
-        let deadline_ms = deadline_ms(service.timeout(submission.timeout));
+        let deadline_ms = self.deadline_ms(service.timeout(submission.timeout));
         let (request, has_ended, is_unconfirmed) = (choice.request, false, false);
         let name = Arc::clone(&service.name);
         let begun =
@@ -209,8 +208,12 @@ impl Relay {
         Ok(Arc::clone(service))
     }
 
+    fn deadline_ms(&self, timeout: Duration) -> u64 {
+        self.nature.unix_ms().saturating_add(timeout.as_millis() as u64)
+    }
+
     fn choose(&self) -> Result<Choice, Failure> {
-        let choice = self.affinity.choose(unix_ms(), rand::random());
+        let choice = self.affinity.choose(self.nature.unix_ms(), self.nature.bytes());
         // Without affinity the reply is read by another node, which may need the route.
         if choice.partition.is_none() && !self.routes.is_reachable() {
             return Err(Failure::new(ErrorCode::Unavailable, "the registry cannot be reached"));
@@ -228,7 +231,7 @@ impl Relay {
     ) -> Result<(), Failure> {
         let request = choice.request;
         let timeout = service.timeout(submission.timeout);
-        let deadline_ms = deadline_ms(timeout);
+        let deadline_ms = self.deadline_ms(timeout);
         let (session, client_id) = match &waiter {
             Waiter::Session { session, id, .. } => {
                 (Some(Arc::clone(session)), Some(id.as_json().into()))
@@ -387,10 +390,6 @@ fn of_frame<'a>(frame: &'a RequestFrame<'_>, headers: &'a [(&'a str, &'a [u8])])
         path: None,
         timeout: frame.timeout_ms.map(Duration::from_millis),
     }
-}
-
-fn deadline_ms(timeout: Duration) -> u64 {
-    unix_ms().saturating_add(timeout.as_millis() as u64)
 }
 
 /// The texts of a record's headers.

@@ -71,6 +71,7 @@ impl Lines {
         self.tasks.short_lived(async move {
             let line = PeerLine { node, queue, lines };
             tokio::select! {
+                biased;
                 () = stop.cancelled() => {}
                 () = line.run() => {}
             }

@@ -15,8 +15,8 @@ use crate::{
 
 /// Where a session's stray goes.
 enum Course {
-    /// To the live node that holds the session.
-    To(NodeRef),
+    /// To the live node that holds the session, for this epoch.
+    To(NodeRef, u64),
     /// Into the mailbox: nobody holds the session. With whom the registry takes for its holder.
     Park(SessionEntry),
     /// Nowhere yet.
@@ -38,11 +38,16 @@ impl Homing {
             self.refresh_membership().await;
         }
         let mut parks: HashMap<SessionId, (SessionEntry, Vec<Waiting>)> = HashMap::new();
-        for item in moved {
+        for mut item in moved {
             let session = session_of(&item);
             let entry = session.and_then(|session| sessions.get(&session));
             match self.course(&item.stray, entry) {
-                Course::To(node) => waiting.extend(self.forward(item, &node)),
+                Course::To(node, epoch) => {
+                    if let Some(wants) = &mut item.stray.wants {
+                        wants.epoch = Some(epoch);
+                    }
+                    waiting.extend(self.forward(item, &node));
+                }
                 Course::Later => waiting.push(item.later()),
                 Course::Over => self.unrouted(item.stray),
                 Course::Park(entry) => {
@@ -62,7 +67,7 @@ impl Homing {
     }
 
     fn course(&self, stray: &Stray, entry: Option<&SessionEntry>) -> Course {
-        let Some(Wants { session, .. }) = stray.wants else { return Course::Over };
+        let Some(Wants { session, epoch, .. }) = stray.wants else { return Course::Over };
         if self.relay.hub().is_expected(session) {
             return Course::Later;
         }
@@ -75,12 +80,16 @@ impl Homing {
             _ if is_here => Course::Over,
             None if self.membership.is_incomplete() => Course::Later,
             None => Course::Over,
-            Some(SessionEntry { node: Some(node), .. }) if self.is_alive(node) => {
-                match *node == *self.relay.node() || stray.is_denied_by(node) {
-                    true => Course::Over,
-                    false => Course::To(node.clone()),
-                }
+            // What the holder has denied is denied for that epoch: the session may have left it since,
+            // and come back.
+            Some(SessionEntry { node: Some(node), epoch: present, .. })
+                if self.is_alive(node)
+                    && *node != *self.relay.node()
+                    && !(stray.is_denied_by(node) && epoch == Some(*present)) =>
+            {
+                Course::To(node.clone(), *present)
             }
+            _ if self.relay.backups().is_ending(session) => Course::Over,
             _ if self.membership.is_incomplete() => Course::Later,
             // Nobody will ask for it: what was on the wire cannot be known.
             Some(entry) if entry.attached && !entry.reliable => Course::Over,

@@ -1,0 +1,91 @@
+//! What has happened, as far as it is checked, and what was wrong.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Mutex,
+};
+
+use tokio::time::Instant;
+
+/// The book of one simulation.
+#[derive(Default)]
+pub(crate) struct Book {
+    pages: Mutex<Pages>,
+}
+
+#[derive(Default)]
+struct Pages {
+    /// The first things that were wrong.
+    wrong: Vec<String>,
+    /// What has happened, for who reads a failure.
+    log: Vec<String>,
+    /// When the first reply to a request was in the log, by the request's id.
+    replied: HashMap<String, Instant>,
+    /// One past the last record of each reply partition.
+    ends: BTreeMap<i32, i64>,
+    /// Up to where each partition is said to be handled.
+    stored: BTreeMap<i32, i64>,
+    counts: BTreeMap<&'static str, u64>,
+    /// The registry has lost everything.
+    wiped: Option<Instant>,
+}
+
+impl Book {
+    fn pages(&self) -> std::sync::MutexGuard<'_, Pages> {
+        self.pages.lock().unwrap()
+    }
+
+    pub(crate) fn wrong(&self, at: f64, what: String) {
+        self.log(at, format!("WRONG: {what}"));
+        self.pages().wrong.push(what);
+    }
+
+    pub(crate) fn log(&self, at: f64, what: String) {
+        let line = format!("{at:8.3} {what}");
+        tracing::info!("{line}");
+        self.pages().log.push(line);
+    }
+
+    pub(crate) fn count(&self, what: &'static str) {
+        *self.pages().counts.entry(what).or_default() += 1;
+    }
+
+    pub(crate) fn replied(&self, request: &str, partition: i32, offset: i64) {
+        let mut pages = self.pages();
+        pages.replied.entry(request.to_owned()).or_insert_with(Instant::now);
+        pages.ends.insert(partition, offset + 1);
+    }
+
+    pub(crate) fn replied_at(&self, request: &str) -> Option<Instant> {
+        self.pages().replied.get(request).copied()
+    }
+
+    pub(crate) fn stored(&self, partition: i32, offset: i64) {
+        self.pages().stored.insert(partition, offset);
+    }
+
+    pub(crate) fn wiped(&self) {
+        self.pages().wiped = Some(Instant::now());
+    }
+
+    pub(crate) fn wiped_at(&self) -> Option<Instant> {
+        self.pages().wiped
+    }
+
+    /// Partitions whose replies have not all been handled.
+    pub(crate) fn unhandled(&self) -> Vec<String> {
+        let pages = self.pages();
+        let stored = |partition: &i32| pages.stored.get(partition).copied().unwrap_or_default();
+        let unhandled = pages.ends.iter().filter(|(partition, end)| stored(partition) != **end);
+        let tell = |(partition, end): (&i32, &i64)| {
+            format!("partition {partition}: {} of {end} handled", stored(partition))
+        };
+        unhandled.map(tell).collect()
+    }
+
+    /// What was wrong, what happened, and how often.
+    pub(crate) fn close(&self) -> (Vec<String>, Vec<String>, BTreeMap<&'static str, u64>) {
+        let pages = std::mem::take(&mut *self.pages());
+        (pages.wrong, pages.log, pages.counts)
+    }
+}

@@ -1,0 +1,65 @@
+//! Defects that are put in by hand, each in a wrapper around what the nodes stand on: whoever looks
+//! for what goes wrong has to find them.
+
+use registry::{Backup, BackupStep, Holding, MemoryRegistry, SessionRecord, SessionTable};
+
+/// What is wrong on purpose.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Defect {
+    /// Nothing.
+    None,
+    /// Offsets are stored when a record is read.
+    EarlyOffsets,
+    /// The registry takes writes of any epoch.
+    NoEpochs,
+    /// A parked reply loses its number, and the request that it ends.
+    BareParks,
+    /// A session is taken over without what is in flight for it.
+    NoRequests,
+}
+
+impl Defect {
+    pub(crate) async fn spoil_records(
+        self,
+        records: &[SessionRecord],
+        table: &MemoryRegistry,
+    ) -> Vec<SessionRecord> {
+        let mut records = records.to_vec();
+        if self == Self::NoEpochs {
+            for record in &mut records {
+                record.epoch = record.epoch.max(epoch(table, record.session).await);
+            }
+        }
+        records
+    }
+
+    pub(crate) async fn spoil_backups(
+        self,
+        backups: &[Backup],
+        table: &MemoryRegistry,
+    ) -> Vec<Backup> {
+        let mut backups = backups.to_vec();
+        for backup in &mut backups {
+            if self == Self::NoEpochs {
+                backup.epoch = epoch(table, backup.session).await;
+            }
+            for step in &mut backup.steps {
+                if let (Self::BareParks, BackupStep::Park { seq, request, .. }) = (self, step) {
+                    (*seq, *request) = (0, None);
+                }
+            }
+        }
+        backups
+    }
+
+    pub(crate) fn spoil_holding(self, holding: &mut Holding) {
+        if self == Self::NoRequests {
+            holding.requests.clear();
+        }
+    }
+}
+
+async fn epoch(table: &MemoryRegistry, session: registry::SessionId) -> u64 {
+    let found = table.find_sessions(&[session]).await.unwrap_or_default();
+    found.into_iter().flatten().next().map_or(0, |entry| entry.epoch)
+}

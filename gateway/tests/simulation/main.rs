@@ -1,0 +1,206 @@
+//! A cluster of three nodes in simulated time, with everything failing that can: calls to the registry
+//! and between nodes, acknowledgements, whole nodes, connections. What happens follows from a seed.
+//!
+//! `ROUNDTRIP_SIM_SEEDS=a..b` runs these seeds; `ROUNDTRIP_SIM_SEED=n` runs one and tells its story.
+
+#![expect(clippy::unwrap_used, reason = "a test that meets the unexpected has failed")]
+
+use std::{collections::BTreeMap, ops::Range, sync::Arc, time::Duration};
+
+use tokio::{
+    task::JoinSet,
+    time::{Instant, sleep, timeout_at},
+};
+
+use crate::{
+    client::Client,
+    defect::Defect,
+    node::Node,
+    world::{NODES, World},
+};
+
+mod book;
+mod bus;
+mod client;
+mod defect;
+mod net;
+mod node;
+mod service;
+mod socket;
+mod world;
+
+/// How long things go wrong.
+const STORM: Duration = Duration::from_secs(12);
+/// Within this time after it everything is answered.
+const SETTLING: Duration = Duration::from_secs(45);
+/// After this time nothing is left of what nobody waits for.
+const REST: Duration = Duration::from_secs(10);
+const CLIENTS: usize = 5;
+const SEEDS: Range<u64> = 0..300;
+
+/// What came of one seed.
+struct Outcome {
+    wrong: Vec<String>,
+    log: Vec<String>,
+    counts: BTreeMap<&'static str, u64>,
+}
+
+fn simulate(seed: u64, defect: Defect) -> Outcome {
+    let mut builder = tokio::runtime::Builder::new_current_thread();
+    let runtime = builder.enable_time().start_paused(true).build().unwrap();
+    let (wrong, log, counts) = runtime.block_on(async {
+        let world = World::new(seed, defect);
+        run(&world).await;
+        world.end();
+        world.book.close()
+    });
+    Outcome { wrong, log, counts }
+}
+
+async fn run(world: &Arc<World>) {
+    for index in 0..NODES {
+        world.set_node(index, Some(Node::start(world, index)));
+    }
+    let (table, served) = (Arc::clone(world), service::serve(Arc::clone(world)));
+    table.spawn(served);
+    sleep(Duration::from_millis(500)).await;
+    let mut clients = JoinSet::new();
+    for name in 0..CLIENTS {
+        clients.spawn(Client::new(Arc::clone(world), name, name > 0).run());
+    }
+    let end = world.started + STORM;
+    world.set_shaky(world.chance(50));
+    for _ in 0..world.below(6) {
+        let (trouble, start) = (trouble(Arc::clone(world), world.below(7)), world.ms(0, 10_000));
+        world.spawn(async move {
+            sleep(start).await;
+            trouble.await;
+        });
+    }
+    tokio::time::sleep_until(end).await;
+    world.book.log(world.seconds(), "calm".to_owned());
+    world.calm_down();
+    for index in 0..NODES {
+        if world.node(index).is_none() {
+            world.set_node(index, Some(Node::start(world, index)));
+        }
+    }
+    world.calm.cancel();
+    let end = Instant::now() + SETTLING;
+    while let Ok(Some(client)) = timeout_at(end, clients.join_next()).await {
+        client.unwrap();
+    }
+    if !clients.is_empty() {
+        world.book.wrong(world.seconds(), format!("{} clients wait for ever", clients.len()));
+    }
+    sleep(REST).await;
+    let left = world.live_nodes().iter().filter_map(|node| node.left()).collect::<Vec<_>>();
+    for what in left.into_iter().chain(world.book.unhandled()) {
+        world.book.wrong(world.seconds(), what);
+    }
+}
+
+/// Something that goes wrong for a while, unless it is calm by then.
+async fn trouble(world: Arc<World>, kind: u64) {
+    let (one, other) = (world.below(NODES as u64) as usize, world.below(NODES as u64) as usize);
+    let log = |what: &str| world.book.log(world.seconds(), format!("node {one}: {what}"));
+    match kind {
+        0 | 1 => {
+            let Some(node) = world.set_node(one, None) else { return };
+            log("crashes");
+            node.life.dead.cancel();
+            drop(node);
+            world.sleep(300, 9000).await;
+            if !world.calm.is_cancelled() {
+                log("starts");
+                world.set_node(one, Some(Node::start(&world, one)));
+            }
+        }
+        2 => {
+            let Some(node) = world.node(one) else { return };
+            log("falls asleep");
+            node.life.set_asleep(true);
+            world.sleep(500, 9000).await;
+            log("wakes up");
+            node.life.set_asleep(false);
+        }
+        3 => {
+            log(&format!("does not reach {other}"));
+            world.set_cut(one, other, true);
+            world.sleep(300, 4000).await;
+            world.set_cut(one, other, false);
+        }
+        4 => {
+            log("does not reach the registry");
+            world.set_registry_away(one, true);
+            world.sleep(300, 4000).await;
+            world.set_registry_away(one, false);
+        }
+        5 => {
+            log("nobody reaches the bus");
+            world.bus.set_available(false);
+            world.sleep(300, 2000).await;
+            world.bus.set_available(true);
+        }
+        _ => {
+            if world.chance(70) {
+                return;
+            }
+            log("the registry loses everything");
+            world.book.wiped();
+            world.table.wipe();
+        }
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "which seeds to run is not configuration of a node")]
+fn variable(name: &str) -> Option<String> {
+    std::env::var(name).ok()
+}
+
+fn seeds() -> Range<u64> {
+    let Some(text) = variable("ROUNDTRIP_SIM_SEEDS") else { return SEEDS };
+    let (from, to) =
+        text.split_once("..").expect("ROUNDTRIP_SIM_SEEDS is a range, such as 0..2000");
+    from.parse().unwrap()..to.parse().unwrap()
+}
+
+/// The first seed of these with which something goes wrong.
+fn first_wrong(seeds: Range<u64>, defect: Defect) -> Option<(u64, Outcome)> {
+    seeds.map(|seed| (seed, simulate(seed, defect))).find(|(_, outcome)| !outcome.wrong.is_empty())
+}
+
+#[expect(clippy::print_stderr, reason = "the story of a seed is for who asked for it")]
+#[test]
+fn every_request_has_one_end_whatever_fails() {
+    if let Some(seed) = variable("ROUNDTRIP_SIM_SEED") {
+        let story = tracing_subscriber::fmt().with_max_level(tracing::Level::TRACE);
+        story.without_time().with_ansi(false).with_writer(std::io::stderr).init();
+        let outcome = simulate(seed.parse().unwrap(), Defect::None);
+        eprintln!("{:?}", outcome.counts);
+        assert!(outcome.wrong.is_empty(), "{}", outcome.wrong.join("\n"));
+        return;
+    }
+    let (mut failed, mut counts) = (Vec::new(), BTreeMap::new());
+    for seed in seeds() {
+        let outcome = simulate(seed, Defect::None);
+        for (what, count) in outcome.counts {
+            *counts.entry(what).or_insert(0) += count;
+        }
+        if let Some(wrong) = outcome.wrong.first() {
+            eprintln!("seed {seed}: {wrong} ({} more)", outcome.wrong.len() - 1);
+            failed.push(seed);
+        }
+    }
+    eprintln!("{counts:?}");
+    let replay = "cargo test -p gateway --test simulation every_request";
+    assert!(failed.is_empty(), "to replay: ROUNDTRIP_SIM_SEED={} {replay}", failed[0]);
+}
+
+#[test]
+fn a_seed_happens_again_exactly() {
+    for seed in 0..5 {
+        let [one, other] = [(); 2].map(|()| simulate(seed, Defect::None).log);
+        assert!(one == other, "seed {seed}");
+    }
+}

@@ -1,0 +1,273 @@
+//! The registry and the peers as one node reaches them: late, sometimes not at all, sometimes without
+//! hearing the answer.
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use gateway::{
+    peer::{Delivery, PeerError, PeerLink, Verdict},
+    relay::Relay,
+};
+use registry::{
+    Announcement, BackedUp, Backup, Claim, Claimed, MailboxLimits, MemoryRegistry, NodeEntry,
+    NodeRef, NodeTable, Recorded, RegistryError, RequestId, RequestTable, Route, SessionEntry,
+    SessionId, SessionRecord, SessionTable,
+};
+use tokio::{sync::oneshot, time::sleep};
+
+use crate::world::{Life, World};
+
+/// How long a node waits for a registry that does not answer.
+const REGISTRY_TIMEOUT: Duration = Duration::from_millis(500);
+
+/// One node's wires.
+#[derive(Clone)]
+pub(crate) struct Wires {
+    pub(crate) world: Arc<World>,
+    pub(crate) life: Arc<Life>,
+}
+
+/// What becomes of a call.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Fate {
+    Answered,
+    LostOnTheWay,
+    AnswerLost,
+}
+
+impl Wires {
+    fn fate(&self) -> Fate {
+        match self.world.below(if self.world.is_shaky() { 100 } else { 1 }) {
+            98 => Fate::LostOnTheWay,
+            99 => Fate::AnswerLost,
+            _ => Fate::Answered,
+        }
+    }
+
+    async fn ask<T: Send + 'static>(
+        &self,
+        call: impl Future<Output = Result<T, RegistryError>> + Send + 'static,
+    ) -> Result<T, RegistryError> {
+        self.life.awake().await;
+        let fate = self.fate();
+        let lost = || RegistryError::Unreachable("lost".to_owned());
+        if fate == Fate::LostOnTheWay || self.world.is_registry_away(self.life.index) {
+            sleep(REGISTRY_TIMEOUT).await;
+            self.life.awake().await;
+            return Err(lost());
+        }
+        let (there, back) = (self.world.ms(0, 8), self.world.ms(0, 8));
+        let answer = if self.world.chance(10) {
+            // It is on its way, whatever becomes of the node.
+            let (tell, told) = oneshot::channel();
+            self.world.spawn(async move {
+                sleep(there * 4).await;
+                drop(tell.send(call.await));
+            });
+            told.await.map_err(|_| lost())?
+        } else {
+            sleep(there).await;
+            call.await
+        };
+        sleep(back).await;
+        self.life.awake().await;
+        if fate == Fate::AnswerLost || self.world.is_registry_away(self.life.index) {
+            return Err(lost());
+        }
+        answer
+    }
+
+    fn table(&self) -> MemoryRegistry {
+        self.world.table.clone()
+    }
+
+    /// Lets a peer do something.
+    async fn call<T: Send + 'static>(
+        &self,
+        url: &str,
+        within: Duration,
+        what: impl AsyncWork<T>,
+    ) -> Result<T, PeerError> {
+        self.life.awake().await;
+        let world = Arc::clone(&self.world);
+        let index: usize = url.parse().expect("a node's number");
+        let (this, fate) = (self.life.index, self.fate());
+        let call = async move {
+            if fate == Fate::LostOnTheWay || world.is_cut(this, index) {
+                return std::future::pending().await;
+            }
+            world.sleep(0, 15).await;
+            let Some(node) = world.node(index) else {
+                return Err(PeerError::Unreachable("refused".to_owned()));
+            };
+            node.life.awake().await;
+            let (tell, told) = oneshot::channel();
+            let relay = Arc::clone(&node.parts.relay);
+            node.spawn(async move { drop(tell.send(what.on(relay).await)) });
+            let answer = told.await.map_err(|_| PeerError::Unreachable("died".to_owned()))?;
+            node.life.awake().await;
+            world.sleep(0, 15).await;
+            if fate == Fate::AnswerLost || world.is_cut(this, index) {
+                return std::future::pending().await;
+            }
+            Ok(answer)
+        };
+        let answer = tokio::time::timeout(within, call).await;
+        self.life.awake().await;
+        answer.unwrap_or_else(|_| Err(PeerError::Unreachable("no answer in time".to_owned())))
+    }
+}
+
+/// What is done on a peer.
+pub(crate) trait AsyncWork<T>: Send + 'static {
+    fn on(self, relay: Arc<Relay>) -> impl Future<Output = T> + Send;
+}
+
+struct Deliver(Vec<Delivery>);
+struct Settle(Vec<(RequestId, SessionId)>);
+struct Release(SessionId, u64);
+
+impl AsyncWork<Vec<Verdict>> for Deliver {
+    async fn on(self, relay: Arc<Relay>) -> Vec<Verdict> {
+        let deliver = |delivery: Delivery| {
+            let Delivery { request, session, reply, .. } = delivery;
+            relay.deliver_forwarded(request, session, reply, Duration::ZERO)
+        };
+        self.0.into_iter().map(deliver).collect()
+    }
+}
+
+impl AsyncWork<Vec<Verdict>> for Settle {
+    async fn on(self, relay: Arc<Relay>) -> Vec<Verdict> {
+        let ask = |(request, session)| relay.whereabouts(request, Some(session));
+        self.0.into_iter().map(ask).collect()
+    }
+}
+
+impl AsyncWork<Option<Bytes>> for Release {
+    async fn on(self, relay: Arc<Relay>) -> Option<Bytes> {
+        relay.release(self.0, self.1).await
+    }
+}
+
+#[async_trait]
+impl PeerLink for Wires {
+    async fn deliver(
+        &self,
+        url: &str,
+        batch: &[Delivery],
+        within: Duration,
+    ) -> Result<Vec<Verdict>, PeerError> {
+        self.call(url, within, Deliver(batch.to_vec())).await
+    }
+
+    async fn settle(
+        &self,
+        url: &str,
+        kept: &[(RequestId, SessionId)],
+        within: Duration,
+    ) -> Result<Vec<Verdict>, PeerError> {
+        self.call(url, within, Settle(kept.to_vec())).await
+    }
+
+    async fn release(
+        &self,
+        url: &str,
+        session: SessionId,
+        epoch: u64,
+        within: Duration,
+    ) -> Result<Option<Bytes>, PeerError> {
+        self.call(url, within, Release(session, epoch)).await
+    }
+}
+
+#[async_trait]
+impl RequestTable for Wires {
+    async fn put_routes(&self, routes: &[(RequestId, Arc<Route>)]) -> Result<(), RegistryError> {
+        let (table, routes) = (self.table(), routes.to_vec());
+        self.ask(async move { table.put_routes(&routes).await }).await
+    }
+
+    async fn find_routes(&self, of: &[RequestId]) -> Result<Vec<Option<Route>>, RegistryError> {
+        let (table, of) = (self.table(), of.to_vec());
+        self.ask(async move { table.find_routes(&of).await }).await
+    }
+
+    async fn remove_routes(&self, of: &[RequestId]) -> Result<(), RegistryError> {
+        let (table, of) = (self.table(), of.to_vec());
+        self.ask(async move { table.remove_routes(&of).await }).await
+    }
+}
+
+#[async_trait]
+impl NodeTable for Wires {
+    async fn announce(&self, of: &NodeEntry, ttl: Duration) -> Result<Announcement, RegistryError> {
+        let (table, of) = (self.table(), of.clone());
+        self.ask(async move { table.announce(&of, ttl).await }).await
+    }
+
+    async fn nodes(&self) -> Result<Vec<NodeEntry>, RegistryError> {
+        let table = self.table();
+        self.ask(async move { table.nodes().await }).await
+    }
+
+    async fn leave(&self, node: &NodeRef) -> Result<(), RegistryError> {
+        let (table, node) = (self.table(), node.clone());
+        self.ask(async move { table.leave(&node).await }).await
+    }
+}
+
+#[async_trait]
+impl SessionTable for Wires {
+    async fn record(
+        &self,
+        records: &[SessionRecord],
+        ttl: Duration,
+    ) -> Result<Vec<Recorded>, RegistryError> {
+        let (table, records, defect) = (self.table(), records.to_vec(), self.world.defect);
+        let call =
+            async move { table.record(&defect.spoil_records(&records, &table).await, ttl).await };
+        self.ask(call).await
+    }
+
+    async fn back_up(
+        &self,
+        backups: &[Backup],
+        limits: MailboxLimits,
+    ) -> Result<Vec<BackedUp>, RegistryError> {
+        let (table, backups, defect) = (self.table(), backups.to_vec(), self.world.defect);
+        let call = async move {
+            table.back_up(&defect.spoil_backups(&backups, &table).await, limits).await
+        };
+        self.ask(call).await
+    }
+
+    async fn find_sessions(
+        &self,
+        of: &[SessionId],
+    ) -> Result<Vec<Option<SessionEntry>>, RegistryError> {
+        let (table, of) = (self.table(), of.to_vec());
+        self.ask(async move { table.find_sessions(&of).await }).await
+    }
+
+    async fn claim(&self, claim: &Claim) -> Result<Claimed, RegistryError> {
+        let (table, claim) = (self.table(), claim.clone());
+        let mut claimed = self.ask(async move { table.claim(&claim).await }).await?;
+        if let Claimed::Taken(holding) = &mut claimed {
+            self.world.defect.spoil_holding(holding);
+        }
+        Ok(claimed)
+    }
+
+    async fn end_sessions(&self, sessions: &[(SessionId, u64)]) -> Result<(), RegistryError> {
+        let (table, sessions) = (self.table(), sessions.to_vec());
+        self.ask(async move { table.end_sessions(&sessions).await }).await
+    }
+}
+
+impl fmt::Debug for Wires {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Wires").field("life", &self.life).finish_non_exhaustive()
+    }
+}

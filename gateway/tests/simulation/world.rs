@@ -1,0 +1,186 @@
+//! What all simulated parts share: chance, faults that are on at present, and the nodes.
+
+use std::{
+    sync::{Arc, Mutex, MutexGuard},
+    time::Duration,
+};
+
+use gateway::bus::memory::MemoryBus;
+use rand::{RngExt, SeedableRng, rngs::StdRng};
+use registry::{Clock, MemoryRegistry};
+use tokio::{
+    sync::watch,
+    task::JoinSet,
+    time::{Instant, sleep},
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::{book::Book, defect::Defect, node::Node};
+
+pub(crate) const NODES: usize = 3;
+pub(crate) const REPLY_PARTITIONS: i32 = 6;
+/// When every simulation begins, in milliseconds since the Unix epoch.
+const UNIX_MS: u64 = 1_800_000_000_000;
+
+/// One simulated cluster, its clients and its faults.
+pub(crate) struct World {
+    pub(crate) defect: Defect,
+    pub(crate) clock: Clock,
+    pub(crate) started: Instant,
+    pub(crate) bus: MemoryBus,
+    pub(crate) table: MemoryRegistry,
+    pub(crate) book: Book,
+    /// Nothing fails any more, and clients finish.
+    pub(crate) calm: CancellationToken,
+    dice: Mutex<StdRng>,
+    faults: Mutex<Faults>,
+    nodes: Mutex<[Option<Arc<Node>>; NODES]>,
+    tasks: Mutex<JoinSet<()>>,
+}
+
+#[derive(Default)]
+struct Faults {
+    /// Whom the registry does not hear.
+    registry_away: [bool; NODES],
+    /// Who does not hear whom, both ways.
+    cut: [[bool; NODES]; NODES],
+    /// Calls get lost, now and then.
+    shaky: bool,
+}
+
+impl World {
+    pub(crate) fn new(seed: u64, defect: Defect) -> Arc<Self> {
+        let clock = Clock::Since { start: Instant::now(), unix_ms: UNIX_MS };
+        Arc::new(Self {
+            defect,
+            clock,
+            started: Instant::now(),
+            bus: MemoryBus::new(&[("replies", REPLY_PARTITIONS), ("echo", 2)]),
+            table: MemoryRegistry::with_clock(clock),
+            book: Book::default(),
+            calm: CancellationToken::new(),
+            dice: Mutex::new(StdRng::seed_from_u64(seed)),
+            faults: Mutex::default(),
+            nodes: Mutex::default(),
+            tasks: Mutex::default(),
+        })
+    }
+
+    /// A number below `end`.
+    pub(crate) fn below(&self, end: u64) -> u64 {
+        self.dice.lock().unwrap().random_range(0..end)
+    }
+
+    pub(crate) fn chance(&self, percent: u64) -> bool {
+        self.below(100) < percent
+    }
+
+    pub(crate) fn ms(&self, from: u64, to: u64) -> Duration {
+        Duration::from_millis(from + self.below(to - from))
+    }
+
+    pub(crate) async fn sleep(&self, from: u64, to: u64) {
+        sleep(self.ms(from, to)).await;
+    }
+
+    /// Something that goes on by itself, whatever becomes of who began it.
+    pub(crate) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        let mut tasks = self.tasks.lock().unwrap();
+        while tasks.try_join_next().is_some() {}
+        tasks.spawn(task);
+    }
+
+    pub(crate) fn seconds(&self) -> f64 {
+        self.started.elapsed().as_secs_f64()
+    }
+
+    fn faults(&self) -> MutexGuard<'_, Faults> {
+        self.faults.lock().unwrap()
+    }
+
+    pub(crate) fn is_shaky(&self) -> bool {
+        self.faults().shaky
+    }
+
+    pub(crate) fn set_shaky(&self, shaky: bool) {
+        self.faults().shaky = shaky;
+    }
+
+    pub(crate) fn is_registry_away(&self, node: usize) -> bool {
+        self.faults().registry_away[node]
+    }
+
+    pub(crate) fn set_registry_away(&self, node: usize, away: bool) {
+        self.faults().registry_away[node] = away;
+    }
+
+    pub(crate) fn is_cut(&self, one: usize, other: usize) -> bool {
+        self.faults().cut[one][other]
+    }
+
+    pub(crate) fn set_cut(&self, one: usize, other: usize, cut: bool) {
+        let mut faults = self.faults();
+        faults.cut[one][other] = cut;
+        faults.cut[other][one] = cut;
+    }
+
+    /// The run of a node that is not dead.
+    pub(crate) fn node(&self, index: usize) -> Option<Arc<Node>> {
+        self.nodes.lock().unwrap()[index].clone()
+    }
+
+    pub(crate) fn set_node(&self, index: usize, node: Option<Arc<Node>>) -> Option<Arc<Node>> {
+        std::mem::replace(&mut self.nodes.lock().unwrap()[index], node)
+    }
+
+    pub(crate) fn live_nodes(&self) -> Vec<Arc<Node>> {
+        self.nodes.lock().unwrap().iter().flatten().cloned().collect()
+    }
+
+    /// Ends every fault.
+    pub(crate) fn calm_down(&self) {
+        *self.faults() = Faults::default();
+        self.bus.set_available(true);
+        self.live_nodes().iter().for_each(|node| node.life.set_asleep(false));
+    }
+
+    /// Ends everything.
+    pub(crate) fn end(&self) {
+        self.live_nodes().iter().for_each(|node| node.life.dead.cancel());
+        *self.nodes.lock().unwrap() = [const { None }; NODES];
+        self.tasks.lock().unwrap().abort_all();
+    }
+}
+
+/// Whether a run of a node lives, sleeps or is dead.
+#[derive(Debug)]
+pub(crate) struct Life {
+    pub(crate) index: usize,
+    pub(crate) dead: CancellationToken,
+    asleep: watch::Sender<bool>,
+}
+
+impl Life {
+    pub(crate) fn new(index: usize, dead: CancellationToken) -> Arc<Self> {
+        Arc::new(Self { index, dead, asleep: watch::channel(false).0 })
+    }
+
+    pub(crate) fn set_asleep(&self, asleep: bool) {
+        self.asleep.send_replace(asleep);
+    }
+
+    pub(crate) async fn awake(&self) {
+        self.is(false).await;
+    }
+
+    pub(crate) async fn asleep(&self) {
+        self.is(true).await;
+    }
+
+    async fn is(&self, asleep: bool) {
+        if *self.asleep.borrow() != asleep {
+            let mut changes = self.asleep.subscribe();
+            changes.wait_for(|now| *now == asleep).await.expect("it is held here");
+        }
+    }
+}
