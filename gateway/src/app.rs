@@ -169,7 +169,7 @@ impl App {
         let telemetry = Arc::new(Telemetry::new());
         let (tasks, lost) = Tasks::new();
         let node = NodeRef { id: config.node_id.clone(), incarnation: unix_ms() };
-        let relay = Arc::new(Relay::new(&config, node.clone(), Arc::clone(&producer), telemetry));
+        let relay = Arc::new(Relay::new(&config, node, Arc::clone(&producer), telemetry));
         let url = config.internal.advertised(internal_address);
         let link = Arc::new(HttpPeers::new(&config.internal.secret)?);
         let parts = Parts::join(Arc::clone(&relay), url, registry, link, tasks.clone());

@@ -25,7 +25,9 @@ impl Clock {
     /// Milliseconds since the Unix epoch; 0 when the system's clock is before it.
     pub fn unix_ms(&self) -> u64 {
         match self {
-            Self::System => SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, millis),
+            Self::System => {
+                SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, millis)
+            }
             Self::Since { start, unix_ms } => unix_ms.saturating_add(millis(start.elapsed())),
         }
     }

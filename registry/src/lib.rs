@@ -38,9 +38,9 @@
 //! Stored responses, channels and views come with the parts of the gateway that use them, each as a
 //! trait of its own beside [`RequestTable`], [`NodeTable`] and [`SessionTable`].
 
+mod clock;
 #[cfg(any(test, feature = "conformance"))]
 pub mod conformance;
-mod clock;
 pub mod error;
 pub mod ids;
 mod memory;

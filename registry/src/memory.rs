@@ -16,9 +16,7 @@ use crate::{
     clock::Clock,
     error::RegistryError,
     ids::{NodeId, NodeRef, RequestId, SessionId},
-    tables::{
-        Announcement, NODE_TTL_MAX, NODE_TTL_MIN, NodeEntry, NodeTable, RequestTable, Route,
-    },
+    tables::{Announcement, NODE_TTL_MAX, NODE_TTL_MIN, NodeEntry, NodeTable, RequestTable, Route},
 };
 
 mod expiring;

@@ -20,8 +20,7 @@ use crate::{
     error::RegistryError,
     ids::{NodeRef, RequestId},
     tables::{
-        Announcement, NODE_TTL_MAX, NODE_TTL_MIN, NodeEntry, NodeTable, RequestTable, Route,
-        millis,
+        Announcement, NODE_TTL_MAX, NODE_TTL_MIN, NodeEntry, NodeTable, RequestTable, Route, millis,
     },
 };
 

@@ -1,11 +1,7 @@
 //! The tables as small traits, with what each call promises. One conformance suite checks every
 //! adapter against this text.
 
-use std::{
-    fmt::Debug,
-    sync::Arc,
-    time::Duration,
-};
+use std::{fmt::Debug, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};

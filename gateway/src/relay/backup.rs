@@ -89,9 +89,12 @@ impl Backups {
         self.change(session, false, |work| work.record = true);
     }
 
-    /// The same, and it matters at once.
-    pub fn record_now(&self, session: &Arc<Session>) {
-        self.change(session, true, |work| work.record = true);
+    /// The same, and what goes on once the registry has it, or cannot be reached.
+    pub fn record_then(&self, session: &Arc<Session>, then: Continue) {
+        self.change(session, true, |work| {
+            work.record = true;
+            work.then.push(then);
+        });
     }
 
     /// The session has to be written anew, with all that is in flight for it.
@@ -357,7 +360,7 @@ impl Backups {
                     work.session.unrecorded();
                     self.rewrite(&work.session);
                 }
-                BackedUp::Overflowed => relay.overflowed(&work.session),
+                BackedUp::Overflowed => relay.overflowed(&work.session, "mailbox_bytes_max"),
             }
             work.parked.clear();
         }

@@ -33,8 +33,8 @@ const RELEASE_TIMEOUT: Duration = Duration::from_millis(800);
 /// How long a release waits for the broker to confirm what has just been produced: its next holder
 /// could not be told.
 const RECORDING_PATIENCE: Duration = Duration::from_millis(200);
-/// How long a release waits for a session that is just arriving from where it was before.
-const ARRIVAL_PATIENCE: Duration = Duration::from_millis(400);
+/// How long a release waits for a session that is on its way to this node itself.
+const ARRIVAL_PATIENCE: Duration = Duration::from_millis(500);
 /// A token may be faster than the record of its session: one that is refused is tried once more.
 const SECOND_TRY: Duration = Duration::from_millis(50);
 /// How long it may take until the reply partitions of a dead node have another reader. A request
@@ -126,6 +126,7 @@ impl Handover {
             }
         };
         let epoch = holding.epoch;
+        arrival.claimed(epoch);
         let beginning =
             Beginning { epoch, token: next, former_token: Some(token.clone()), last_seq };
         let resumed = self.fetch(&arrival, holding, beginning).await;
@@ -201,7 +202,7 @@ impl Handover {
                 beginning.last_seq = released.confirmed;
                 (is_kept.then(|| released.into())?, Resume::Released)
             }
-            Former::Gone => (self.from_copy(holding, last_seq)?, Resume::Copied),
+            Former::Gone => (self.inherit_copy(holding, last_seq)?, Resume::Copied),
         };
         self.relay.telemetry().resumed(resume);
         let session = self.relay.adopt(id, is_reliable, beginning, inherited);
@@ -248,7 +249,7 @@ impl Handover {
 
     /// What the registry has of a session whose holder is gone. Of one whose client acknowledges
     /// nothing and was connected until then, nobody knows what was on the wire.
-    fn from_copy(&self, holding: Holding, last_seq: u64) -> Option<Inherited> {
+    fn inherit_copy(&self, holding: Holding, last_seq: u64) -> Option<Inherited> {
         let former = holding.former;
         if former.overflowed || (former.attached && !former.reliable) {
             return None;
@@ -426,7 +427,11 @@ impl Relay {
         if self.backups.is_ending(id) {
             return Some(stored::encode(&None::<Released>));
         }
-        self.wait_for_arrival(id).await;
+        // Another client that has come back a moment earlier has its turn first.
+        let deadline = Instant::now() + ARRIVAL_PATIENCE;
+        while self.hub.is_expected_before(id, epoch) && Instant::now() < deadline {
+            tokio::time::sleep(TICK).await;
+        }
         self.leave(id, epoch).await.map(|released| stored::encode(&Some(released)))
     }
 
@@ -457,13 +462,6 @@ impl Relay {
     }
 
     /// A client that is in a hurry may have left before its session has quite come here.
-    async fn wait_for_arrival(&self, id: SessionId) {
-        let deadline = Instant::now() + ARRIVAL_PATIENCE;
-        while self.hub.is_expected(id) && Instant::now() < deadline {
-            tokio::time::sleep(TICK).await;
-        }
-    }
-
     async fn wait_for_recordings(&self, session: &Session) {
         let is_open = |(_, known): &(_, InFlight)| {
             let look = |entry: &mut Entry| entry.recording == Recording::Unconfirmed;

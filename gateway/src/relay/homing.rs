@@ -192,7 +192,8 @@ impl Homing {
                 continue;
             }
             // Its session may have come here since it was read.
-            let Some(item) = self.deliver_here(item) else { continue };
+            let Some(stray) = self.deliver_here(item.stray) else { continue };
+            let item = Waiting { stray, ..item };
             match &item.stray.wants {
                 Some(_) => moved.push(item),
                 None => self.give_up(item.stray, &route.node),
@@ -201,27 +202,6 @@ impl Homing {
         if !moved.is_empty() {
             self.follow(moved, waiting).await;
         }
-    }
-
-    /// Delivers a stray for which somebody waits here after all; else it comes back.
-    fn deliver_here(&self, mut item: Waiting) -> Option<Waiting> {
-        let stray = &mut item.stray;
-        let hold = &mut stray.hold;
-        let reply = &stray.reply;
-        let delivery = self.relay.deliver(
-            stray.request,
-            |_| Way::Local,
-            None,
-            |_| hold.take(),
-            |service| reply.passing(|name| service.passes_to_client(name)),
-        );
-        match delivery {
-            Delivery::Unknown => return Some(item),
-            // It holds its offset itself.
-            Delivery::Kept(_) => {}
-            Delivery::Delivered => item.stray.done(),
-        }
-        None
     }
 
     /// Asks until the registry answers: its absence is no answer.
@@ -247,6 +227,35 @@ impl Homing {
             tracing::debug!(%error, "node table not read");
             tokio::time::sleep(RETRY_INTERVAL).await;
         }
+    }
+
+    /// Hands a stray to the request that waits for it here; it comes back when none does.
+    fn deliver_here(&self, mut stray: Stray) -> Option<Stray> {
+        let mut hold = stray.hold.take();
+        let mut reply = Some(std::mem::take(&mut stray.reply));
+        let delivery = self.relay.deliver(
+            stray.request,
+            |_| Way::Local,
+            None,
+            |_| hold.take(),
+            |service| {
+                let mut reply = reply.take().unwrap_or_default();
+                reply.headers.retain(|(name, _)| service.passes_to_client(name));
+                reply
+            },
+        );
+        match delivery {
+            Delivery::Unknown => {
+                (stray.hold, stray.reply) = (hold, reply.unwrap_or_default());
+                return Some(stray);
+            }
+            Delivery::Delivered | Delivery::Kept(_) => {}
+        }
+        // What the request did not keep back, it does not need.
+        if let Some(hold) = hold {
+            hold.done();
+        }
+        None
     }
 
     fn is_alive(&self, node: &NodeRef) -> bool {
@@ -567,15 +576,16 @@ mod tests {
         // More than a batch has: some are being sent, some wait.
         let moved: Vec<RequestId> = (0..300).map(|_| chosen_by(&dying)).collect();
         let lost = chosen_by(&dying);
+        bed.route(lost, &dying).await;
+        bed.read(lost);
         for &request in &moved {
             bed.route(request, &heir).await;
             bed.read(request);
         }
-        bed.route(lost, &dying).await;
-        bed.read(lost);
         bed.answers(&heir, &moved);
-        tokio::time::sleep(Duration::from_secs(1)).await;
-        assert_eq!((bed.window.mark(), bed.lookups()), (Some(0), 0), "waits for a silent peer");
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        assert_eq!(bed.forwards("gw-3", "delivered"), 300, "nothing waits for a silent peer alone");
+        assert_eq!(bed.window.mark(), Some(0), "what is that peer's waits for as long as it lives");
         bed.bury(&dying).await;
         bed.all_done().await;
         assert_eq!(bed.forwards("gw-3", "delivered"), 300);

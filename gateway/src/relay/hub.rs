@@ -2,7 +2,7 @@
 //! client.
 
 use std::{
-    collections::{HashMap, HashSet, VecDeque},
+    collections::{HashMap, VecDeque},
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -23,7 +23,8 @@ pub struct Hub {
 struct State {
     sessions: HashMap<SessionId, Arc<Session>>,
     /// Sessions that are about to be held here: what comes for them has to wait.
-    arriving: HashSet<SessionId>,
+    /// For which epoch they have been claimed; 0 until that is known.
+    arriving: HashMap<SessionId, u64>,
     /// Sessions to look at later, in the order of their times for each kind.
     windows: VecDeque<(Instant, ConnectionId, Arc<Session>)>,
     fences: VecDeque<(Instant, Arc<Session>)>,
@@ -69,14 +70,24 @@ impl Hub {
 
     /// A session is about to come; none when it is already.
     pub fn expect(&self, session: SessionId) -> Option<Arrival<'_>> {
-        let is_first = locked(&self.state).arriving.insert(session);
+        let mut state = locked(&self.state);
+        let is_first = !state.arriving.contains_key(&session);
+        if is_first {
+            state.arriving.insert(session, 0);
+        }
+        drop(state);
         // Not made unless it is the first: its drop would end the first one's.
         is_first.then(|| Arrival { hub: self, session })
     }
 
     /// Whether a session is about to come.
     pub fn is_expected(&self, session: SessionId) -> bool {
-        locked(&self.state).arriving.contains(&session)
+        locked(&self.state).arriving.contains_key(&session)
+    }
+
+    /// Whether a session is about to come that was claimed before `epoch`, or may have been.
+    pub fn is_expected_before(&self, session: SessionId, epoch: u64) -> bool {
+        locked(&self.state).arriving.get(&session).is_some_and(|claimed| *claimed < epoch)
     }
 
     /// How many sessions there are.
@@ -164,6 +175,11 @@ fn take_due<T>(queue: &mut VecDeque<T>, is_due: impl Fn(&T) -> bool) -> Option<T
 }
 
 impl Arrival<'_> {
+    /// The session has been claimed, for this epoch.
+    pub fn claimed(&self, epoch: u64) {
+        locked(&self.hub.state).arriving.insert(self.session, epoch);
+    }
+
     /// Which session.
     pub fn session(&self) -> SessionId {
         self.session

@@ -87,8 +87,8 @@ pub enum Pushed {
     Away,
     /// There is no such session any more; the frame is given up.
     Ended,
-    /// More than the session may hold without a connection: it has to end.
-    Overflowed,
+    /// More than this limit lets the session hold without a connection: it has to end.
+    Overflowed(&'static str),
     /// The session has gone to another node, and the frame has to follow it.
     Moved(Frame, Option<Hold>),
 }
@@ -337,7 +337,7 @@ impl Session {
         let weight = frame.weight();
         match &mut state.phase {
             Phase::Ended => {
-                hold.map(Hold::done);
+                hold.into_iter().for_each(Hold::done);
                 return Pushed::Ended;
             }
             Phase::Moved => return Pushed::Moved(frame, hold),
@@ -345,11 +345,16 @@ impl Session {
             Phase::Detached { frames, bytes } => {
                 *frames += 1;
                 *bytes += weight;
-                if *frames > self.limits.mailbox_frames_max
-                    || *bytes > self.limits.mailbox_bytes_max
-                {
-                    hold.map(Hold::done);
-                    return Pushed::Overflowed;
+                let limit = if *frames > self.limits.mailbox_frames_max {
+                    Some("mailbox_frames_max")
+                } else if *bytes > self.limits.mailbox_bytes_max {
+                    Some("mailbox_bytes_max")
+                } else {
+                    None
+                };
+                if let Some(limit) = limit {
+                    hold.into_iter().for_each(Hold::done);
+                    return Pushed::Overflowed(limit);
                 }
             }
             Phase::Attached | Phase::Fenced(_) => {}
@@ -601,7 +606,7 @@ impl Session {
         };
         let State { owed, in_flight, .. } = &mut *state;
         let due = owed.iter_mut().filter(|owed| is_due(owed));
-        due.map(|owed| owed.to_park(in_flight)).collect()
+        due.map(|owed| owed.park(in_flight)).collect()
     }
 
     /// The frames that a mailbox which is written anew should have: all of them while there is no
@@ -611,7 +616,7 @@ impl Session {
         let is_away = state.phase != Phase::Attached;
         let State { owed, in_flight, .. } = &mut *state;
         let is_due = |owed: &&mut Owed| owed.seq > 0 && (is_away || owed.backing != Backing::None);
-        owed.iter_mut().filter(is_due).map(|owed| owed.to_park(in_flight)).collect()
+        owed.iter_mut().filter(is_due).map(|owed| owed.park(in_flight)).collect()
     }
 
     /// The mailbox has these frames: their replies are safe.
@@ -666,7 +671,7 @@ impl Session {
         let (mut frames, mut holds) = (Vec::new(), Vec::new());
         for mut owed in owed.into_iter().filter(|owed| owed.seq > 0) {
             let request = owed.ends.as_ref().and_then(|id| state.in_flight.get(id));
-            let request = request.map(|known| known.request).or(owed.frame.ends());
+            let request = request.map(|known| known.request).or_else(|| owed.frame.ends());
             if let Some(hold) = owed.hold.take() {
                 holds.push((owed.frame.clone(), hold));
             }
@@ -731,7 +736,7 @@ pub struct HandedOver {
 }
 
 impl Owed {
-    fn to_park(&mut self, in_flight: &HashMap<ClientId, InFlight>) -> Unparked {
+    fn park(&mut self, in_flight: &HashMap<ClientId, InFlight>) -> Unparked {
         self.backing = Backing::OnItsWay;
         let ends = self.ends.as_ref().and_then(|id| in_flight.get(id));
         let request = ends.map(|known| known.request);
@@ -761,7 +766,8 @@ impl State {
                 .front()
                 .map_or(0, |owed| if owed.backing == Backing::None { 0 } else { owed.seq });
             confirmed.trim = confirmed.trim.max(trim);
-            if let Some(Frame::Receipt { request, .. }) = self.owed.front().map(|owed| &owed.frame) {
+            if let Some(Frame::Receipt { request, .. }) = self.owed.front().map(|owed| &owed.frame)
+            {
                 confirmed.receipts.push(*request);
             }
             confirmed.over.extend(self.drop_front());

@@ -7,7 +7,7 @@ use std::{
 };
 
 use registry::{BackupStep, MailboxLimits, Progress, RequestId};
-use tokio::time::Instant;
+use tokio::{sync::oneshot, time::Instant};
 
 use super::{
     Relay,
@@ -132,9 +132,9 @@ impl Relay {
     }
 
     /// A session has gathered more than it may while its client was away.
-    pub(super) fn overflowed(&self, session: &Arc<Session>) {
-        self.telemetry.limit_hit("mailbox_bytes_max");
-        tracing::info!(session = %session.id(), "mailbox full; the session ends");
+    pub(super) fn overflowed(&self, session: &Arc<Session>, limit: &'static str) {
+        self.telemetry.limit_hit(limit);
+        tracing::info!(limit, session = %session.id(), "mailbox full; the session ends");
         self.end_session(session, "mailbox_full");
     }
 
@@ -172,7 +172,7 @@ impl Relay {
             Pushed::Watch => self.hub.watch(session, Instant::now() + ACK_PATIENCE),
             Pushed::Away => self.park_due(session),
             Pushed::Ended => self.telemetry.frames_abandoned("session_ended", 1),
-            Pushed::Overflowed => self.overflowed(session),
+            Pushed::Overflowed(limit) => self.overflowed(session, limit),
             Pushed::Moved(frame, hold) => self.strays.send_after(frame, hold),
         }
     }
@@ -202,10 +202,14 @@ impl Relay {
         }
     }
 
-    /// The client is there: whatever token it came with is of no use any more.
-    pub fn heard(&self, session: &Arc<Session>, connection: ConnectionId) {
+    /// The client is there: whatever token it came with is of no use any more, once this has
+    /// ended. Cancel safe.
+    pub async fn heard(&self, session: &Arc<Session>, connection: ConnectionId) {
         if session.heard(connection) {
-            self.backups.record_now(session);
+            let (written, is_written) = oneshot::channel::<()>();
+            self.backups.record_then(session, Box::new(move || drop(written)));
+            // Dropped either way: nothing is ever sent.
+            is_written.await.unwrap_or_default();
         }
     }
 
@@ -351,7 +355,6 @@ impl Relay {
             batch.iter().for_each(|session| session.drain());
         }
     }
-
 }
 
 fn park_steps(frames: Vec<Unparked>) -> (Vec<u64>, Vec<BackupStep>) {

@@ -12,7 +12,12 @@ use tokio::{
     time::{Instant, sleep, timeout_at},
 };
 
-use crate::{client::Client, defect::Defect, node::Node, world::{NODES, World}};
+use crate::{
+    client::Client,
+    defect::Defect,
+    node::Node,
+    world::{NODES, World},
+};
 
 mod book;
 mod bus;
@@ -158,7 +163,8 @@ fn variable(name: &str) -> Option<String> {
 
 fn seeds() -> Range<u64> {
     let Some(text) = variable("ROUNDTRIP_SIM_SEEDS") else { return SEEDS };
-    let (from, to) = text.split_once("..").expect("ROUNDTRIP_SIM_SEEDS is a range, such as 0..2000");
+    let (from, to) =
+        text.split_once("..").expect("ROUNDTRIP_SIM_SEEDS is a range, such as 0..2000");
     from.parse().unwrap()..to.parse().unwrap()
 }
 

@@ -1,11 +1,7 @@
 //! The registry and the peers as one node reaches them: late, sometimes not at all, sometimes without
 //! hearing the answer.
 
-use std::{
-    fmt,
-    sync::Arc,
-    time::Duration,
-};
+use std::{fmt, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -14,9 +10,9 @@ use gateway::{
     relay::Relay,
 };
 use registry::{
-    Announcement, BackedUp, Backup, Claim, Claimed, MailboxLimits, MemoryRegistry, NodeEntry, NodeRef,
-    NodeTable, Recorded, RegistryError, RequestId, RequestTable, Route, SessionEntry, SessionId,
-    SessionRecord, SessionTable,
+    Announcement, BackedUp, Backup, Claim, Claimed, MailboxLimits, MemoryRegistry, NodeEntry,
+    NodeRef, NodeTable, Recorded, RegistryError, RequestId, RequestTable, Route, SessionEntry,
+    SessionId, SessionRecord, SessionTable,
 };
 use tokio::{sync::oneshot, time::sleep};
 
@@ -230,9 +226,8 @@ impl SessionTable for Wires {
         ttl: Duration,
     ) -> Result<Vec<Recorded>, RegistryError> {
         let (table, records, defect) = (self.table(), records.to_vec(), self.world.defect);
-        let call = async move {
-            table.record(&defect.spoil_records(&records, &table).await, ttl).await
-        };
+        let call =
+            async move { table.record(&defect.spoil_records(&records, &table).await, ttl).await };
         self.ask(call).await
     }
 

@@ -43,8 +43,7 @@ impl Node {
         let relay = Relay::new(&config(index), node, Arc::new(writer), telemetry);
         let relay = Arc::new(relay.with_nature(nature));
         let registry = Arc::new(wires.clone());
-        let parts =
-            Parts::join(relay, index.to_string(), registry, Arc::new(wires), tasks.clone());
+        let parts = Parts::join(relay, index.to_string(), registry, Arc::new(wires), tasks.clone());
         let control = gateway::bus::Consumer::control(&reader);
         let (dispatch, _) = parts.reader(control);
         let never = CancellationToken::new();

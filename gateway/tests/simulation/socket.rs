@@ -95,7 +95,7 @@ pub(crate) async fn serve(
                 None => return,
                 Some(message) => {
                     if !std::mem::replace(&mut is_heard, true) && is_resumed {
-                        relay.heard(session, id);
+                        relay.heard(session, id).await;
                     }
                     if on_message(relay, session, id, message) {
                         return;
@@ -125,7 +125,12 @@ pub(crate) async fn serve(
 }
 
 /// Whether the connection is over.
-fn on_message(relay: &Arc<Relay>, session: &Arc<Session>, id: ConnectionId, message: ToNode) -> bool {
+fn on_message(
+    relay: &Arc<Relay>,
+    session: &Arc<Session>,
+    id: ConnectionId,
+    message: ToNode,
+) -> bool {
     match message {
         ToNode::Text(text) => match ClientFrame::parse(&text).expect("clients send good frames") {
             ClientFrame::Request(frame) => relay.request(session, &frame, || Ok(())),

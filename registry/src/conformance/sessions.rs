@@ -72,6 +72,7 @@ pub(super) async fn run_all<R: Registry>(make: impl AsyncFn() -> R) {
     mailboxes::lose_everything_to_a_reset(&make().await).await;
     overflows::happen_beyond_the_most_frames(&make().await).await;
     overflows::happen_beyond_the_most_bytes(&make().await).await;
+    overflows::are_told_by_what_is_left_after_a_drop(&make().await).await;
     overflows::are_seen_and_stay(&make().await).await;
     overflows::leave_other_steps_and_sessions(&make().await).await;
 }

@@ -100,9 +100,7 @@ async fn who_cannot_be_answered_within_the_grace_is_told() -> Result<()> {
     silent.has_seen(2).await?;
 
     ensure!(node.term().await? == 0, "the node failed");
-    let told = ws.frame().await?;
-    ensure!(told.code() == "unavailable", "{}", told.text);
-    ensure!(told.raw("recorded") == Some("true"), "{}", told.text);
+    // Its session goes on elsewhere, with the request in flight.
     ensure!(ws.closed().await? == Some(1012), "closed otherwise");
     let answer = call.await??;
     ensure!(answer.status == 503, "{}", answer.text());

@@ -106,6 +106,7 @@ async fn a_mailbox_that_overflows_breaks_no_promise() -> Result<()> {
             vec![Reply::of(format!(r#""{}""#, "x".repeat(500))).when(until)]
         })?;
         // Within the limits, and beyond.
+        let mut ended = 0.0;
         for (frames, node) in [(2, 1), (FRAMES, 0), (FRAMES, 1)] {
             go.send_replace(false);
             let before = held.seen().len();
@@ -123,6 +124,17 @@ async fn a_mailbox_that_overflows_breaks_no_promise() -> Result<()> {
             })
             .await?;
             go.send_replace(true);
+            ended += frames as f64;
+            eventually(SOON, "every request has ended", async || {
+                let mut sum = 0.0;
+                for node in cluster.nodes() {
+                    let metrics = node.metrics().await?;
+                    sum += metrics.sum("roundtrip_requests_total", &[("service", "held")]);
+                }
+                ensure!(sum >= ended, "{sum} of {ended}");
+                Ok(())
+            })
+            .await?;
             all_handled(&cluster).await?;
             match frames {
                 FRAMES => ticket.is_over(cluster.node(node), 0).await?,

@@ -200,7 +200,7 @@ impl Connection {
             let close = match event {
                 Event::Message(message) => {
                     if !std::mem::replace(&mut is_heard, true) {
-                        self.relay.heard(&self.session, self.id);
+                        self.relay.heard(&self.session, self.id).await;
                     }
                     self.on_message(message, socket)
                 }

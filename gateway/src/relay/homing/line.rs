@@ -100,10 +100,9 @@ impl PeerLine {
 
     async fn work(&self, entrusted: &mut Entrusted) -> Vec<Stray> {
         loop {
-            if !entrusted.strays.is_empty() && entrusted.ask_at <= Instant::now() {
-                if self.ask(entrusted).await.is_err() {
-                    return Vec::new();
-                }
+            let is_due = !entrusted.strays.is_empty() && entrusted.ask_at <= Instant::now();
+            if is_due && self.ask(entrusted).await.is_err() {
+                return Vec::new();
             }
             let batch = self.queue.next_batch();
             if batch.is_empty() {

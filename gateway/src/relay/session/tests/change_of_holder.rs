@@ -80,13 +80,13 @@ fn too_much_without_a_connection_overflows() {
     assert!(matches!(end(&session, 2), Pushed::Away));
     assert!(matches!(session.push(Frame::Pong { id: None }, None, None), Pushed::Queued));
     assert!(matches!(end(&session, 3), Pushed::Away), "what was there before does not count");
-    assert!(matches!(end_held(&session, 4, &window), Pushed::Overflowed));
+    assert!(matches!(end_held(&session, 4, &window), Pushed::Overflowed(_)));
     assert_eq!(window.mark(), Some(5), "nobody will get it");
 
     let bytes = with_limits(false, SessionLimits { mailbox_bytes_max: 1000, ..WIDE });
     bytes.detach(bytes.connection());
     assert!(matches!(bytes.push(response(1, 500), None, None), Pushed::Away));
-    assert!(matches!(bytes.push(response(2, 500), None, None), Pushed::Overflowed));
+    assert!(matches!(bytes.push(response(2, 500), None, None), Pushed::Overflowed(_)));
 }
 
 #[test]
