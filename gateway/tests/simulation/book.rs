@@ -38,11 +38,11 @@ impl Book {
     }
 
     pub(crate) fn wrong(&self, at: f64, what: String) {
-        self.log(at, format!("WRONG: {what}"));
+        self.log(at, &format!("WRONG: {what}"));
         self.pages().wrong.push(what);
     }
 
-    pub(crate) fn log(&self, at: f64, what: String) {
+    pub(crate) fn log(&self, at: f64, what: &str) {
         let line = format!("{at:8.3} {what}");
         tracing::info!("{line}");
         self.pages().log.push(line);

@@ -71,10 +71,11 @@ impl Producer for Writer {
             let taken = inner.produce(&record, on_written);
             match taken {
                 Err(error) => tell(Err(error)).await,
-                Ok(()) => match result.await {
-                    Ok(result) => tell(result).await,
-                    Err(_) => {}
-                },
+                Ok(()) => {
+                    if let Ok(result) = result.await {
+                        tell(result).await;
+                    }
+                }
             }
         });
         Ok(())

@@ -10,6 +10,7 @@ use tokio::{
 };
 
 use crate::{
+    asked::{Asked, PATIENT},
     node::WINDOW,
     service::NEVER,
     socket::{self, ToClient, ToNode, Wish},
@@ -18,10 +19,6 @@ use crate::{
 
 /// How long a client waits for a node that does not say anything.
 const PATIENCE: Duration = Duration::from_secs(2);
-/// A request that waits so long should get its reply whatever happens.
-const PATIENT: Duration = Duration::from_secs(20);
-/// A reply that has been in the log for so long when its request ends must have come home.
-const HOMING_MAX: Duration = Duration::from_secs(12);
 
 /// One client.
 pub(crate) struct Client {
@@ -36,21 +33,6 @@ pub(crate) struct Client {
     asked: BTreeMap<String, Asked>,
     /// When it was last connected.
     left_at: Option<Instant>,
-}
-
-/// A request, and what has come of it.
-struct Asked {
-    text: String,
-    payload: String,
-    deadline: Instant,
-    timeout: Duration,
-    sends: u32,
-    request: Option<String>,
-    has_receipt: bool,
-    /// Its last frame, without its number, and when it came.
-    end: Option<String>,
-    ended_at: Option<Instant>,
-    is_refused: bool,
 }
 
 /// An open connection.
@@ -81,7 +63,7 @@ impl Client {
     }
 
     fn log(&self, what: &str) {
-        self.world.book.log(self.world.seconds(), format!("client {}: {what}", self.name));
+        self.world.book.log(self.world.seconds(), &format!("client {}: {what}", self.name));
     }
 
     fn wrong(&self, what: &str) {
@@ -288,78 +270,5 @@ impl Client {
         if let Err(what) = asked.on_frame(&frame, !self.is_reliable, &self.world) {
             self.wrong(&format!("{what}: {text}"));
         }
-    }
-}
-
-impl Asked {
-    fn is_open(&self) -> bool {
-        self.end.is_none() && !self.is_refused
-    }
-
-    fn send(&mut self) -> String {
-        self.sends += 1;
-        self.text.clone()
-    }
-
-    fn on_frame(
-        &mut self,
-        frame: &Value,
-        is_plain: bool,
-        world: &World,
-    ) -> Result<(), &'static str> {
-        let Some(request) = frame["request_id"].as_str() else {
-            self.is_refused = true;
-            return match frame["code"].as_str() {
-                Some("duplicate") => Err("refused as another"),
-                _ => Ok(world.book.count("refused")),
-            };
-        };
-        if frame["type"] == "receipt" {
-            if self.end.is_some() && !self.has_receipt && self.is_same(request) {
-                return Err("a receipt after the end");
-            }
-            self.has_receipt = true;
-            self.request = Some(request.to_owned());
-            return Ok(());
-        }
-        let mut end = format!("{request} {} {}", frame["type"], frame["payload"]);
-        if let Some(code) = frame["code"].as_str() {
-            end = format!("{request} {code}");
-            world.book.count("errors");
-        } else if frame["payload"].to_string() != self.payload {
-            return Err("another's reply");
-        }
-        if let Some(before) = &self.end {
-            world.book.count("repeated");
-            // Where the end of a request makes its id free, one that is sent again is another one.
-            let is_another = is_plain && self.sends > 1 && !before.starts_with(request);
-            // What a node has not written down yet when it dies, its successor does not know: it may end
-            // by its deadline what the client has seen end, and has perhaps acknowledged.
-            let is_forgotten = frame["code"] == "timeout" && world.book.died_at() >= self.ended_at;
-            if is_forgotten && *before != end {
-                world.book.count("ended again by its deadline");
-            }
-            let is_good = *before == end || is_another || is_forgotten;
-            return if is_good { Ok(()) } else { Err("two different ends") };
-        }
-        (self.end, self.request) = (Some(end), Some(request.to_owned()));
-        self.ended_at = Some(Instant::now());
-        world.book.count("ended");
-        let is_timeout = frame["code"] == "timeout";
-        let replied_at = world.book.replied_at(request);
-        if is_timeout
-            && self.timeout == PATIENT
-            && replied_at.is_some_and(|at| at + HOMING_MAX < Instant::now())
-        {
-            return Err("timed out with a reply in the log");
-        }
-        if is_timeout && Instant::now() + Duration::from_millis(500) < self.deadline {
-            return Err("timed out too early");
-        }
-        Ok(())
-    }
-
-    fn is_same(&self, request: &str) -> bool {
-        self.request.as_deref() == Some(request)
     }
 }

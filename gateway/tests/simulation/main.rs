@@ -19,6 +19,7 @@ use crate::{
     world::{NODES, World},
 };
 
+mod asked;
 mod book;
 mod bus;
 mod client;
@@ -36,7 +37,7 @@ const SETTLING: Duration = Duration::from_secs(45);
 /// After this time nothing is left of what nobody waits for.
 const REST: Duration = Duration::from_secs(10);
 const CLIENTS: usize = 5;
-const SEEDS: Range<u64> = 0..300;
+const SEEDS: Range<u64> = 0..200;
 
 /// What came of one seed.
 struct Outcome {
@@ -78,7 +79,7 @@ async fn run(world: &Arc<World>) {
         });
     }
     tokio::time::sleep_until(end).await;
-    world.book.log(world.seconds(), "calm".to_owned());
+    world.book.log(world.seconds(), "calm");
     world.calm_down();
     for index in 0..NODES {
         if world.node(index).is_none() {
@@ -103,7 +104,7 @@ async fn run(world: &Arc<World>) {
 /// Something that goes wrong for a while, unless it is calm by then.
 async fn trouble(world: Arc<World>, kind: u64) {
     let (one, other) = (world.below(NODES as u64) as usize, world.below(NODES as u64) as usize);
-    let log = |what: &str| world.book.log(world.seconds(), format!("node {one}: {what}"));
+    let log = |what: &str| world.book.log(world.seconds(), &format!("node {one}: {what}"));
     match kind {
         0 | 1 => {
             let Some(node) = world.set_node(one, None) else { return };

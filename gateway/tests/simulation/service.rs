@@ -58,7 +58,7 @@ async fn reply(world: Arc<World>, producer: Arc<impl Producer>, id: Vec<u8>, val
     let on_delivery = Box::new(move |result: Result<Position, _>| {
         let position = result.expect("the simulated broker takes it");
         let Position { partition, offset } = position;
-        world.book.log(world.seconds(), format!("reply to {request} is {offset} of {partition}"));
+        world.book.log(world.seconds(), &format!("reply to {request} is {offset} of {partition}"));
         world.book.replied(&request, partition, offset);
     });
     producer.produce(&record, on_delivery).unwrap();

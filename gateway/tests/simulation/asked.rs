@@ -1,0 +1,102 @@
+//! A request as its client sees it: what may come of it, and what may not.
+
+use std::time::Duration;
+
+use serde_json::Value;
+use tokio::time::Instant;
+
+use crate::world::World;
+
+/// A request that waits so long should get its reply whatever happens.
+pub(crate) const PATIENT: Duration = Duration::from_secs(20);
+/// A reply that has been in the log for so long when its request ends must have come home.
+const HOMING_MAX: Duration = Duration::from_secs(12);
+
+/// A request, and what has come of it.
+pub(crate) struct Asked {
+    pub(crate) text: String,
+    pub(crate) payload: String,
+    pub(crate) deadline: Instant,
+    pub(crate) timeout: Duration,
+    pub(crate) sends: u32,
+    pub(crate) request: Option<String>,
+    pub(crate) has_receipt: bool,
+    /// Its last frame, without its number, and when it came.
+    pub(crate) end: Option<String>,
+    pub(crate) ended_at: Option<Instant>,
+    pub(crate) is_refused: bool,
+}
+
+impl Asked {
+    pub(crate) fn is_open(&self) -> bool {
+        self.end.is_none() && !self.is_refused
+    }
+
+    pub(crate) fn send(&mut self) -> String {
+        self.sends += 1;
+        self.text.clone()
+    }
+
+    pub(crate) fn on_frame(
+        &mut self,
+        frame: &Value,
+        is_plain: bool,
+        world: &World,
+    ) -> Result<(), &'static str> {
+        let Some(request) = frame["request_id"].as_str() else {
+            self.is_refused = true;
+            world.book.count("refused");
+            return match frame["code"].as_str() {
+                Some("duplicate") => Err("refused as another"),
+                _ => Ok(()),
+            };
+        };
+        if frame["type"] == "receipt" {
+            if self.end.is_some() && !self.has_receipt && self.is_same(request) {
+                return Err("a receipt after the end");
+            }
+            self.has_receipt = true;
+            self.request = Some(request.to_owned());
+            return Ok(());
+        }
+        let mut end = format!("{request} {} {}", frame["type"], frame["payload"]);
+        if let Some(code) = frame["code"].as_str() {
+            end = format!("{request} {code}");
+            world.book.count("errors");
+        } else if frame["payload"].as_str() != Some(self.payload.trim_matches('"')) {
+            return Err("another's reply");
+        }
+        if let Some(before) = &self.end {
+            world.book.count("repeated");
+            // Where the end of a request makes its id free, one that is sent again is another one.
+            let is_another = is_plain && self.sends > 1 && !before.starts_with(request);
+            // What a node has not written down yet when it dies, its successor does not know: it may end
+            // by its deadline what the client has seen end, and has perhaps acknowledged.
+            let is_forgotten = frame["code"] == "timeout" && world.book.died_at() >= self.ended_at;
+            if is_forgotten && *before != end {
+                world.book.count("ended again by its deadline");
+            }
+            let is_good = *before == end || is_another || is_forgotten;
+            return if is_good { Ok(()) } else { Err("two different ends") };
+        }
+        (self.end, self.request) = (Some(end), Some(request.to_owned()));
+        self.ended_at = Some(Instant::now());
+        world.book.count("ended");
+        let is_timeout = frame["code"] == "timeout";
+        let replied_at = world.book.replied_at(request);
+        if is_timeout
+            && self.timeout == PATIENT
+            && replied_at.is_some_and(|at| at + HOMING_MAX < Instant::now())
+        {
+            return Err("timed out with a reply in the log");
+        }
+        if is_timeout && Instant::now() + Duration::from_millis(500) < self.deadline {
+            return Err("timed out too early");
+        }
+        Ok(())
+    }
+
+    fn is_same(&self, request: &str) -> bool {
+        self.request.as_deref() == Some(request)
+    }
+}
