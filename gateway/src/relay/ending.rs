@@ -104,6 +104,10 @@ impl Relay {
         if self.hub.is_expected(session) {
             return Verdict::Later;
         }
+        // The session has left and come back since the reply was taken: so it is wanted again.
+        if self.pending.look(request, |_| ()).is_some() {
+            return Verdict::Later;
+        }
         match self.hub.get(session) {
             Some(session) if session.is_unsafe(request) => Verdict::Kept(session.id()),
             Some(session) if session.is_held() => Verdict::Over,
@@ -243,6 +247,7 @@ impl Relay {
         }
         let timing = measure(&entry, &outcome, forward);
         let edge = entry.waiter.edge();
+        let is_failure = matches!(outcome, Outcome::Failure(_));
         let failure = failure_of(&outcome);
         tracing::debug!(
             %request,
@@ -256,6 +261,9 @@ impl Relay {
             Waiter::Session { session, id, .. } => {
                 let frame = last_frame(request, id.clone(), outcome, failure);
                 self.owe(&session, frame, Some(id), hold);
+                if is_failure {
+                    self.park_now(&session);
+                }
             }
             Waiter::Call(caller) => {
                 if caller.send(Answer { outcome, timing }).is_err() {

@@ -22,7 +22,7 @@ use super::{
 };
 use crate::{
     bus::Position,
-    error::{ErrorCode, Failure},
+    error::{CloseCode, ErrorCode, Failure},
     peer::PeerLink,
     telemetry::Resume,
     wire::Frame,
@@ -190,7 +190,8 @@ impl Handover {
             return None;
         }
         // Named as the holder and without the session: a claim of this node's whose answer was lost.
-        if holding.former.node.as_ref() == Some(self.relay.node()) && self.relay.hub().has(id) {
+        let is_held = || self.relay.hub().get(id).is_some_and(|session| session.is_held());
+        if holding.former.node.as_ref() == Some(self.relay.node()) && is_held() {
             return self.relay.resume_here(id, beginning);
         }
         let (inherited, resume) = match self.released(id, &holding).await {
@@ -215,8 +216,12 @@ impl Handover {
 
     /// What the former holder hands over.
     async fn released(&self, id: SessionId, holding: &Holding) -> Former {
-        let former = holding.former.node.as_ref().filter(|node| *node != self.relay.node());
-        let Some(former) = former else { return Former::Gone };
+        let Some(former) = &holding.former.node else { return Former::Gone };
+        if former == self.relay.node() {
+            // It may have taken such a claim for another node's, and be waiting to be asked.
+            let left = self.relay.leave(id, holding.epoch).await;
+            return left.map_or(Former::Gone, Former::Released);
+        }
         let Some(url) = self.find(former).await else { return Former::Gone };
         match self.link.release(&url, id, holding.epoch, RELEASE_TIMEOUT).await {
             Ok(Some(answer)) => match stored::decode::<Option<Released>>(&answer) {
@@ -345,6 +350,11 @@ impl Relay {
             }
             session.adopt(left.frame, ends.map(|(_, detail, _)| detail.id.clone()));
         }
+        // This node may have held it before, and not have heard that it had lost it.
+        if let Some(former) = self.hub.get(id) {
+            former.fence(CloseCode::Resumed);
+            self.let_go(&former);
+        }
         self.hub.add(&session);
         for (request, detail, progress) in requests {
             if progress != Progress::Ended {
@@ -422,6 +432,11 @@ impl Relay {
         while self.hub.is_expected_before(id, epoch) && Instant::now() < deadline {
             tokio::time::sleep(TICK).await;
         }
+        self.leave(id, epoch).await.map(|released| stored::encode(&Some(released)))
+    }
+
+    /// Takes a session out, with all that its holder from `epoch` on has to have of it.
+    async fn leave(&self, id: SessionId, epoch: u64) -> Option<Released> {
         let session = self.hub.get(id).filter(|session| session.epoch() < epoch)?;
         self.wait_for_recordings(&session).await;
         self.hub.remove(&session);
@@ -443,7 +458,7 @@ impl Relay {
         let frames = left.frames.into_iter().map(frame).collect();
         tracing::debug!(session = %id, "handed over");
         let (seq, confirmed) = (left.seq, left.confirmed);
-        Some(stored::encode(&Some(Released { seq, confirmed, frames, requests })))
+        Some(Released { seq, confirmed, frames, requests })
     }
 
     /// A client that is in a hurry may have left before its session has quite come here.

@@ -68,11 +68,6 @@ impl Hub {
         locked(&self.state).sessions.get(&id).cloned()
     }
 
-    /// Whether there is a session of this id.
-    pub fn has(&self, id: SessionId) -> bool {
-        locked(&self.state).sessions.contains_key(&id)
-    }
-
     /// A session is about to come; none when it is already.
     pub fn expect(&self, session: SessionId) -> Option<Arrival<'_>> {
         let mut state = locked(&self.state);

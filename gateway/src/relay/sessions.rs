@@ -212,7 +212,19 @@ impl Relay {
     /// Copies to the mailbox what is due.
     fn park_due(&self, session: &Arc<Session>) {
         let now = Instant::now();
-        let frames = session.unparked(now.checked_sub(ACK_PATIENCE).unwrap_or(now));
+        self.park_since(session, now.checked_sub(ACK_PATIENCE).unwrap_or(now));
+    }
+
+    /// Copies to the mailbox what ends requests: nobody else could say again that this node has
+    /// ended one, and what the next holder says would be another end.
+    pub(super) fn park_now(&self, session: &Arc<Session>) {
+        if session.is_durable() {
+            self.park_since(session, Instant::now());
+        }
+    }
+
+    fn park_since(&self, session: &Arc<Session>, before: Instant) {
+        let frames = session.unparked(before);
         if frames.is_empty() {
             return;
         }
@@ -302,14 +314,17 @@ impl Relay {
     }
 
     /// Nobody asked for what is left of a session that another node holds: replies follow it.
-    fn let_go(&self, session: &Arc<Session>) {
+    pub(super) fn let_go(&self, session: &Arc<Session>) {
         if session.is_held() {
             return;
         }
         self.hub.remove(session);
         let Some(left) = session.hand_over(false) else { return };
         for (_, known) in left.in_flight {
-            self.take_quietly(known.request, |waiter| waiter.is_of(session));
+            let entry = self.take_quietly(known.request, |waiter| waiter.is_of(session));
+            if let Some(early) = entry.and_then(|entry| entry.early) {
+                self.strays.send(known.request, early.reply, early.hold);
+            }
         }
         for (frame, hold) in left.holds {
             self.strays.send_after(frame, Some(hold));

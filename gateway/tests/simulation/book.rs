@@ -28,6 +28,8 @@ struct Pages {
     counts: BTreeMap<&'static str, u64>,
     /// The registry has lost everything.
     wiped: Option<Instant>,
+    /// A node has died, or lost its sessions in its sleep.
+    died: Option<Instant>,
 }
 
 impl Book {
@@ -62,6 +64,14 @@ impl Book {
 
     pub(crate) fn stored(&self, partition: i32, offset: i64) {
         self.pages().stored.insert(partition, offset);
+    }
+
+    pub(crate) fn died(&self) {
+        self.pages().died = Some(Instant::now());
+    }
+
+    pub(crate) fn died_at(&self) -> Option<Instant> {
+        self.pages().died
     }
 
     pub(crate) fn wiped(&self) {

@@ -108,6 +108,7 @@ async fn trouble(world: Arc<World>, kind: u64) {
         0 | 1 => {
             let Some(node) = world.set_node(one, None) else { return };
             log("crashes");
+            world.book.died();
             node.life.dead.cancel();
             drop(node);
             world.sleep(300, 9000).await;
@@ -119,9 +120,11 @@ async fn trouble(world: Arc<World>, kind: u64) {
         2 => {
             let Some(node) = world.node(one) else { return };
             log("falls asleep");
+            world.book.died();
             node.life.set_asleep(true);
             world.sleep(500, 9000).await;
             log("wakes up");
+            world.book.died();
             node.life.set_asleep(false);
         }
         3 => {
@@ -166,8 +169,8 @@ fn seeds() -> Range<u64> {
 }
 
 /// The first seed of these with which something goes wrong.
-fn first_wrong(seeds: Range<u64>, defect: Defect) -> Option<(u64, Outcome)> {
-    seeds.map(|seed| (seed, simulate(seed, defect))).find(|(_, outcome)| !outcome.wrong.is_empty())
+fn first_wrong(mut seeds: Range<u64>, defect: Defect) -> Option<u64> {
+    seeds.find(|seed| !simulate(*seed, defect).wrong.is_empty())
 }
 
 #[expect(clippy::print_stderr, reason = "the story of a seed is for who asked for it")]
@@ -203,4 +206,34 @@ fn a_seed_happens_again_exactly() {
         let [one, other] = [(); 2].map(|()| simulate(seed, Defect::None).log);
         assert!(one == other, "seed {seed}");
     }
+}
+
+/// Every defect shows within so many seeds.
+const DEFECT_SEEDS: Range<u64> = 0..1000;
+
+#[expect(clippy::print_stderr, reason = "how soon a defect shows is for who looks")]
+fn shows(defect: Defect) {
+    let first = first_wrong(DEFECT_SEEDS, defect);
+    eprintln!("{defect:?} shows with seed {first:?}");
+    assert!(first.is_some(), "{defect:?} goes unnoticed");
+}
+
+#[test]
+fn offsets_that_are_stored_early_show() {
+    shows(Defect::EarlyOffsets);
+}
+
+#[test]
+fn writes_of_former_holders_show() {
+    shows(Defect::NoEpochs);
+}
+
+#[test]
+fn replies_parked_without_their_requests_show() {
+    shows(Defect::BareParks);
+}
+
+#[test]
+fn sessions_taken_over_without_their_requests_show() {
+    shows(Defect::NoRequests);
 }

@@ -95,7 +95,7 @@ pub(crate) async fn serve(
                 None => return,
                 Some(message) => {
                     if !std::mem::replace(&mut is_heard, true) && is_resumed {
-                        relay.heard(session, id);
+                        relay.heard(session, id).await;
                     }
                     if on_message(relay, session, id, message) {
                         return;

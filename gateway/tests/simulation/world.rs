@@ -1,7 +1,10 @@
 //! What all simulated parts share: chance, faults that are on at present, and the nodes.
 
 use std::{
-    sync::{Arc, Mutex, MutexGuard},
+    sync::{
+        Arc, Mutex, MutexGuard,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -9,7 +12,7 @@ use gateway::bus::memory::MemoryBus;
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use registry::{Clock, MemoryRegistry};
 use tokio::{
-    sync::watch,
+    sync::Notify,
     task::JoinSet,
     time::{Instant, sleep},
 };
@@ -157,16 +160,19 @@ impl World {
 pub(crate) struct Life {
     pub(crate) index: usize,
     pub(crate) dead: CancellationToken,
-    asleep: watch::Sender<bool>,
+    asleep: AtomicBool,
+    /// Wakes whoever waits in the order in which they came, which a watched value does not.
+    changed: Notify,
 }
 
 impl Life {
     pub(crate) fn new(index: usize, dead: CancellationToken) -> Arc<Self> {
-        Arc::new(Self { index, dead, asleep: watch::channel(false).0 })
+        Arc::new(Self { index, dead, asleep: AtomicBool::new(false), changed: Notify::new() })
     }
 
     pub(crate) fn set_asleep(&self, asleep: bool) {
-        self.asleep.send_replace(asleep);
+        self.asleep.store(asleep, Ordering::Relaxed);
+        self.changed.notify_waiters();
     }
 
     pub(crate) async fn awake(&self) {
@@ -178,9 +184,8 @@ impl Life {
     }
 
     async fn is(&self, asleep: bool) {
-        if *self.asleep.borrow() != asleep {
-            let mut changes = self.asleep.subscribe();
-            changes.wait_for(|now| *now == asleep).await.expect("it is held here");
+        while self.asleep.load(Ordering::Relaxed) != asleep {
+            self.changed.notified().await;
         }
     }
 }

@@ -49,7 +49,12 @@ impl Homing {
                     waiting.extend(self.forward(item, &node));
                 }
                 Course::Later => waiting.push(item.later()),
-                Course::Over => self.unrouted(item.stray),
+                Course::Over => {
+                    // Its session may have come here since the route was looked up.
+                    if let Some(item) = self.deliver_here(item) {
+                        self.unrouted(item.stray);
+                    }
+                }
                 Course::Park(entry) => {
                     let session = session.expect("a course is a session's");
                     parks.entry(session).or_insert_with(|| (entry, Vec::new())).1.push(item);
