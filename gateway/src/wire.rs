@@ -91,6 +91,12 @@ impl Reply {
         self.headers.iter().find(|(name, _)| &**name == "content-type").map(|(_, value)| value)
     }
 
+    /// The same with those of its headers that pass.
+    pub fn passing(&self, passes: impl Fn(&str) -> bool) -> Self {
+        let headers = self.headers.iter().filter(|(name, _)| passes(name)).cloned().collect();
+        Self { status: self.status, headers, payload: self.payload.clone() }
+    }
+
     /// The payload's JSON text, without white space around it; `None` when it is anything else.
     pub fn json(&self) -> Option<&str> {
         serde_json::from_slice::<&RawValue>(&self.payload).ok().map(RawValue::get)

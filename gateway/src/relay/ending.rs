@@ -9,7 +9,8 @@ use super::{
     Relay,
     pending::{Answer, Early, Entry, Outcome, Recording, Timing, Waiter},
     service::Service,
-    stored,
+    session::Session,
+    stored::{self, RequestDetail},
     window::Hold,
 };
 use crate::{
@@ -136,7 +137,7 @@ impl Relay {
     }
 
     fn recorded(&self, request: RequestId, position: Position, at: Instant) {
-        let (mut kept, mut receipts) = (None, None);
+        let mut receipts = None;
         let entry = self.pending.take_if(request, |entry| {
             entry.recording = Recording::Confirmed { at, position };
             entry.service.metrics.produce.observe((at - entry.started).as_secs_f64());
@@ -153,21 +154,33 @@ impl Relay {
                     let pushed = session.push(receipt, None, None);
                     receipts = Some((Arc::clone(session), pushed));
                 }
-                kept = session.is_durable().then(|| (Arc::clone(session), entry.detail()));
+                if session.is_durable() {
+                    // Queued here, so that nobody has ended and forgotten the request before.
+                    self.back_up_recorded(session, request, entry.detail());
+                }
             }
             entry.early.is_some()
         });
         if let Some((session, pushed)) = receipts {
             self.settle(&session, pushed);
         }
-        if let Some((session, Some(detail))) = kept {
-            let (progress, detail) = (Progress::Recorded, stored::encode(&detail));
-            self.backups.step(&session, BackupStep::Request { request, progress, detail });
-        }
         if let Some(mut entry) = entry
             && let Some(early) = entry.early.take()
         {
             self.answer(request, entry, early);
+        }
+    }
+
+    /// Copies what is known of a request that is recorded.
+    pub(super) fn back_up_recorded(
+        &self,
+        session: &Arc<Session>,
+        request: RequestId,
+        detail: Option<RequestDetail>,
+    ) {
+        if let Some(detail) = detail {
+            let (progress, detail) = (Progress::Recorded, stored::encode(&detail));
+            self.backups.step(session, BackupStep::Request { request, progress, detail });
         }
     }
 

@@ -162,6 +162,12 @@ impl Homing {
     }
 
     async fn look_up(&self, batch: Vec<Waiting>, waiting: &mut Vec<Waiting>) {
+        // What it waits for may have come here meanwhile, with its session.
+        let batch: Vec<Waiting> =
+            batch.into_iter().filter_map(|item| self.deliver_here(item)).collect();
+        if batch.is_empty() {
+            return;
+        }
         let requests: Vec<RequestId> = batch.iter().map(|w| w.stray.request).collect();
         let routes = self.find_routes(&requests).await;
         // Two answers need a second look at the registry, once for the whole batch: a node not heard
@@ -192,8 +198,7 @@ impl Homing {
                 continue;
             }
             // Its session may have come here since it was read.
-            let Some(stray) = self.deliver_here(item.stray) else { continue };
-            let item = Waiting { stray, ..item };
+            let Some(item) = self.deliver_here(item) else { continue };
             match &item.stray.wants {
                 Some(_) => moved.push(item),
                 None => self.give_up(item.stray, &route.node),
@@ -202,6 +207,27 @@ impl Homing {
         if !moved.is_empty() {
             self.follow(moved, waiting).await;
         }
+    }
+
+    /// Delivers a stray for which somebody waits here after all; else it comes back.
+    fn deliver_here(&self, mut item: Waiting) -> Option<Waiting> {
+        let stray = &mut item.stray;
+        let hold = &mut stray.hold;
+        let reply = &stray.reply;
+        let delivery = self.relay.deliver(
+            stray.request,
+            |_| Way::Local,
+            None,
+            |_| hold.take(),
+            |service| reply.passing(|name| service.passes_to_client(name)),
+        );
+        match delivery {
+            Delivery::Unknown => return Some(item),
+            // It holds its offset itself.
+            Delivery::Kept(_) => {}
+            Delivery::Delivered => item.stray.done(),
+        }
+        None
     }
 
     /// Asks until the registry answers: its absence is no answer.
@@ -227,35 +253,6 @@ impl Homing {
             tracing::debug!(%error, "node table not read");
             tokio::time::sleep(RETRY_INTERVAL).await;
         }
-    }
-
-    /// Hands a stray to the request that waits for it here; it comes back when none does.
-    fn deliver_here(&self, mut stray: Stray) -> Option<Stray> {
-        let mut hold = stray.hold.take();
-        let mut reply = Some(std::mem::take(&mut stray.reply));
-        let delivery = self.relay.deliver(
-            stray.request,
-            |_| Way::Local,
-            None,
-            |_| hold.take(),
-            |service| {
-                let mut reply = reply.take().unwrap_or_default();
-                reply.headers.retain(|(name, _)| service.passes_to_client(name));
-                reply
-            },
-        );
-        match delivery {
-            Delivery::Unknown => {
-                (stray.hold, stray.reply) = (hold, reply.unwrap_or_default());
-                return Some(stray);
-            }
-            Delivery::Delivered | Delivery::Kept(_) => {}
-        }
-        // What the request did not keep back, it does not need.
-        if let Some(hold) = hold {
-            hold.done();
-        }
-        None
     }
 
     fn is_alive(&self, node: &NodeRef) -> bool {

@@ -133,6 +133,16 @@ pub struct Unparked {
     pub frame: Frame,
 }
 
+impl Unparked {
+    /// The request whose receipt the frame is.
+    pub fn receipt(&self) -> Option<RequestId> {
+        match self.frame {
+            Frame::Receipt { request, .. } => Some(request),
+            _ => None,
+        }
+    }
+}
+
 /// A frame that a client is not known to have.
 #[derive(Debug)]
 struct Owed {

@@ -184,14 +184,10 @@ impl Relay {
             return;
         }
         for request in receipts {
-            let had_receipt = |entry: &mut Entry| {
+            self.pending.look(request, |entry| {
                 entry.waiter.had_receipt();
-                entry.detail()
-            };
-            if let Some(detail) = self.pending.look(request, had_receipt).flatten() {
-                let (progress, detail) = (Progress::Recorded, stored::encode(&detail));
-                self.backups.step(session, BackupStep::Request { request, progress, detail });
-            }
+                self.back_up_recorded(session, request, entry.detail());
+            });
         }
         for request in over {
             self.routes.remove(request);
@@ -243,6 +239,8 @@ impl Relay {
             return whole;
         }
         whole.steps.push(BackupStep::Reset);
+        let mailbox = session.mailbox();
+        let receipts: Vec<RequestId> = mailbox.iter().filter_map(Unparked::receipt).collect();
         for (id, known) in session.requests() {
             let request = known.request;
             let found = self.pending.look(request, |entry| {
@@ -251,7 +249,9 @@ impl Relay {
             let detail = match found.flatten() {
                 Some((detail, route)) => {
                     whole.routes.push((request, route));
-                    detail
+                    // One that is in the mailbox is not owed beside it.
+                    let receipt = detail.receipt && !receipts.contains(&request);
+                    RequestDetail { receipt, ..detail }
                 }
                 None => RequestDetail::ended(id, &known),
             };
@@ -262,7 +262,7 @@ impl Relay {
             let detail = stored::encode(&detail);
             whole.steps.push(BackupStep::Request { request, progress, detail });
         }
-        let (seqs, steps) = park_steps(session.mailbox());
+        let (seqs, steps) = park_steps(mailbox);
         whole.parked = seqs;
         whole.steps.extend(steps);
         whole

@@ -123,7 +123,7 @@ fn config(settings: &KafkaSettings, group: &str) -> rdkafka::ClientConfig {
         Profile::Production => (
             // A broker answers a waiting fetch as soon as there is a record.
             &[("fetch.wait.max.ms", "500"), ("statistics.interval.ms", "5000")],
-            [("session.timeout.ms", "6000"), ("heartbeat.interval.ms", "1500")],
+            [("session.timeout.ms", "6000"), ("heartbeat.interval.ms", "500")],
         ),
         Profile::Dev => (
             &[("fetch.wait.max.ms", "5"), ("statistics.interval.ms", "1000")],

@@ -51,8 +51,8 @@ impl Homing {
                 Course::Later => waiting.push(item.later()),
                 Course::Over => {
                     // Its session may have come here since the route was looked up.
-                    if let Some(stray) = self.deliver_here(item.stray) {
-                        self.unrouted(stray);
+                    if let Some(item) = self.deliver_here(item) {
+                        self.unrouted(item.stray);
                     }
                 }
                 Course::Park(entry) => {
