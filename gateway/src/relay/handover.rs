@@ -326,7 +326,16 @@ impl Relay {
         let has = |left: &Left| left.seq > 0 && left.seq <= last_seq;
         let over: Vec<_> =
             inherited.frames.iter().filter(|left| has(left)).filter_map(|l| l.request).collect();
+        // A receipt that is in the mailbox, or that the client has, is not owed beside it.
+        let receipt = |left: &Left| match left.frame {
+            Frame::Receipt { request, .. } => Some(request),
+            _ => None,
+        };
+        let receipts: Vec<_> = inherited.frames.iter().filter_map(receipt).collect();
         let mut requests = inherited.requests;
+        for (request, detail, _) in &mut requests {
+            detail.receipt &= !receipts.contains(request);
+        }
         requests.retain(|(request, ..)| !over.contains(request));
         // As they were submitted: so their receipts come in that order.
         requests.sort_unstable_by_key(|(request, ..)| *request);

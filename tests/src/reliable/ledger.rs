@@ -2,7 +2,8 @@
 //!
 //! It reads and writes nothing else. Whether a frame may come again is decided as the contract does:
 //! only when its node was killed before the frame was acknowledged. An acknowledgement counts as
-//! received once the same connection has answered a ping that was sent after it.
+//! received once the same connection has answered two pings that were sent after it: the node
+//! writes it down within milliseconds, and may die before it has.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -48,6 +49,8 @@ struct Connection {
     since: Instant,
     /// Up to here the node is known to have received our acknowledgement.
     confirmed: u64,
+    /// Up to here it has received it, a moment ago perhaps.
+    heard: u64,
 }
 
 #[derive(Debug)]
@@ -161,7 +164,7 @@ impl Ledger {
         self.probe = None;
         let confirmed = if self.reliable { 0 } else { u64::MAX };
         let (node, since) = (node.to_owned(), Instant::now());
-        self.connections.push(Connection { node, since, confirmed });
+        self.connections.push(Connection { node, since, confirmed, heard: 0 });
     }
 
     /// The session was not resumed: what waits becomes new requests, which are still to be sent.
@@ -242,7 +245,10 @@ impl Ledger {
         if let (Some((probe, acked)), Some(last)) = (self.probe, self.connections.last_mut())
             && frame.get("id") == Some(probe)
         {
-            last.confirmed = last.confirmed.max(acked);
+            // What was acknowledged one ping earlier: the node has had the time to tell the
+            // registry.
+            last.confirmed = last.confirmed.max(last.heard);
+            last.heard = last.heard.max(acked);
             self.probe = None;
         }
     }

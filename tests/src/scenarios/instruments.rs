@@ -151,8 +151,11 @@ fn again(killed: bool, confirmed: bool, frame: &str) -> Result<Account> {
     ledger.take(&Frame::parse(&answer(1, "r", "me"))?);
     ledger.ack();
     if confirmed {
-        let ping = ledger.probe();
-        ledger.take(&Frame::parse(&ping.replace("ping", "pong"))?);
+        // Twice: what the first one shows may not be written down yet.
+        for _ in 0..2 {
+            let ping = ledger.probe();
+            ledger.take(&Frame::parse(&ping.replace("ping", "pong"))?);
+        }
     }
     if killed {
         directory.trouble("gw-1", Trouble::Lost);

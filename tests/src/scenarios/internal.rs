@@ -101,7 +101,7 @@ async fn the_metrics_of_the_contract_are_there() -> Result<()> {
     let mut gone = node.ws().await?;
     gone.send(r#"{"service":"silent"}"#).await?;
     silent.has_seen(1).await?;
-    drop(gone);
+    gone.close().await?;
     eventually(SOON, "who has gone is noticed", async || {
         let connections = cluster.sum("roundtrip_connections", &[]).await?;
         ensure!(connections == 1.0, "{connections} connections");
