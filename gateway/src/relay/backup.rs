@@ -6,7 +6,7 @@
 //! registry is away does a request go on without.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::HashMap,
     fmt,
     sync::{Arc, Mutex},
     time::Duration,
@@ -48,8 +48,8 @@ pub struct Backups {
 struct Queue {
     work: HashMap<SessionId, Work>,
     ends: Vec<(SessionId, u64)>,
-    /// Sessions that are over, and perhaps still in the registry.
-    ending: HashSet<SessionId>,
+    /// Sessions that are over, for the epoch they were held here, and perhaps still in the registry.
+    ending: HashMap<SessionId, u64>,
     /// A batch is on its way.
     is_busy: bool,
 }
@@ -144,7 +144,7 @@ impl Backups {
         let mut queue = locked(&self.queue);
         let work = queue.work.remove(&id);
         queue.ends.push((id, epoch));
-        queue.ending.insert(id);
+        queue.ending.insert(id, epoch);
         drop(queue);
         self.wake.notify_one();
         self.hurry.notify_one();
@@ -153,8 +153,9 @@ impl Backups {
     }
 
     /// Whether the session is over, and the registry may not know yet.
-    pub fn is_ending(&self, id: SessionId) -> bool {
-        locked(&self.queue).ending.contains(&id)
+    /// Not so for what was held here before `epoch`: it has gone on elsewhere since.
+    pub fn is_ending(&self, id: SessionId, epoch: u64) -> bool {
+        locked(&self.queue).ending.get(&id).is_some_and(|ended| *ended >= epoch)
     }
 
     /// Whether everything has been written.

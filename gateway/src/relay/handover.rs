@@ -204,7 +204,7 @@ impl Handover {
     ) -> Option<(Arc<Session>, ConnectionId)> {
         let last_seq = beginning.last_seq;
         let (id, is_reliable) = (arrival.session(), holding.former.reliable);
-        if self.relay.backups().is_ending(id) {
+        if self.relay.backups().is_ending(id, holding.former.epoch) {
             return None;
         }
         // Named as the holder and without the session: a claim of this node's whose answer was lost.
@@ -451,7 +451,7 @@ impl Relay {
     /// Hands a session over to the node that holds it, from `epoch` on, or says that it has ended
     /// here. `None` when nothing is known of it (any more).
     pub async fn release(&self, id: SessionId, epoch: u64) -> Option<Bytes> {
-        if self.backups.is_ending(id) {
+        if self.backups.is_ending(id, epoch.saturating_sub(1)) {
             return Some(stored::encode(&None::<Released>));
         }
         // Another client that has come back a moment earlier has its turn first.

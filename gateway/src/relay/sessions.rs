@@ -115,20 +115,27 @@ impl Relay {
     /// counted.
     pub fn end_session_of(&self, session: &Arc<Session>, connection: ConnectionId) {
         if session.connection() == connection && session.is_held() {
-            self.end_session(session, "session_ended");
+            let requests = self.end_session(session, "session_ended");
+            requests.into_iter().for_each(|request| self.routes.remove(request));
         }
     }
 
-    pub(super) fn end_session(&self, session: &Arc<Session>, reason: &'static str) {
+    /// Ends a session; what was in flight for it. The routes stay until their time has passed: unless
+    /// its client has said so here, the session may have gone on elsewhere, and they with it.
+    pub(super) fn end_session(
+        &self,
+        session: &Arc<Session>,
+        reason: &'static str,
+    ) -> Vec<RequestId> {
         self.hub.remove(session);
         let (requests, unread) = session.end();
         self.telemetry.frames_abandoned(reason, unread as u64);
         // The answer of each is counted where nobody takes it.
-        for request in requests {
-            self.cancel(request);
-            self.routes.remove(request);
+        for request in &requests {
+            self.cancel(*request);
         }
         self.backups.end(session.id(), session.epoch());
+        requests
     }
 
     /// A session has gathered more than it may while its client was away.

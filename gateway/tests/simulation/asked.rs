@@ -70,11 +70,13 @@ impl Asked {
             world.book.count("repeated");
             // Where the end of a request makes its id free, one that is sent again is another one.
             let is_another = is_plain && self.sends > 1 && !before.starts_with(request);
-            // What a node has not written down yet when it dies, its successor does not know: it may end
-            // by its deadline what the client has seen end, and has perhaps acknowledged.
-            let is_forgotten = frame["code"] == "timeout" && world.book.died_at() >= self.ended_at;
+            // What a node has not written down yet when it dies, its successor does not know: what the
+            // client has seen end, and has perhaps acknowledged, may end by its deadline once more; and
+            // what has ended so, by its reply.
+            let is_timeout = frame["code"] == "timeout" || before.ends_with(" timeout");
+            let is_forgotten = is_timeout && world.book.died_at() >= self.ended_at;
             if is_forgotten && *before != end {
-                world.book.count("ended again by its deadline");
+                world.book.count("ended once more");
             }
             let is_good = *before == end || is_another || is_forgotten;
             return if is_good { Ok(()) } else { Err("two different ends") };

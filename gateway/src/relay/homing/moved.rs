@@ -32,9 +32,11 @@ impl Homing {
         ids.sort_unstable_by_key(|id| *id.as_uuid());
         ids.dedup();
         let found = self.find_sessions(&ids).await;
+        // A session that is missing may be lost, with all else that the registry held.
+        let is_missing = found.iter().any(Option::is_none);
         let sessions: HashMap<SessionId, SessionEntry> =
             ids.into_iter().zip(found).filter_map(|(id, entry)| Some((id, entry?))).collect();
-        if sessions.values().any(|entry| self.is_doubtful(entry)) {
+        if is_missing || sessions.values().any(|entry| self.is_doubtful(entry)) {
             self.refresh_membership().await;
         }
         let mut parks: HashMap<SessionId, (SessionEntry, Vec<Waiting>)> = HashMap::new();
@@ -94,7 +96,7 @@ impl Homing {
             {
                 Course::To(node.clone(), *present)
             }
-            _ if self.relay.backups().is_ending(session) => Course::Over,
+            Some(entry) if self.relay.backups().is_ending(session, entry.epoch) => Course::Over,
             _ if self.membership.is_incomplete() => Course::Later,
             // Nobody will ask for it: what was on the wire cannot be known.
             Some(entry) if entry.attached && !entry.reliable => Course::Over,
