@@ -137,6 +137,8 @@ impl Fault {
     /// Adds to a cluster what the fault needs.
     pub fn prepare(self, builder: ClusterBuilder) -> ClusterBuilder {
         match self {
+            // Slower than clients come back, so that the pace shows.
+            Self::Rolling => builder.config("[shutdown]\ncloses_per_second = 5"),
             Self::RedisEmptied | Self::RedisPaused => builder.own_redis(),
             Self::KafkaKilled => builder.own_kafka(&[]),
             Self::LinkCut | Self::LinkDelayed | Self::LinkBlackHole => builder.proxied(),

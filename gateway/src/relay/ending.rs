@@ -50,7 +50,7 @@ impl Relay {
         let entry = self.pending.take_if(request, |entry| {
             delivery = Delivery::Delivered;
             // The receipt comes first. A second reply meanwhile is a late one.
-            let waits = entry.waiter.wants_receipt() && entry.recording == Recording::Unconfirmed;
+            let waits = entry.waiter.wants_receipt() && !entry.recording.is_confirmed();
             if waits && entry.early.is_some() {
                 return false;
             }
@@ -194,20 +194,27 @@ impl Relay {
                 ErrorCode::Timeout,
                 format!("no reply within {waited} ms; the request is recorded"),
             ),
+            Recording::Waiting => Failure::new(
+                ErrorCode::Timeout,
+                format!("not written within {waited} ms: the registry does not answer"),
+            ),
             Recording::Unconfirmed => Failure::new(
                 ErrorCode::Timeout,
                 format!("no acknowledgement from Kafka within {waited} ms; it may be recorded"),
             ),
         };
-        self.fail(request, entry, failure.recorded(true));
+        let recorded = entry.recording != Recording::Waiting;
+        self.fail(request, entry, failure.recorded(recorded));
     }
 
     /// Ends a request at its client's wish, or because its client hung up; the command itself is not
     /// called back. False when it does not wait here (any more).
     pub fn cancel(&self, request: RequestId) -> bool {
         let Some(entry) = self.pending.take(request) else { return false };
-        // Handed to the producer, so it may be in the log whatever is known.
-        let failure = Failure::new(ErrorCode::Cancelled, "cancelled by the client").recorded(true);
+        // Once handed to the producer it may be in the log, whatever is known.
+        let recorded = entry.recording != Recording::Waiting;
+        let failure = Failure::new(ErrorCode::Cancelled, "cancelled by the client");
+        let failure = failure.recorded(recorded);
         self.fail(request, entry, failure);
         true
     }
@@ -334,7 +341,7 @@ fn measure(entry: &Entry, outcome: &Outcome, forward: Option<Duration>) -> Timin
             timing.produce = Some(at - entry.started);
             at
         }
-        Recording::Unconfirmed => entry.started,
+        Recording::Waiting | Recording::Unconfirmed => entry.started,
     };
     if matches!(outcome, Outcome::Reply(_)) {
         let service = (now - acknowledged).saturating_sub(forward.unwrap_or_default());

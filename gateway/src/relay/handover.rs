@@ -60,7 +60,25 @@ struct Released {
     /// The number up to which frames are not kept.
     confirmed: u64,
     frames: Vec<Left>,
-    requests: Vec<(RequestId, RequestDetail, bool)>,
+    requests: Vec<(RequestId, RequestDetail, Reached)>,
+}
+
+/// How far a request is, as it is handed over.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+enum Reached {
+    Submitted,
+    Recorded,
+    Ended,
+}
+
+impl From<Progress> for Reached {
+    fn from(progress: Progress) -> Self {
+        match progress {
+            Progress::Submitted => Self::Submitted,
+            Progress::Recorded => Self::Recorded,
+            Progress::Ended => Self::Ended,
+        }
+    }
 }
 
 /// A frame that a client may lack.
@@ -281,11 +299,11 @@ impl Handover {
 
 impl From<Released> for Inherited {
     fn from(released: Released) -> Self {
-        let request = |(request, detail, has_ended): (RequestId, RequestDetail, bool)| {
-            let progress = match detail.position {
-                _ if has_ended => Progress::Ended,
-                Some(_) => Progress::Recorded,
-                None => Progress::Submitted,
+        let request = |(request, detail, reached): (RequestId, RequestDetail, Reached)| {
+            let progress = match reached {
+                Reached::Submitted => Progress::Submitted,
+                Reached::Recorded => Progress::Recorded,
+                Reached::Ended => Progress::Ended,
             };
             // The receipt is among the frames, or the client has it.
             (request, RequestDetail { receipt: false, ..detail }, progress)
@@ -455,7 +473,14 @@ impl Relay {
             let entry = self.take_quietly(known.request, |waiter| waiter.is_of(&session));
             let detail = entry.as_ref().and_then(Entry::detail);
             let detail = detail.unwrap_or_else(|| RequestDetail::ended(id, &known));
-            requests.push((known.request, detail, known.has_ended));
+            let is_waiting = |entry: &Entry| entry.recording == Recording::Waiting;
+            let progress = match &entry {
+                _ if known.has_ended => Progress::Ended,
+                Some(entry) if is_waiting(entry) => Progress::Submitted,
+                // In the producer's hands, which live on.
+                _ => Progress::Recorded,
+            };
+            requests.push((known.request, detail, Reached::from(progress)));
             if let Some(early) = entry.and_then(|entry| entry.early) {
                 self.strays.send(known.request, early.reply, early.hold);
             }
@@ -473,7 +498,7 @@ impl Relay {
     /// A client that is in a hurry may have left before its session has quite come here.
     async fn wait_for_recordings(&self, session: &Session) {
         let is_open = |(_, known): &(_, InFlight)| {
-            let look = |entry: &mut Entry| entry.recording == Recording::Unconfirmed;
+            let look = |entry: &mut Entry| !entry.recording.is_confirmed();
             self.pending.look(known.request, look) == Some(true)
         };
         let deadline = Instant::now() + RECORDING_PATIENCE;

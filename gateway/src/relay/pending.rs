@@ -126,7 +126,7 @@ impl Entry {
         let Waiter::Session { id, digest, receipt, .. } = &self.waiter else { return None };
         let position = match self.recording {
             Recording::Confirmed { position, .. } => Some((position.partition, position.offset)),
-            Recording::Unconfirmed => None,
+            Recording::Waiting | Recording::Unconfirmed => None,
         };
         Some(RequestDetail {
             id: id.clone(),
@@ -142,6 +142,8 @@ impl Entry {
 /// What is known of the request's record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Recording {
+    /// Not handed to the producer yet: the registry has to know of it first.
+    Waiting,
     /// Handed to the producer: it may be in the log.
     Unconfirmed,
     /// Acknowledged by the broker.
@@ -151,6 +153,13 @@ pub enum Recording {
         /// Where the record is.
         position: Position,
     },
+}
+
+impl Recording {
+    /// Whether the broker has acknowledged it.
+    pub const fn is_confirmed(&self) -> bool {
+        matches!(self, Self::Confirmed { .. })
+    }
 }
 
 /// A reply that came before the receipt its client wants to see first.

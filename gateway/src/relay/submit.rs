@@ -242,18 +242,21 @@ impl Relay {
         let node = self.node.clone();
         let route = Arc::new(Route { node, session: session_id, client_id, deadline_ms });
         let started = Instant::now();
-        let entry = Entry {
+        let mut entry = Entry {
             service: Arc::clone(service),
             waiter,
             started,
             deadline: started + timeout,
             partition: choice.partition,
-            recording: Recording::Unconfirmed,
+            recording: Recording::Waiting,
             early: None,
             route: Arc::clone(&route),
         };
         service.metrics.in_flight.inc();
         let detail = session.filter(|session| session.is_durable()).zip(entry.detail());
+        if detail.is_none() {
+            entry.recording = Recording::Unconfirmed;
+        }
         self.pending.insert(request, entry);
         if let Some((session, detail)) = detail {
             self.produce_once_backed_up(&session, service, submission, (request, route), &detail);
@@ -292,6 +295,11 @@ impl Relay {
         let (session_id, deadline_ms) = (session.id(), route.deadline_ms);
         let submission = OwnedSubmission::from(submission);
         let produce = move || {
+            // Whoever ended it meanwhile, or took it to another node, was told that it is not there.
+            let hand_over = |entry: &mut Entry| entry.recording = Recording::Unconfirmed;
+            if relay.pending.look(request, hand_over).is_none() {
+                return;
+            }
             let handed = submission.with(|submission| {
                 let session = Some(session_id);
                 relay.hand_to_producer(&service, submission, request, session, deadline_ms)

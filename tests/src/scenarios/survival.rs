@@ -57,7 +57,8 @@ async fn a_node_that_stands_still() -> Result<()> {
 async fn a_rolling_restart() -> Result<()> {
     let drill = run(Fault::Rolling).await?;
     let storm = drill.account.reconnects_per_second_max();
-    ensure!(storm <= 20, "{storm} connections within a second, of 20 clients");
+    // Five a second are closed, and who comes back takes up to a second for it.
+    ensure!(storm <= 12, "{storm} connections within a second, of 20 clients");
     drill.check(Fault::Rolling)
 }
 
