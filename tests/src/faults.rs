@@ -112,11 +112,8 @@ impl Fault {
 
     /// What its clients may notice.
     pub fn promise(self) -> Promise {
-        const NONE: Allowance =
-            Allowance { codes: &[], unserved: false, repeats: false, duplicated_max: 0 };
-        // Rarely a request that was in flight on a lost node is answered twice by the next one, with
-        // the same id and content: clients drop the second answer.
-        let killed = Allowance { repeats: true, duplicated_max: 2, ..NONE };
+        const NONE: Allowance = Allowance { codes: &[], unserved: false, repeats: false };
+        let killed = Allowance { repeats: true, ..NONE };
         // A node that drains takes nothing new, and says so.
         let drained = Allowance { codes: &["unavailable"], ..NONE };
         let seconds = |seconds| Some(Duration::from_secs_f64(seconds));

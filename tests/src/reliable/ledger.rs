@@ -72,7 +72,8 @@ struct Told {
 #[derive(Debug)]
 struct Ended {
     session: usize,
-    told: Told,
+    receipt: Option<Told>,
+    end: Told,
     content: u64,
 }
 
@@ -290,24 +291,33 @@ impl Ledger {
             self.account.unserved += u64::from(recorded || asked.receipt.is_some());
         }
         self.waited(&asked);
-        let content = hash(frame);
-        self.ended.insert(number, Ended { session: self.session, told, content });
+        let (session, receipt, content) = (self.session, asked.receipt, hash(frame));
+        self.ended.insert(number, Ended { session, receipt, end: told, content });
     }
 
     /// A frame about a request that has ended.
     fn again(&mut self, number: u64, frame: &Frame) {
-        let Some(ended) = self.ended.remove(&number) else {
+        let Some(mut ended) = self.ended.remove(&number) else {
             return self.wrong("about a request of a session that is over", frame);
         };
-        let same = frame.kind() == "receipt" || ended.content == hash(frame);
-        if same && ended.session == self.session {
-            self.repeated(&ended.told, frame);
+        let is_receipt = frame.kind() == "receipt";
+        // A receipt and an end are two frames: either may come again for itself.
+        let before = match is_receipt {
+            true => ended.receipt.as_ref().unwrap_or(&ended.end),
+            false => &ended.end,
+        };
+        if (is_receipt || ended.content == hash(frame)) && ended.session == self.session {
+            self.repeated(before, frame);
         } else {
             self.duplicate("another end", frame);
         }
         // The last copy is the one that may be repeated when its node is killed.
         let told = self.told(frame);
-        self.ended.insert(number, Ended { told, ..ended });
+        match is_receipt {
+            true => ended.receipt = Some(told),
+            false => ended.end = told,
+        }
+        self.ended.insert(number, ended);
     }
 
     /// A frame came a second time: whether it may.
@@ -353,4 +363,59 @@ fn hash(frame: &Frame) -> u64 {
     let mut hasher = DefaultHasher::new();
     frame.content().hash(&mut hasher);
     hasher.finish()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::reliable::directory::Trouble;
+
+    /// A client whose first request got its receipt and its answer, numbers 1 and 2, from `gw-1`.
+    fn answered(directory: &Arc<Directory>) -> Ledger {
+        let (profile, progress) = (Profile::default(), Arc::default());
+        let mut ledger = Ledger::new("c".to_owned(), &profile, Arc::clone(directory), progress);
+        ledger.connected("gw-1");
+        ledger.ask("echo");
+        hear(&mut ledger, "receipt", 1);
+        hear(&mut ledger, "response", 2);
+        ledger
+    }
+
+    fn hear(ledger: &mut Ledger, kind: &str, seq: u64) {
+        let payload = ledger.payload(1);
+        let text = format!(
+            r#"{{"type":"{kind}","seq":{seq},"id":1,"request_id":"r","payload":{payload}}}"#
+        );
+        ledger.take(&Frame::parse(&text).unwrap());
+    }
+
+    fn counts(mut ledger: Ledger) -> (u64, u64) {
+        let account = ledger.account();
+        assert_eq!((account.answered, account.wrong), (1, 0), "{account}");
+        (account.repeats, account.duplicated)
+    }
+
+    #[test]
+    fn a_killed_nodes_receipt_and_answer_may_both_come_again_once() {
+        let directory = Arc::default();
+        let mut ledger = answered(&directory);
+        directory.trouble("gw-1", Trouble::Lost);
+        ledger.connected("gw-2");
+        hear(&mut ledger, "receipt", 3);
+        hear(&mut ledger, "response", 4);
+        hear(&mut ledger, "response", 5);
+        assert_eq!(counts(ledger), (2, 1));
+    }
+
+    #[test]
+    fn nothing_comes_again_from_a_node_that_was_well() {
+        let directory = Arc::default();
+        let mut ledger = answered(&directory);
+        hear(&mut ledger, "response", 3);
+        directory.trouble("gw-1", Trouble::Drained);
+        ledger.connected("gw-2");
+        hear(&mut ledger, "receipt", 4);
+        hear(&mut ledger, "response", 5);
+        assert_eq!(counts(ledger), (0, 3));
+    }
 }
