@@ -199,9 +199,11 @@ impl Homing {
             }
             // Its session may have come here since it was read.
             let Some(item) = self.deliver_here(item) else { continue };
+            let is_lost = route.node == *self.relay.node() || item.stray.is_denied_by(&route.node);
             match &item.stray.wants {
                 Some(_) => moved.push(item),
-                None => self.give_up(item.stray, &route.node),
+                None if is_complete || is_lost => self.give_up(item.stray, &route.node),
+                None => waiting.push(item.later()),
             }
         }
         if !moved.is_empty() {
@@ -407,7 +409,15 @@ mod tests {
     }
 
     impl Bed {
-        fn new() -> Self {
+        /// A node that has been there for long enough to know the table.
+        async fn new() -> Self {
+            let bed = Self::young();
+            tokio::time::sleep(2 * TTL).await;
+            bed
+        }
+
+        /// A node that starts now.
+        fn young() -> Self {
             let config = Config::parse(CONFIG, std::iter::empty()).unwrap();
             let producer = Arc::new(MemoryBus::new(&[]).producer());
             let telemetry = Arc::new(Telemetry::new());
@@ -426,6 +436,10 @@ mod tests {
                 tasks.clone(),
             ));
             tasks.long_lived("homing", Arc::clone(&homing).run());
+            let (announced, announcing) = (Arc::clone(&membership), Arc::clone(&relay));
+            let run =
+                async move { announced.run(&announcing).await.expect("nobody takes its name") };
+            tasks.long_lived("membership", run);
             Self { relay, registry, membership, homing, peers, window: Window::new(), read: 0 }
         }
 
@@ -516,7 +530,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_marked_reply_goes_straight_home_and_in_order() {
-        let mut bed = Bed::new();
+        let mut bed = Bed::new().await;
         let peer = node("gw-2", 1);
         bed.join(&peer).await;
         let requests: Vec<RequestId> = (0..1000).map(|_| chosen_by(&peer)).collect();
@@ -533,7 +547,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_reply_whose_mark_misleads_is_looked_up() {
-        let mut bed = Bed::new();
+        let mut bed = Bed::new().await;
         let (guessed, peer) = (node("gw-2", 1), node("gw-3", 1));
         bed.join(&guessed).await;
         bed.join(&peer).await;
@@ -551,7 +565,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_node_is_asked_once_for_one_reply() {
-        let mut bed = Bed::new();
+        let mut bed = Bed::new().await;
         let peer = node("gw-2", 1);
         bed.join(&peer).await;
         bed.answers(&peer, &[]);
@@ -566,7 +580,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn what_a_peer_leaves_behind_is_looked_up() {
-        let mut bed = Bed::new();
+        let mut bed = Bed::new().await;
         let (dying, heir) = (node("gw-2", 1), node("gw-3", 1));
         bed.join(&dying).await;
         bed.join(&heir).await;
@@ -592,7 +606,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_line_starts_again_for_a_peer_that_is_back() {
-        let mut bed = Bed::new();
+        let mut bed = Bed::new().await;
         let peer = node("gw-2", 1);
         let (first, second) = (chosen_by(&peer), chosen_by(&peer));
         bed.answers(&peer, &[first, second]);
@@ -609,8 +623,25 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn a_young_node_gives_nothing_up_that_the_table_may_have_lost() {
+        let mut bed = Bed::young();
+        let silent = node("gw-2", 1);
+        let (routed, unrouted) = (chosen_by(&silent), chosen_by(&silent));
+        bed.answers(&silent, &[routed, unrouted]);
+        bed.route(routed, &silent).await;
+        bed.read(routed);
+        bed.read(unrouted);
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        assert_eq!(bed.unrouted(), 0, "that node may live, and write again what it holds");
+        bed.join(&silent).await;
+        bed.route(unrouted, &silent).await;
+        bed.all_done().await;
+        assert_eq!((bed.forwards("gw-2", "delivered"), bed.unrouted()), (2, 0));
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn an_id_that_nobody_marked_is_looked_up() {
-        let mut bed = Bed::new();
+        let mut bed = Bed::new().await;
         let peer = node("gw-2", 1);
         bed.join(&peer).await;
         let request = RequestId::from_uuid(uuid::Uuid::new_v4());

@@ -33,8 +33,9 @@ pub struct Membership {
     known: ArcSwap<Known>,
     changed: Notify,
     announced: AtomicBool,
-    /// The table lost what it held: until then the live nodes are writing it again.
-    incomplete_until: Mutex<Option<Instant>>,
+    /// From then on all live nodes have written what they hold, whatever the table had lost before;
+    /// `None` until this node is announced.
+    complete_from: Mutex<Option<Instant>>,
 }
 
 type Nodes = HashMap<NodeId, NodeEntry>;
@@ -63,7 +64,7 @@ impl Membership {
             known: ArcSwap::default(),
             changed: Notify::new(),
             announced: AtomicBool::new(false),
-            incomplete_until: Mutex::default(),
+            complete_from: Mutex::default(),
         }
     }
 
@@ -99,7 +100,7 @@ impl Membership {
         let mut nodes: Nodes =
             nodes.into_iter().map(|entry| (entry.node.id.clone(), entry)).collect();
         if self.is_announced() && !nodes.contains_key(&self.this.id) {
-            self.lost();
+            self.doubt();
         }
         if self.is_incomplete() {
             // Who is missing has not had its turn yet.
@@ -111,16 +112,16 @@ impl Membership {
         Ok(())
     }
 
-    /// Whether the registry may lack what live nodes hold, because it has lost it: then neither a
-    /// missing route nor a missing node means anything.
+    /// Whether the registry may lack what live nodes hold, because it has lost it, be it shortly before
+    /// this node came: then neither a missing route nor a missing node means anything.
     pub fn is_incomplete(&self) -> bool {
-        locked(&self.incomplete_until).is_some_and(|until| Instant::now() < until)
+        locked(&self.complete_from).is_none_or(|from| Instant::now() < from)
     }
 
-    /// The registry has lost what it held. Every live node announces itself, and writes again what
-    /// it holds, within the time after which it would be dead.
-    fn lost(&self) {
-        *locked(&self.incomplete_until) = Some(Instant::now() + NODE_TTL);
+    /// The registry has lost what it held, or nobody here knows that it has not. Every live node
+    /// announces itself, and writes again what it holds, within the time after which it would be dead.
+    fn doubt(&self) {
+        *locked(&self.complete_from) = Some(Instant::now() + NODE_TTL);
     }
 
     /// Announces this node for as long as it lives, or until another one takes its name.
@@ -162,12 +163,14 @@ impl Membership {
         let result = self.registry.announce(&entry, NODE_TTL).await;
         relay.telemetry().registry_call("announce", started.elapsed());
         relay.routes().set_reachable(result.is_ok());
-        if result == Ok(Announcement::Fresh) && self.announced.swap(true, Ordering::Relaxed) {
-            tracing::warn!("the registry had lost this node; writing again what it holds");
-            self.lost();
-            relay.write_again();
-        }
         let announcement = result?;
+        if announcement == Announcement::Fresh {
+            self.doubt();
+            if self.announced.swap(true, Ordering::Relaxed) {
+                tracing::warn!("the registry had lost this node; writing again what it holds");
+                relay.write_again();
+            }
+        }
         self.refresh().await?;
         Ok(announcement)
     }

@@ -1,7 +1,11 @@
 //! The registry and the peers as one node reaches them: late, sometimes not at all, sometimes without
 //! hearing the answer.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -203,8 +207,20 @@ impl RequestTable for Wires {
 #[async_trait]
 impl NodeTable for Wires {
     async fn announce(&self, of: &NodeEntry, ttl: Duration) -> Result<Announcement, RegistryError> {
-        let (table, of) = (self.table(), of.clone());
-        self.ask(async move { table.announce(&of, ttl).await }).await
+        let (table, of, life) = (self.table(), of.clone(), Arc::clone(&self.life));
+        let announce = async move {
+            let announcement = table.announce(&of, ttl).await;
+            if announcement == Ok(Announcement::Fresh) {
+                life.is_fresh.store(true, Ordering::Relaxed);
+            }
+            announcement
+        };
+        let announcement = self.ask(announce).await?;
+        // Never lost with the answer to a call.
+        Ok(match self.life.is_fresh.swap(false, Ordering::Relaxed) {
+            true => Announcement::Fresh,
+            false => announcement,
+        })
     }
 
     async fn nodes(&self) -> Result<Vec<NodeEntry>, RegistryError> {

@@ -160,6 +160,8 @@ impl World {
 pub(crate) struct Life {
     pub(crate) index: usize,
     pub(crate) dead: CancellationToken,
+    /// The registry has taken it for new, and it may not have heard so.
+    pub(crate) is_fresh: AtomicBool,
     asleep: AtomicBool,
     /// Wakes whoever waits in the order in which they came, which a watched value does not.
     changed: Notify,
@@ -167,7 +169,8 @@ pub(crate) struct Life {
 
 impl Life {
     pub(crate) fn new(index: usize, dead: CancellationToken) -> Arc<Self> {
-        Arc::new(Self { index, dead, asleep: AtomicBool::new(false), changed: Notify::new() })
+        let (is_fresh, asleep) = (AtomicBool::new(false), AtomicBool::new(false));
+        Arc::new(Self { index, dead, is_fresh, asleep, changed: Notify::new() })
     }
 
     pub(crate) fn set_asleep(&self, asleep: bool) {
