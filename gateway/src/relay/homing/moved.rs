@@ -78,13 +78,17 @@ impl Homing {
         if self.relay.hub().is_expected(session) {
             return Course::Later;
         }
+        // One that has gone on elsewhere while this node slept is not here, whatever it still has.
+        let is_present = |here: u64| entry.is_none_or(|entry| entry.epoch <= here);
         let here = self.relay.hub().get(session).filter(|session| session.is_held());
+        let here = here.filter(|session| is_present(session.epoch()));
         let is_here = here.is_some();
         match entry {
             // Read again, while the first one is owed still.
             _ if here.is_some_and(|session| session.is_unsafe(stray.request)) => Course::Later,
-            // It waited here and has ended: a late or second reply.
-            _ if is_here => Course::Over,
+            // It waited here and has ended: a late or second reply. An empty table cannot say so.
+            _ if is_here && !self.membership.is_incomplete() => Course::Over,
+            _ if is_here => Course::Later,
             None if self.membership.is_incomplete() => Course::Later,
             None => Course::Over,
             // What the holder has denied is denied for that epoch: the session may have left it since,
