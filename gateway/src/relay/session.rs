@@ -13,7 +13,6 @@ use std::{
 };
 
 use registry::{NodeRef, RequestId, SessionId, SessionRecord};
-use tokio::time::Instant;
 
 use super::{token::Token, window::Hold};
 use crate::{
@@ -22,7 +21,9 @@ use crate::{
     wire::{ClientId, Frame},
 };
 
+mod mailbox;
 mod outbox;
+mod requests;
 mod terms;
 
 pub use outbox::Unparked;
@@ -367,84 +368,6 @@ impl Session {
         }
         state.phase = Phase::Fenced(code);
         true
-    }
-
-    /// How many requests are in flight, counting those whose answer the client may not have yet.
-    pub fn in_flight(&self) -> usize {
-        locked(&self.state).in_flight.len()
-    }
-
-    /// Every request in flight, by the client's id.
-    pub fn requests(&self) -> Vec<(ClientId, InFlight)> {
-        let state = locked(&self.state);
-        state.in_flight.iter().map(|(id, request)| (id.clone(), request.clone())).collect()
-    }
-
-    /// Whether the id is in flight, and for the same request.
-    pub fn known(&self, id: &ClientId, digest: Digest) -> Known {
-        match locked(&self.state).in_flight.get_mut(id) {
-            None => Known::No,
-            Some(known) if known.digest != digest => Known::Conflicts,
-            Some(known) if known.is_unconfirmed && !known.has_ended => {
-                known.is_unconfirmed = false;
-                Known::Unconfirmed(known.request)
-            }
-            Some(_) => Known::Joins,
-        }
-    }
-
-    /// The request in flight under an id.
-    pub fn request(&self, id: &ClientId) -> Option<RequestId> {
-        locked(&self.state).in_flight.get(id).map(|known| known.request)
-    }
-
-    /// A request is in flight from now on. The caller has made sure that the id is free.
-    pub fn begin(&self, id: ClientId, request: InFlight) {
-        locked(&self.state).in_flight.insert(id, request);
-    }
-
-    /// A request was not taken after all.
-    pub fn forget(&self, id: &ClientId) {
-        let mut state = locked(&self.state);
-        state.in_flight.remove(id);
-        state.close_if_drained();
-    }
-
-    /// The frames that the mailbox should have and has not: all of them while there is no
-    /// connection, else those that end a request and have waited since `before`. They count as on
-    /// their way from now on.
-    pub fn unparked(&self, before: Instant) -> Vec<Unparked> {
-        let mut state = locked(&self.state);
-        let is_away = state.phase != Phase::Attached;
-        state.outbox.unparked(is_away, before)
-    }
-
-    /// The frames that a mailbox which is written anew should have: all of them while there is no
-    /// connection, else those it had.
-    pub fn mailbox(&self) -> Vec<Unparked> {
-        let mut state = locked(&self.state);
-        let is_away = state.phase != Phase::Attached;
-        state.outbox.mailbox(is_away)
-    }
-
-    /// The mailbox has these frames: their replies are safe.
-    pub fn parked(&self, seqs: &[u64]) {
-        locked(&self.state).outbox.parked(seqs);
-    }
-
-    /// Whether the reply to a request is owed still and only this node has it.
-    pub fn is_unsafe(&self, request: RequestId) -> bool {
-        let state = locked(&self.state);
-        self.is_durable_in(&state) && state.outbox.is_only_here(request)
-    }
-
-    /// From which time on the oldest frame waits that is to be parked in time; none when nothing
-    /// has to be watched any more.
-    pub fn unwatch(&self) -> Option<Instant> {
-        let mut state = locked(&self.state);
-        let since = state.outbox.waits_since();
-        state.is_watched = since.is_some();
-        since
     }
 
     /// Closes the connection and takes everything out, for the node that holds the session now and
