@@ -168,7 +168,10 @@ impl Backups {
         let mut queue = locked(&self.queue);
         let work = queue.work.entry(session.id()).or_insert_with(|| Work::new(session));
         if !Arc::ptr_eq(&work.session, session) {
-            // It has been elsewhere meanwhile: what was to be written before is of no use.
+            // It has been elsewhere meanwhile: of what was held before nothing is written any more.
+            if session.epoch() < work.session.epoch() {
+                return;
+            }
             *work = Work::new(session);
         }
         change(work);
@@ -252,18 +255,12 @@ impl Backups {
                 work.parked.sort_unstable();
                 work.session.parked(&work.parked);
             } else {
-                self.again(&work.session);
+                // What could not be written is part of the session, which is written anew.
+                self.rewrite(&work.session);
             }
             then.into_iter().for_each(|go_on| go_on());
         }
         !is_reachable
-    }
-
-    /// What could not be written is part of the session, which is written anew.
-    fn again(&self, session: &Arc<Session>) {
-        let mut queue = locked(&self.queue);
-        let work = queue.work.entry(session.id()).or_insert_with(|| Work::new(session));
-        (work.record, work.rewrite) = (true, true);
     }
 
     async fn try_write(

@@ -3,10 +3,9 @@
 
 use std::{sync::Arc, time::Duration};
 
-use bytes::Bytes;
 use registry::{
     Claim, Claimed, HeldRequest, Holding, NodeRef, ParkedFrame, Progress, Registry, RegistryError,
-    RequestId, Route, SessionId,
+    RequestId, SessionId,
 };
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
@@ -15,26 +14,17 @@ use super::{
     Relay,
     hub::Arrival,
     membership::Membership,
-    pending::{Entry, Recording, Waiter},
-    session::{Beginning, ConnectionId, Digest, InFlight, Session, Unparked},
+    session::{Beginning, ConnectionId, Session, Unparked},
     stored::{self, RequestDetail},
     token::Token,
 };
-use crate::{
-    bus::Position,
-    error::{CloseCode, ErrorCode, Failure},
-    peer::PeerLink,
-    telemetry::Resume,
-    wire::Frame,
-};
+use crate::{peer::PeerLink, telemetry::Resume};
+
+mod arriving;
+mod leaving;
 
 /// How long a former holder may take to hand a session over; then its copy has to do.
 const RELEASE_TIMEOUT: Duration = Duration::from_millis(800);
-/// How long a release waits for the broker to confirm what has just been produced: its next holder
-/// could not be told.
-const RECORDING_PATIENCE: Duration = Duration::from_millis(200);
-/// How long a release waits for a session that is on its way to this node itself.
-const ARRIVAL_PATIENCE: Duration = Duration::from_millis(500);
 /// A token may be faster than the record of its session: one that is refused is tried once more.
 const SECOND_TRY: Duration = Duration::from_millis(50);
 /// How long it may take until the reply partitions of a dead node have another reader. A request
@@ -59,34 +49,7 @@ struct Released {
     seq: u64,
     /// The number up to which frames are not kept.
     confirmed: u64,
-    frames: Vec<Left>,
-    requests: Vec<(RequestId, RequestDetail, Reached)>,
-}
-
-/// How far a request is, as it is handed over.
-#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
-enum Reached {
-    Submitted,
-    Recorded,
-    Ended,
-}
-
-impl From<Progress> for Reached {
-    fn from(progress: Progress) -> Self {
-        match progress {
-            Progress::Submitted => Self::Submitted,
-            Progress::Recorded => Self::Recorded,
-            Progress::Ended => Self::Ended,
-        }
-    }
-}
-
-/// A frame that a client may lack.
-#[derive(Debug, Serialize, Deserialize)]
-struct Left {
-    seq: u64,
-    request: Option<RequestId>,
-    frame: Frame,
+    state: Inherited,
 }
 
 /// What became of a session's former holder.
@@ -100,8 +63,10 @@ enum Former {
 }
 
 /// A session's state, wherever it came from.
+#[derive(Debug, Serialize, Deserialize)]
 struct Inherited {
-    frames: Vec<Left>,
+    /// What its client may lack.
+    frames: Vec<Unparked>,
     requests: Vec<(RequestId, RequestDetail, Progress)>,
 }
 
@@ -218,7 +183,7 @@ impl Handover {
                 let is_kept = (released.confirmed..=released.seq).contains(&last_seq);
                 // Its frames keep their numbers.
                 beginning.last_seq = released.confirmed;
-                (is_kept.then(|| released.into())?, Resume::Released)
+                (is_kept.then_some(released.state)?, Resume::Released)
             }
             Former::Gone => (self.inherit_copy(holding, last_seq)?, Resume::Copied),
         };
@@ -290,220 +255,9 @@ impl Handover {
         }
         let frame = |parked: ParkedFrame| {
             let ParkedFrame { seq, request, frame } = parked;
-            Some(Left { seq, request, frame: stored::decode(&frame)? })
+            Some(Unparked { seq, request, frame: stored::decode(&frame)? })
         };
         let frames = holding.mailbox.into_iter().map(frame).collect::<Option<_>>()?;
         Some(Inherited { frames, requests })
-    }
-}
-
-impl From<Released> for Inherited {
-    fn from(released: Released) -> Self {
-        let request = |(request, detail, reached): (RequestId, RequestDetail, Reached)| {
-            let progress = match reached {
-                Reached::Submitted => Progress::Submitted,
-                Reached::Recorded => Progress::Recorded,
-                Reached::Ended => Progress::Ended,
-            };
-            // The receipt is among the frames, or the client has it.
-            (request, RequestDetail { receipt: false, ..detail }, progress)
-        };
-        let requests = released.requests.into_iter().map(request).collect();
-        Self { frames: released.frames, requests }
-    }
-}
-
-impl Relay {
-    /// Goes on with a session that this node holds.
-    fn resume_here(
-        &self,
-        id: SessionId,
-        beginning: Beginning,
-    ) -> Option<(Arc<Session>, ConnectionId)> {
-        let session = self.hub.get(id)?;
-        let last_seq = beginning.last_seq;
-        let connection = session.resume(last_seq, beginning)?;
-        if !session.is_reliable() {
-            self.confirm(&session, last_seq);
-        }
-        self.backups.rewrite(&session);
-        self.telemetry.resumed(Resume::Here);
-        Some((session, connection))
-    }
-
-    /// Goes on with a session that another node has held.
-    fn adopt(
-        self: &Arc<Self>,
-        id: SessionId,
-        is_reliable: bool,
-        beginning: Beginning,
-        inherited: Inherited,
-    ) -> Arc<Session> {
-        let last_seq = beginning.last_seq;
-        let session = Arc::new(Session::new(id, is_reliable, self.session_limits, beginning));
-        let has = |left: &Left| left.seq > 0 && left.seq <= last_seq;
-        let over: Vec<_> =
-            inherited.frames.iter().filter(|left| has(left)).filter_map(|l| l.request).collect();
-        // A receipt that is in the mailbox, or that the client has, is not owed beside it.
-        let receipt = |left: &Left| match left.frame {
-            Frame::Receipt { request, .. } => Some(request),
-            _ => None,
-        };
-        let receipts: Vec<_> = inherited.frames.iter().filter_map(receipt).collect();
-        let mut requests = inherited.requests;
-        for (request, detail, _) in &mut requests {
-            detail.receipt &= !receipts.contains(request);
-        }
-        requests.retain(|(request, ..)| !over.contains(request));
-        // As they were submitted: so their receipts come in that order.
-        requests.sort_unstable_by_key(|(request, ..)| *request);
-        for (request, detail, progress) in &requests {
-            let in_flight = InFlight {
-                request: *request,
-                digest: Digest(detail.digest),
-                service: (&*detail.service).into(),
-                deadline_ms: detail.deadline_ms,
-                has_ended: *progress == Progress::Ended,
-                is_unconfirmed: *progress == Progress::Submitted,
-            };
-            session.begin(detail.id.clone(), in_flight);
-        }
-        for mut left in inherited.frames.into_iter().filter(|left| !has(left)) {
-            let ends = left.request.and_then(|request| requests.iter().find(|r| r.0 == request));
-            if let Some((_, detail, _)) = ends
-                && let Some(service) = self.services.get(&*detail.service)
-            {
-                left.frame.keep_headers(|name| service.passes_to_client(name));
-            }
-            session.adopt(left.frame, ends.map(|(_, detail, _)| detail.id.clone()));
-        }
-        // This node may have held it before, and not have heard that it had lost it.
-        if let Some(former) = self.hub.get(id) {
-            former.fence(CloseCode::Resumed);
-            self.let_go(&former);
-        }
-        self.hub.add(&session);
-        for (request, detail, progress) in requests {
-            if progress != Progress::Ended {
-                self.wait_again(&session, request, &detail);
-            }
-        }
-        self.backups.rewrite(&session);
-        session
-    }
-
-    /// A request of an adopted session waits here from now on, for what is left of its time.
-    fn wait_again(
-        self: &Arc<Self>,
-        session: &Arc<Session>,
-        request: RequestId,
-        detail: &RequestDetail,
-    ) {
-        let (id, digest) = (detail.id.clone(), Digest(detail.digest));
-        let Some(service) = self.services.get(&*detail.service) else {
-            let failure = Failure::new(ErrorCode::Unavailable, "this node has no such service");
-            let failure = failure.recorded(true);
-            let (id, request) = (Some(detail.id.clone()), Some(request));
-            let frame = Frame::Error { id: id.clone(), request, failure, reply: None };
-            return self.owe(session, frame, id, None);
-        };
-        let now_ms = self.nature.unix_ms();
-        let age = Duration::from_millis(now_ms.saturating_sub(request.unix_ms()));
-        let now = Instant::now();
-        let started = now.checked_sub(age).unwrap_or(now);
-        let left = Duration::from_millis(detail.deadline_ms.saturating_sub(now_ms));
-        let position = detail.position.map(|(partition, offset)| Position { partition, offset });
-        let route = Arc::new(Route {
-            node: self.node.clone(),
-            session: Some(session.id()),
-            client_id: Some(detail.id.as_json().into()),
-            deadline_ms: detail.deadline_ms,
-        });
-        let recording = match position {
-            Some(position) => Recording::Confirmed { at: now, position },
-            None => Recording::Unconfirmed,
-        };
-        let entry = Entry {
-            service: Arc::clone(service),
-            // A receipt that is still owed for what is recorded comes below; what is not confirmed
-            // gets one if its client sends it again, and its reply waits for none.
-            waiter: Waiter::Session { session: Arc::clone(session), id, digest, receipt: false },
-            started,
-            deadline: now + left,
-            partition: None,
-            recording,
-            early: None,
-            route: Arc::clone(&route),
-        };
-        if let (true, Some(Position { partition, offset })) = (detail.receipt, position) {
-            let (id, topic) = (detail.id.clone(), Arc::clone(&service.topic));
-            self.owe(session, Frame::Receipt { id, request, topic, partition, offset }, None, None);
-        }
-        // What an earlier holding of the session has left here.
-        if let Some(early) = self.take_quietly(request, |_| true).and_then(|entry| entry.early) {
-            self.strays.send(request, early.reply, early.hold);
-        }
-        service.metrics.in_flight.inc();
-        self.pending.insert(request, entry);
-        self.routes.put(request, route, true);
-    }
-
-    /// Hands a session over to the node that holds it, from `epoch` on, or says that it has ended
-    /// here. `None` when nothing is known of it (any more).
-    pub async fn release(&self, id: SessionId, epoch: u64) -> Option<Bytes> {
-        if self.backups.is_ending(id, epoch.saturating_sub(1)) {
-            return Some(stored::encode(&None::<Released>));
-        }
-        // Another client that has come back a moment earlier has its turn first.
-        let deadline = Instant::now() + ARRIVAL_PATIENCE;
-        while self.hub.is_expected_before(id, epoch) && Instant::now() < deadline {
-            tokio::time::sleep(TICK).await;
-        }
-        self.leave(id, epoch).await.map(|released| stored::encode(&Some(released)))
-    }
-
-    /// Takes a session out, with all that its holder from `epoch` on has to have of it.
-    async fn leave(&self, id: SessionId, epoch: u64) -> Option<Released> {
-        let session = self.hub.get(id).filter(|session| session.epoch() < epoch)?;
-        self.wait_for_recordings(&session).await;
-        self.hub.remove(&session);
-        let left = session.hand_over(true)?;
-        let mut requests = Vec::with_capacity(left.in_flight.len());
-        for (id, known) in left.in_flight {
-            let entry = self.take_quietly(known.request, |waiter| waiter.is_of(&session));
-            let detail = entry.as_ref().and_then(Entry::detail);
-            let detail = detail.unwrap_or_else(|| RequestDetail::ended(id, &known));
-            let is_waiting = |entry: &Entry| entry.recording == Recording::Waiting;
-            let progress = match &entry {
-                _ if known.has_ended => Progress::Ended,
-                Some(entry) if is_waiting(entry) => Progress::Submitted,
-                // In the producer's hands, which live on.
-                _ => Progress::Recorded,
-            };
-            requests.push((known.request, detail, Reached::from(progress)));
-            if let Some(early) = entry.and_then(|entry| entry.early) {
-                self.strays.send(known.request, early.reply, early.hold);
-            }
-        }
-        for (frame, hold) in left.holds {
-            self.strays.send_after(frame, Some(hold));
-        }
-        let frame = |Unparked { seq, request, frame }| Left { seq, request, frame };
-        let frames = left.frames.into_iter().map(frame).collect();
-        tracing::debug!(session = %id, "handed over");
-        let (seq, confirmed) = (left.seq, left.confirmed);
-        Some(Released { seq, confirmed, frames, requests })
-    }
-
-    /// A client that is in a hurry may have left before its session has quite come here.
-    async fn wait_for_recordings(&self, session: &Session) {
-        let is_open = |(_, known): &(_, InFlight)| {
-            let look = |entry: &mut Entry| !entry.recording.is_confirmed();
-            self.pending.look(known.request, look) == Some(true)
-        };
-        let deadline = Instant::now() + RECORDING_PATIENCE;
-        while session.requests().iter().any(is_open) && Instant::now() < deadline {
-            tokio::time::sleep(TICK).await;
-        }
     }
 }

@@ -22,8 +22,8 @@ pub struct Hub {
 #[derive(Debug, Default)]
 struct State {
     sessions: HashMap<SessionId, Arc<Session>>,
-    /// Sessions that are about to be held here: what comes for them has to wait.
-    /// For which epoch they have been claimed; 0 until that is known.
+    /// Sessions that are about to be held here, so that what comes for them has to wait; with the
+    /// epoch for which they have been claimed, or 0 until that is known.
     arriving: HashMap<SessionId, u64>,
     /// Sessions to look at later, in the order of their times for each kind.
     windows: VecDeque<(Instant, ConnectionId, Arc<Session>)>,

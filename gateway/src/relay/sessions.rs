@@ -13,7 +13,6 @@ use super::{
     Relay,
     backup::{Backups, WholeBackup},
     hub::Due,
-    pending::{Entry, Waiter},
     session::{Beginning, Confirmed, ConnectionId, Pushed, Session, SessionLimits, Unparked},
     stored::{self, RequestDetail},
     token::Token,
@@ -79,11 +78,6 @@ impl Relay {
     /// A client has come with what is no token.
     pub fn refused_token(&self) {
         self.telemetry.resumed(Resume::Refused);
-    }
-
-    /// How long a session lives without a connection.
-    pub fn resume_window(&self) -> Duration {
-        self.resume_window
     }
 
     /// How many sockets are open, or about to be.
@@ -247,7 +241,8 @@ impl Relay {
         }
         whole.steps.push(BackupStep::Reset);
         let mailbox = session.mailbox();
-        let receipts: Vec<RequestId> = mailbox.iter().filter_map(Unparked::receipt).collect();
+        let receipts: Vec<RequestId> =
+            mailbox.iter().filter_map(|parked| parked.frame.receipt()).collect();
         for (id, known) in session.requests() {
             let request = known.request;
             let found = self.pending.look(request, |entry| {
@@ -318,35 +313,6 @@ impl Relay {
     fn count_sessions(&self) {
         let (all, attached) = (self.hub.len(), self.hub.attached());
         self.telemetry.set_sessions(attached, all - attached);
-    }
-
-    /// Nobody asked for what is left of a session that another node holds: replies follow it.
-    pub(super) fn let_go(&self, session: &Arc<Session>) {
-        if session.is_held() {
-            return;
-        }
-        self.hub.remove(session);
-        let Some(left) = session.hand_over(false) else { return };
-        for (_, known) in left.in_flight {
-            let entry = self.take_quietly(known.request, |waiter| waiter.is_of(session));
-            if let Some(early) = entry.and_then(|entry| entry.early) {
-                self.strays.send(known.request, early.reply, early.hold);
-            }
-        }
-        for (frame, hold) in left.holds {
-            self.strays.send_after(frame, Some(hold));
-        }
-    }
-
-    /// A request is another node's from now on.
-    pub(super) fn take_quietly(
-        &self,
-        request: RequestId,
-        is_it: impl FnOnce(&Waiter) -> bool,
-    ) -> Option<Entry> {
-        let entry = self.pending.take_if(request, |entry| is_it(&entry.waiter))?;
-        entry.service.metrics.in_flight.dec();
-        Some(entry)
     }
 
     /// Closes connections one after the other, so many per second, those that wait for answers when

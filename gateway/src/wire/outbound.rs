@@ -122,6 +122,14 @@ impl Frame {
         }
     }
 
+    /// The request whose receipt it is.
+    pub const fn receipt(&self) -> Option<RequestId> {
+        match self {
+            Self::Receipt { request, .. } => Some(*request),
+            Self::Response { .. } | Self::Error { .. } | Self::Pong { .. } => None,
+        }
+    }
+
     /// Bytes that the frame is counted with while it waits: payload and headers, and a flat amount
     /// for the rest.
     pub fn weight(&self) -> usize {

@@ -27,6 +27,9 @@ pub struct Plan {
     /// Seconds before that: a cold JVM costs two to three times as much.
     #[arg(long, default_value_t = 20.0)]
     pub warm_up: f64,
+    /// Sessions that acknowledge: what survives a dead node, and what that costs.
+    #[arg(long)]
+    pub reliable: bool,
     /// The service that is asked.
     #[arg(long, default_value = "echo")]
     pub service: String,

@@ -161,7 +161,8 @@ impl fmt::Display for Report {
             Some(rate) => format!("{rate}/s over {} sockets", plan.sockets),
             None => format!("{} sockets x {} in flight", plan.sockets, plan.depth),
         };
-        writeln!(f, "{}: {load}, {} bytes, {} s", self.target, plan.bytes, plan.seconds)?;
+        let kind = if plan.reliable { ", reliable" } else { "" };
+        writeln!(f, "{}: {load}{kind}, {} bytes, {} s", self.target, plan.bytes, plan.seconds)?;
         let Self { answered, failed, unsent, per_second, .. } = self;
         writeln!(
             f,

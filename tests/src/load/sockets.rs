@@ -29,6 +29,8 @@ use crate::{
     },
 };
 
+/// A reliable client acknowledges when so many frames wait for it, or none comes behind.
+const ACK_FRAMES: u64 = 8;
 /// How long answers may take once nothing is asked any more.
 const STRAGGLE: Duration = Duration::from_secs(10);
 
@@ -43,7 +45,11 @@ pub async fn run(
 ) -> Result<(Arc<Recorder>, Usage, u64)> {
     let mut sockets = Vec::new();
     for index in 0..plan.sockets {
-        let (client, _) = Connect::to(nodes[index % nodes.len()]).welcome().await?;
+        let mut connect = Connect::to(nodes[index % nodes.len()]);
+        if plan.reliable {
+            connect = connect.subprotocol("roundtrip.v1.reliable");
+        }
+        let (client, _) = connect.welcome().await?;
         sockets.push(client.into_stream());
     }
     let recorder = Arc::new(Recorder::new(Window::of(plan)));
@@ -91,6 +97,8 @@ struct Answer<'a> {
     kind: &'a str,
     #[serde(borrow)]
     id: Option<&'a RawValue>,
+    #[serde(default)]
+    seq: u64,
 }
 
 struct Asker {
@@ -101,13 +109,26 @@ struct Asker {
     next_id: u64,
     /// When each request in flight was to be sent.
     in_flight: HashMap<u64, Instant>,
+    reliable: bool,
+    /// The number of the last frame, and of the last that was acknowledged.
+    last_seq: u64,
+    acked: u64,
 }
 
 impl Asker {
     fn new(plan: &Plan, stream: WebSocketStream<TcpStream>, recorder: Arc<Recorder>) -> Self {
         let head = format!(r#"{{"service":"{}","id":"#, plan.service);
         let tail = format!(r#","payload":{}}}"#, plan.payload());
-        Self { stream, recorder, frame: (head, tail), next_id: 0, in_flight: HashMap::new() }
+        Self {
+            stream,
+            recorder,
+            frame: (head, tail),
+            next_id: 0,
+            in_flight: HashMap::new(),
+            reliable: plan.reliable,
+            last_seq: 0,
+            acked: 0,
+        }
     }
 
     /// Asks at the given times.
@@ -122,7 +143,12 @@ impl Asker {
                     }
                     self.stream.flush().await?;
                 }
-                message = self.stream.next() => self.take(message.context("closed")??)?,
+                message = self.stream.next() => {
+                    self.take(message.context("closed")??)?;
+                    self.take_more()?;
+                    self.acknowledge(1).await?;
+                    self.stream.flush().await?;
+                }
             }
         }
         self.straggle().await
@@ -138,12 +164,29 @@ impl Asker {
             self.stream.flush().await?;
             let message = self.stream.next().await;
             self.take(message.context("closed")??)?;
-            // What else is there: asked again in one write.
-            while let Some(message) = self.stream.next().now_or_never() {
-                self.take(message.context("closed")??)?;
-            }
+            // Asked again in one write.
+            self.take_more()?;
+            self.acknowledge(ACK_FRAMES).await?;
         }
         self.straggle().await
+    }
+
+    /// Takes what else is there.
+    fn take_more(&mut self) -> Result<()> {
+        while let Some(message) = self.stream.next().now_or_never() {
+            self.take(message.context("closed")??)?;
+        }
+        Ok(())
+    }
+
+    /// Acknowledges everything once so many frames wait for it.
+    async fn acknowledge(&mut self, frames: u64) -> Result<()> {
+        if self.reliable && self.last_seq - self.acked >= frames {
+            self.acked = self.last_seq;
+            let ack = format!(r#"{{"type":"ack","seq":{}}}"#, self.acked);
+            self.stream.feed(Message::text(ack)).await?;
+        }
+        Ok(())
     }
 
     async fn ask(&mut self, intended: Instant) -> Result<()> {
@@ -162,6 +205,7 @@ impl Asker {
             _ => return Ok(()),
         };
         let answer: Answer<'_> = serde_json::from_str(text.as_str())?;
+        self.last_seq = self.last_seq.max(answer.seq);
         let id = answer.id.and_then(|id| id.get().parse().ok());
         if let Some(intended) = id.and_then(|id: u64| self.in_flight.remove(&id)) {
             self.recorder.answered(intended, answer.kind == "response");

@@ -9,9 +9,13 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::task::{ArcWake, noop_waker, waker};
+use tokio::time::Instant;
 use uuid::Uuid;
 
-use super::*;
+use super::{
+    outbox::{KEPT_BYTES_MAX, KEPT_FRAMES_MAX},
+    *,
+};
 use crate::{relay::window::Window, wire::Reply};
 
 mod any_order;

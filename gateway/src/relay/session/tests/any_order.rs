@@ -153,16 +153,9 @@ impl Model {
         prop_assert_eq!(self.window.mark().unwrap_or(1), mark);
 
         let state = locked(&self.session.state);
-        let weight = |owed: &Owed| owed.frame.weight();
-        let taken: usize = state.owed.range(..state.taken).map(weight).sum();
-        let waiting: usize = state.owed.range(state.taken..).map(weight).sum();
-        prop_assert_eq!((state.taken_bytes, state.waiting_bytes), (taken, waiting));
-        prop_assert!(state.written <= state.taken);
-        let kept: Vec<u64> =
-            state.owed.iter().map(|owed| owed.seq).filter(|seq| *seq > 0).collect();
-        let expected: Vec<u64> = (state.confirmed + 1..=self.pushed).collect();
-        prop_assert_eq!(kept, expected);
-        prop_assert_eq!(state.seq, self.pushed);
+        let expected: Vec<u64> = (state.outbox.confirmed() + 1..=self.pushed).collect();
+        prop_assert_eq!(state.outbox.checked(), expected);
+        prop_assert_eq!(state.outbox.seq(), self.pushed);
         Ok(())
     }
 }
@@ -187,6 +180,6 @@ proptest! {
         model.step(Step::Confirm(255))?;
         prop_assert_eq!(model.session.in_flight(), 0);
         let state = locked(&model.session.state);
-        prop_assert_eq!((state.taken_bytes, state.waiting_bytes, state.owed.capacity()), (0, 0, 0));
+        prop_assert!(state.outbox.holds_no_memory());
     }
 }

@@ -1,0 +1,46 @@
+//! What of a session has to be in its mailbox in the registry, and is.
+
+use registry::RequestId;
+use tokio::time::Instant;
+
+use super::{Phase, Session, Unparked};
+use crate::tasks::locked;
+
+impl Session {
+    /// The frames that the mailbox should have and has not: all of them while there is no
+    /// connection, else those that end a request and have waited since `before`. They count as on
+    /// their way from now on.
+    pub fn unparked(&self, before: Instant) -> Vec<Unparked> {
+        let mut state = locked(&self.state);
+        let is_away = state.phase != Phase::Attached;
+        state.outbox.unparked(is_away, before)
+    }
+
+    /// The frames that a mailbox which is written anew should have: all of them while there is no
+    /// connection, else those it had.
+    pub fn mailbox(&self) -> Vec<Unparked> {
+        let mut state = locked(&self.state);
+        let is_away = state.phase != Phase::Attached;
+        state.outbox.mailbox(is_away)
+    }
+
+    /// The mailbox has these frames: their replies are safe.
+    pub fn parked(&self, seqs: &[u64]) {
+        locked(&self.state).outbox.parked(seqs);
+    }
+
+    /// Whether the reply to a request is owed still and only this node has it.
+    pub fn is_unsafe(&self, request: RequestId) -> bool {
+        let state = locked(&self.state);
+        self.is_durable_in(&state) && state.outbox.is_only_here(request)
+    }
+
+    /// From which time on the oldest frame waits that is to be parked in time; none when nothing
+    /// has to be watched any more.
+    pub fn unwatch(&self) -> Option<Instant> {
+        let mut state = locked(&self.state);
+        let since = state.outbox.waits_since();
+        state.is_watched = since.is_some();
+        since
+    }
+}

@@ -1,0 +1,311 @@
+//! The frames that a session owes its client, in order, from the oldest that the client is not known
+//! to have.
+
+use std::collections::VecDeque;
+
+use registry::RequestId;
+use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
+
+use crate::{
+    relay::window::Hold,
+    wire::{ClientId, Frame},
+};
+
+/// Written frames of a session that does not acknowledge them, kept for a resume: older ones are
+/// dropped, and a client that lacks them is not resumed.
+pub(super) const KEPT_FRAMES_MAX: usize = 512;
+/// The same in bytes.
+pub(super) const KEPT_BYTES_MAX: usize = 256 * 1024;
+
+/// A frame that the mailbox should have, or the session's next holder.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Unparked {
+    /// Its number.
+    pub seq: u64,
+    /// The request that it ends.
+    pub request: Option<RequestId>,
+    /// What it says.
+    pub frame: Frame,
+}
+
+/// A frame that a client is not known to have.
+#[derive(Debug)]
+pub(super) struct Owed {
+    /// Its number; 0 when it has none: then it is for this connection alone.
+    pub(super) seq: u64,
+    frame: Frame,
+    /// The request that it ends, by the client's id, until that is free again.
+    ends: Option<ClientId>,
+    /// Keeps the reply's offset from being stored.
+    pub(super) hold: Option<Hold>,
+    since: Instant,
+    backing: Backing,
+}
+
+/// Whether the mailbox has a frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Backing {
+    None,
+    OnItsWay,
+    Parked,
+}
+
+/// What went when a client had got its frames.
+#[derive(Debug, Default)]
+pub(super) struct Dropped {
+    /// Requests that are over with it, by the client's ids.
+    pub(super) ends: Vec<ClientId>,
+    /// Requests whose receipt was among them.
+    pub(super) receipts: Vec<RequestId>,
+    /// The last of them that is in the mailbox, or on its way there; 0: none.
+    pub(super) trim: u64,
+}
+
+/// All that is owed: first what the connection has taken, then what waits for it.
+#[derive(Debug)]
+pub(super) struct Outbox {
+    /// Whether the client acknowledges frames: what it has taken takes up room until then.
+    is_acknowledged: bool,
+    /// The number of the last frame that was queued.
+    seq: u64,
+    /// The number of the last frame that is not kept any more.
+    confirmed: u64,
+    owed: VecDeque<Owed>,
+    taken: usize,
+    /// Of the taken ones, those that have left for the network.
+    written: usize,
+    taken_bytes: usize,
+    waiting_bytes: usize,
+    /// What was there when the client came back, beyond what an outbox may hold.
+    backlog_bytes: usize,
+}
+
+impl Outbox {
+    /// Nothing, for a client that has every frame up to this number.
+    pub(super) fn new(is_acknowledged: bool, last_seq: u64) -> Self {
+        Self {
+            is_acknowledged,
+            seq: last_seq,
+            confirmed: last_seq,
+            owed: VecDeque::new(),
+            taken: 0,
+            written: 0,
+            taken_bytes: 0,
+            waiting_bytes: 0,
+            backlog_bytes: 0,
+        }
+    }
+
+    /// The number of the last frame that was queued.
+    pub(super) fn seq(&self) -> u64 {
+        self.seq
+    }
+
+    /// The number of the last frame that is not kept any more.
+    pub(super) fn confirmed(&self) -> u64 {
+        self.confirmed
+    }
+
+    /// Whether a frame of this weight may be added. One always fits where none is unread.
+    pub(super) fn fits(&self, weight: usize, bytes_max: usize) -> bool {
+        let taken = if self.is_acknowledged { self.taken_bytes } else { 0 };
+        let unread = taken + self.waiting_bytes;
+        unread == 0 || unread + weight <= bytes_max.saturating_add(self.backlog_bytes)
+    }
+
+    /// Queues a frame, with the next number if it is one of those that have numbers.
+    pub(super) fn push(&mut self, frame: Frame, ends: Option<ClientId>, hold: Option<Hold>) {
+        self.seq += u64::from(frame.is_numbered());
+        let seq = if frame.is_numbered() { self.seq } else { 0 };
+        self.waiting_bytes += frame.weight();
+        let (since, backing) = (Instant::now(), Backing::None);
+        self.owed.push_back(Owed { seq, frame, ends, hold, since, backing });
+    }
+
+    /// The text of the next frame that waits.
+    pub(super) fn take(&mut self) -> Option<String> {
+        let next = self.owed.get(self.taken)?;
+        let (text, weight) = (next.frame.render(next.seq), next.frame.weight());
+        self.taken += 1;
+        self.waiting_bytes -= weight;
+        self.taken_bytes += weight;
+        if self.taken == self.owed.len() && !self.is_acknowledged {
+            self.backlog_bytes = 0;
+        }
+        Some(text)
+    }
+
+    /// All that was taken has left for the network. `free` gets the requests that are over with it
+    /// by the client's ids: none where the client acknowledges frames.
+    pub(super) fn flushed(&mut self, mut free: impl FnMut(ClientId)) {
+        if !self.is_acknowledged {
+            let new = self.owed.range_mut(self.written..self.taken);
+            new.filter_map(|owed| owed.ends.take()).for_each(&mut free);
+        }
+        self.written = self.taken;
+        // Nobody acknowledges what has no number, so it goes now.
+        while self.written > 0 && self.owed.front().is_some_and(|owed| owed.seq == 0) {
+            self.drop_front();
+        }
+        if !self.is_acknowledged {
+            let is_kept =
+                |kept: &Self| kept.written <= KEPT_FRAMES_MAX && kept.taken_bytes <= KEPT_BYTES_MAX;
+            while self.written > 0 && !is_kept(self) {
+                self.drop_front();
+            }
+            self.shrink();
+        }
+    }
+
+    /// Whether all that is owed has left for the network.
+    pub(super) fn is_written(&self) -> bool {
+        self.written == self.owed.len()
+    }
+
+    /// The number of the last frame that has left for the network, and how many frames up to it are
+    /// kept.
+    pub(super) fn last_written(&self) -> (u64, usize) {
+        (self.last_of(self.written), self.written)
+    }
+
+    /// The number of the last frame that the connection has taken.
+    pub(super) fn last_taken(&self) -> u64 {
+        self.last_of(self.taken)
+    }
+
+    fn last_of(&self, count: usize) -> u64 {
+        let mut numbers = self.owed.range(..count).rev().map(|owed| owed.seq);
+        numbers.find(|seq| *seq > 0).unwrap_or(self.confirmed)
+    }
+
+    /// The client has every frame up to this number.
+    pub(super) fn confirm(&mut self, seq: u64) -> Dropped {
+        let mut dropped = Dropped::default();
+        // What has no number goes with what was taken before it; if it still waits, it is not there.
+        let is_over = |owed: &Owed, taken| owed.seq <= seq && (owed.seq > 0 || taken > 0);
+        while self.owed.front().is_some_and(|owed| is_over(owed, self.taken)) {
+            let Some(owed) = self.drop_front() else { break };
+            if owed.backing != Backing::None {
+                dropped.trim = dropped.trim.max(owed.seq);
+            }
+            dropped.receipts.extend(owed.frame.receipt());
+            dropped.ends.extend(owed.ends);
+        }
+        self.shrink();
+        dropped
+    }
+
+    /// Every frame after this number waits again, but for those that were for the former
+    /// connection alone.
+    pub(super) fn rewind(&mut self, last_seq: u64) {
+        self.owed.retain(|owed| owed.seq > 0);
+        self.taken = self.owed.partition_point(|owed| owed.seq <= last_seq);
+        self.written = self.taken;
+        let weight = |owed: &Owed| owed.frame.weight();
+        self.taken_bytes = self.owed.range(..self.taken).map(weight).sum();
+        self.waiting_bytes = self.owed.range(self.taken..).map(weight).sum();
+        self.backlog_bytes = self.taken_bytes + self.waiting_bytes;
+    }
+
+    /// The frames that the mailbox should have and has not: all of them, or those that end a request
+    /// and have waited since `before`. They count as on their way from now on.
+    pub(super) fn unparked(&mut self, is_away: bool, before: Instant) -> Vec<Unparked> {
+        self.park(|owed| {
+            let is_due = is_away || (owed.since <= before && owed.ends.is_some());
+            is_due && owed.backing == Backing::None
+        })
+    }
+
+    /// The frames that a mailbox which is written anew should have: all of them, or those it had.
+    pub(super) fn mailbox(&mut self, is_away: bool) -> Vec<Unparked> {
+        self.park(|owed| is_away || owed.backing != Backing::None)
+    }
+
+    fn park(&mut self, is_due: impl Fn(&Owed) -> bool) -> Vec<Unparked> {
+        let due = self.owed.iter_mut().filter(|owed| owed.seq > 0 && is_due(owed));
+        due.map(|owed| {
+            owed.backing = Backing::OnItsWay;
+            owed.copy()
+        })
+        .collect()
+    }
+
+    /// The mailbox has these frames: their replies are safe.
+    pub(super) fn parked(&mut self, seqs: &[u64]) {
+        for owed in self.owed.iter_mut().filter(|owed| seqs.binary_search(&owed.seq).is_ok()) {
+            owed.backing = Backing::Parked;
+            owed.hold.take().into_iter().for_each(Hold::done);
+        }
+    }
+
+    /// Whether the end of a request is owed, and the mailbox is not known to have it.
+    pub(super) fn is_only_here(&self, request: RequestId) -> bool {
+        let is_it =
+            |owed: &Owed| owed.backing != Backing::Parked && owed.frame.ends() == Some(request);
+        self.owed.iter().any(is_it)
+    }
+
+    /// Since when the oldest frame waits that ends a request and is not on its way to the mailbox.
+    pub(super) fn waits_since(&self) -> Option<Instant> {
+        let is_it = |owed: &&Owed| owed.ends.is_some() && owed.backing == Backing::None;
+        self.owed.iter().find(is_it).map(|owed| owed.since)
+    }
+
+    /// Takes everything out, and how many frames of it had left for the network.
+    pub(super) fn drain(&mut self) -> (VecDeque<Owed>, usize) {
+        let written = self.written;
+        (self.taken, self.written, self.taken_bytes, self.waiting_bytes) = (0, 0, 0, 0);
+        (std::mem::take(&mut self.owed), written)
+    }
+
+    /// Drops the oldest frame, which the client has or will never get.
+    fn drop_front(&mut self) -> Option<Owed> {
+        let mut owed = self.owed.pop_front()?;
+        let weight = owed.frame.weight();
+        match self.taken {
+            0 => self.waiting_bytes -= weight,
+            _ => {
+                self.taken -= 1;
+                self.taken_bytes -= weight;
+            }
+        }
+        self.written = self.written.saturating_sub(1);
+        self.confirmed = self.confirmed.max(owed.seq);
+        owed.hold.take().into_iter().for_each(Hold::done);
+        Some(owed)
+    }
+
+    /// An idle session holds no memory for a queue.
+    fn shrink(&mut self) {
+        if self.owed.is_empty() {
+            self.backlog_bytes = 0;
+            self.owed.shrink_to_fit();
+        }
+    }
+}
+
+impl Owed {
+    /// What somebody else has to know of it.
+    pub(super) fn copy(&self) -> Unparked {
+        let request = self.ends.as_ref().and_then(|_| self.frame.ends());
+        Unparked { seq: self.seq, request, frame: self.frame.clone() }
+    }
+}
+
+#[cfg(test)]
+impl Outbox {
+    /// The numbers of what is kept, after a look at the sums.
+    pub(super) fn checked(&self) -> Vec<u64> {
+        let weight = |owed: &Owed| owed.frame.weight();
+        let taken: usize = self.owed.range(..self.taken).map(weight).sum();
+        let waiting: usize = self.owed.range(self.taken..).map(weight).sum();
+        assert_eq!((self.taken_bytes, self.waiting_bytes), (taken, waiting));
+        assert!(self.written <= self.taken);
+        self.owed.iter().map(|owed| owed.seq).filter(|seq| *seq > 0).collect()
+    }
+
+    pub(super) fn holds_no_memory(&self) -> bool {
+        (self.taken_bytes, self.waiting_bytes, self.owed.capacity()) == (0, 0, 0)
+    }
+}

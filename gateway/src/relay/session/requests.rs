@@ -1,0 +1,49 @@
+//! The requests in flight for a session, by its client's ids.
+
+use registry::RequestId;
+
+use super::{Digest, InFlight, Known, Session};
+use crate::{tasks::locked, wire::ClientId};
+
+impl Session {
+    /// How many requests are in flight, counting those whose answer the client may not have yet.
+    pub fn in_flight(&self) -> usize {
+        locked(&self.state).in_flight.len()
+    }
+
+    /// Every request in flight, by the client's id.
+    pub fn requests(&self) -> Vec<(ClientId, InFlight)> {
+        let state = locked(&self.state);
+        state.in_flight.iter().map(|(id, request)| (id.clone(), request.clone())).collect()
+    }
+
+    /// Whether the id is in flight, and for the same request.
+    pub fn known(&self, id: &ClientId, digest: Digest) -> Known {
+        match locked(&self.state).in_flight.get_mut(id) {
+            None => Known::No,
+            Some(known) if known.digest != digest => Known::Conflicts,
+            Some(known) if known.is_unconfirmed && !known.has_ended => {
+                known.is_unconfirmed = false;
+                Known::Unconfirmed(known.request)
+            }
+            Some(_) => Known::Joins,
+        }
+    }
+
+    /// The request in flight under an id.
+    pub fn request(&self, id: &ClientId) -> Option<RequestId> {
+        locked(&self.state).in_flight.get(id).map(|known| known.request)
+    }
+
+    /// A request is in flight from now on. The caller has made sure that the id is free.
+    pub fn begin(&self, id: ClientId, request: InFlight) {
+        locked(&self.state).in_flight.insert(id, request);
+    }
+
+    /// A request was not taken after all.
+    pub fn forget(&self, id: &ClientId) {
+        let mut state = locked(&self.state);
+        state.in_flight.remove(id);
+        state.close_if_drained();
+    }
+}

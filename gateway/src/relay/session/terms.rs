@@ -1,0 +1,134 @@
+//! What a session is told, and what it answers.
+
+use std::sync::Arc;
+
+use registry::RequestId;
+
+use super::outbox::Unparked;
+use crate::{
+    error::CloseCode,
+    relay::{token::Token, window::Hold},
+    wire::{ClientId, Frame},
+};
+
+/// What a request asks for, so that two with one id can be told apart: a hash over service, key,
+/// headers and payload.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Digest(pub u128);
+
+/// What a session says to a request with an id that may be in flight.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Known {
+    /// The id is free.
+    No,
+    /// The same request is in flight: the one answer is for both.
+    Joins,
+    /// The same request is in flight, and the node that took it died before the broker had
+    /// confirmed it: it has to be produced again, under this id. Said once.
+    Unconfirmed(RequestId),
+    /// Another request is in flight under this id.
+    Conflicts,
+}
+
+/// What a session may hold.
+#[derive(Clone, Copy, Debug)]
+pub struct SessionLimits {
+    /// Bytes of frames that wait for a connected client.
+    pub outbox_bytes_max: usize,
+    /// Bytes of frames that are gathered while there is no connection.
+    pub mailbox_bytes_max: usize,
+    /// The same in frames.
+    pub mailbox_frames_max: usize,
+}
+
+/// A request that is in flight for a session.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct InFlight {
+    /// Its id.
+    pub request: RequestId,
+    /// What it asks for.
+    pub digest: Digest,
+    /// Who answers.
+    pub service: Arc<str>,
+    /// When it ends by itself, in milliseconds since the Unix epoch.
+    pub deadline_ms: u64,
+    /// Whether its last frame has been queued.
+    pub has_ended: bool,
+    /// Whether nobody knows that it was produced: see [`Known::Unconfirmed`].
+    pub is_unconfirmed: bool,
+}
+
+/// What became of a frame that was pushed.
+#[derive(Debug)]
+pub enum Pushed {
+    /// It is owed to the client from now on.
+    Queued,
+    /// The same, and from now on the session has a frame that has to be parked unless the client
+    /// acknowledges it in time.
+    Watch,
+    /// The same, and the mailbox has to have it, because the client is away.
+    Away,
+    /// There is no such session any more; the frame is given up.
+    Ended,
+    /// More than this limit lets the session hold without a connection: it has to end.
+    Overflowed(&'static str),
+    /// The session has gone to another node, and the frame has to follow it.
+    Moved(Frame, Option<Hold>),
+}
+
+/// One of a session's connections: the latest one is the only one that counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ConnectionId(pub(super) u64);
+
+impl ConnectionId {
+    /// That of no connection.
+    pub const NONE: Self = Self(0);
+}
+
+/// What a connection has to do for its session.
+#[derive(Debug)]
+pub enum Duty {
+    /// Write this text.
+    Write(String),
+    /// Close the socket with this code; nothing is written any more.
+    Close(CloseCode),
+}
+
+/// What has changed by a client's having got its frames.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Confirmed {
+    /// Requests that are over for good.
+    pub over: Vec<RequestId>,
+    /// Requests whose receipt has come.
+    pub receipts: Vec<RequestId>,
+    /// Up to where frames were in the mailbox that are not needed there any more; 0: nowhere.
+    pub trim: u64,
+}
+
+/// What a session begins with on this node.
+#[derive(Debug)]
+pub struct Beginning {
+    /// How often it has changed its holder, and once more.
+    pub epoch: u64,
+    /// What resumes it.
+    pub token: Token,
+    /// What resumed it here.
+    pub former_token: Option<Token>,
+    /// The number of the last frame that its client has.
+    pub last_seq: u64,
+}
+
+/// What a session leaves to its next holder.
+#[derive(Debug)]
+pub struct HandedOver {
+    /// The number of the last frame that was queued.
+    pub seq: u64,
+    /// The number up to which frames are not kept.
+    pub confirmed: u64,
+    /// The frames after it, in order.
+    pub frames: Vec<Unparked>,
+    /// Replies among them whose offsets are held back here.
+    pub holds: Vec<(Frame, Hold)>,
+    /// Requests in flight.
+    pub in_flight: Vec<(ClientId, InFlight)>,
+}
