@@ -289,7 +289,11 @@ impl Relay {
             let now = tick.tick().await;
             let Due { over, left, unparked } = self.hub.due(now, self.limits.connections_max);
             for session in over {
-                self.end_session(&session, "window_over");
+                match session.keeps_offsets() {
+                    // The registry is away: this node cannot know that nobody else holds it by now.
+                    true => self.hub.wait_for_client(&session, self.resume_window),
+                    false => drop(self.end_session(&session, "window_over")),
+                }
             }
             for session in left {
                 self.let_go(&session);

@@ -35,6 +35,11 @@ impl Session {
         self.is_durable_in(&state) && state.outbox.is_only_here(request)
     }
 
+    /// Whether it is owed a reply that only this node has and whose offset is not to be stored yet.
+    pub fn keeps_offsets(&self) -> bool {
+        locked(&self.state).outbox.keeps_offsets()
+    }
+
     /// From which time on the oldest frame waits that is to be parked in time; none when nothing
     /// has to be watched any more.
     pub fn unwatch(&self) -> Option<Instant> {

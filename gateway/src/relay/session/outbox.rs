@@ -246,6 +246,11 @@ impl Outbox {
         self.owed.iter().any(is_it)
     }
 
+    /// Whether a reply is owed whose offset is not to be stored yet.
+    pub(super) fn keeps_offsets(&self) -> bool {
+        self.owed.iter().any(|owed| owed.hold.is_some())
+    }
+
     /// Since when the oldest frame waits that ends a request and is not on its way to the mailbox.
     pub(super) fn waits_since(&self) -> Option<Instant> {
         let is_it = |owed: &&Owed| owed.ends.is_some() && owed.backing == Backing::None;
