@@ -247,6 +247,11 @@ impl Session {
         state.close_if_drained();
     }
 
+    /// Whether nothing new is taken from its client here.
+    pub fn is_draining(&self) -> bool {
+        locked(&self.state).draining
+    }
+
     /// The next thing to do for a connection, or a wake-up once there is something.
     pub fn poll_duty(&self, connection: ConnectionId, context: &mut Context<'_>) -> Poll<Duty> {
         let mut state = locked(&self.state);

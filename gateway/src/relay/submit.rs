@@ -78,7 +78,7 @@ impl Relay {
     /// Whatever keeps the request from being produced; it is not recorded then.
     pub fn park(self: &Arc<Self>, submission: &Submission<'_>) -> Result<ParkedCall, Failure> {
         let (sender, answer) = oneshot::channel();
-        let request = self.admit(submission).and_then(|service| {
+        let request = self.admit(submission, None).and_then(|service| {
             let choice = self.choose()?;
             self.produce(&service, submission, choice, Waiter::Call(sender))?;
             Ok(choice.request)
@@ -135,7 +135,7 @@ impl Relay {
     ) -> Result<(), Failure> {
         let headers = header_slices(&frame.headers);
         let submission = of_frame(frame, &headers);
-        let service = self.admit(&submission)?;
+        let service = self.admit(&submission, Some(session))?;
         let max = self.limits.in_flight_per_connection_max;
         if session.in_flight() >= max {
             return Err(self.limit_hit("in_flight_per_connection_max", max, ErrorCode::Overloaded));
@@ -183,7 +183,11 @@ impl Relay {
     }
 
     /// The limits that hold for every request, wherever it came from.
-    fn admit(&self, submission: &Submission<'_>) -> Result<Arc<Service>, Failure> {
+    fn admit(
+        &self,
+        submission: &Submission<'_>,
+        session: Option<&Session>,
+    ) -> Result<Arc<Service>, Failure> {
         let Some(service) = self.services.get(submission.service) else {
             let shown: String = submission.service.chars().take(64).collect();
             return Err(Failure::new(
@@ -199,7 +203,8 @@ impl Relay {
         if self.pending.len() >= max {
             return Err(self.limit_hit("in_flight_max", max, ErrorCode::Overloaded));
         }
-        if self.is_draining() {
+        // A session goes on until it has its turn: its client, and what it waits for, go elsewhere.
+        if session.map_or_else(|| self.is_draining(), Session::is_draining) {
             return Err(Failure::new(ErrorCode::Unavailable, "this node is draining"));
         }
         if !self.producer.is_available() {

@@ -1,7 +1,8 @@
 //! Situation: three nodes under load; or one with HTTP calls parked.
 //! Action: SIGTERM.
 //! Must hold: exit code 0; sockets are closed with 1012, and no answer is lost: what the service has
-//! seen was answered before; parked calls are answered; nothing new is taken.
+//! seen was answered before; parked calls are answered; nothing new is taken from those who have had
+//! their turn.
 
 use std::time::Duration;
 
@@ -80,6 +81,34 @@ async fn what_is_parked_is_answered_before_the_end() -> Result<()> {
     while let Some(answer) = parked.join_next().await {
         answer??;
     }
+    ensure!(node.exit_code().await? == 0, "the node failed");
+    cluster.finish().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sockets_are_served_until_it_is_their_turn() -> Result<()> {
+    let config = "[shutdown]\ncloses_per_second = 1";
+    let mut cluster = Cluster::builder().service("echo").config(config).start().await?;
+    let _echo = cluster.worker("echo").echo()?;
+    let node = cluster.node_mut(0);
+    let mut sockets = Vec::new();
+    for _ in 0..5 {
+        sockets.push(node.ws().await?);
+    }
+    node.process()?.signal(Signal::SIGTERM)?;
+    eventually(SOON, "the node drains", async || {
+        ensure!(node.internal("/readyz").await?.status == 503, "it is ready");
+        Ok(())
+    })
+    .await?;
+    // One has had its turn, and perhaps one or two more by now; the last has seconds left.
+    let mut answered = 0;
+    for socket in &mut sockets {
+        if let Ok(answer) = socket.ask(r#"{"service":"echo","id":1}"#).await {
+            answered += usize::from(answer.kind() == "response");
+        }
+    }
+    ensure!(answered > 0, "nobody was served any more");
     ensure!(node.exit_code().await? == 0, "the node failed");
     cluster.finish().await
 }
