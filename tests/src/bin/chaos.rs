@@ -157,7 +157,9 @@ fn report(options: &Options, lines: &[Line]) -> Result<String> {
         )?;
     }
     text.push_str(
-        "\n* *lost*: accepted and never ended, or never heard of again, or a session that was not \
+        "\n* *errors*: each says whether its request is, or may be, recorded. While Kafka is away new requests \
+         are refused; the\n  services' own clients fail with it too, and what they do not answer ends with `timeout`.\n\
+         * *lost*: accepted and never ended, or never heard of again, or a session that was not \
          resumed.\n\
          * *wrong*: an answer too many, another's answer, a number out of order, a close code that \
          nothing explains.\n\
