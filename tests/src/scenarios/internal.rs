@@ -102,38 +102,46 @@ async fn the_metrics_of_the_contract_are_there() -> Result<()> {
     gone.send(r#"{"service":"silent"}"#).await?;
     silent.has_seen(1).await?;
     gone.close().await?;
-    eventually(SOON, "who has gone is noticed", async || {
+    // The peer counts a forward, and the node who has gone, a moment later than the client sees it.
+    eventually(SOON, "everything is counted", async || {
+        let (metrics, peers) = (node.metrics().await?, peer.metrics().await?);
+        let of = |name: &str, labels: &[(&str, &str)]| metrics.sum(name, labels);
+        for (service, edge, outcome, expected) in [
+            ("echo", "ws", "ok", 50.0),
+            ("echo", "rest", "ok", 1.0),
+            ("echo", "ws", "too_large", 1.0),
+            ("-", "ws", "unknown_service", 1.0),
+            ("silent", "ws", "cancelled", 1.0),
+        ] {
+            let labels = [("service", service), ("edge", edge), ("outcome", outcome)];
+            let count = of("roundtrip_requests_total", &labels);
+            ensure!(count == expected, "{labels:?}: {count}");
+        }
+        let forwarded = of("roundtrip_replies_total", &[("way", "forwarded")]);
+        let stage = |stage: &str| {
+            of("roundtrip_request_seconds_count", &[("service", "echo"), ("stage", stage)])
+        };
+        for (name, expected) in [("total", 51.0), ("service", 51.0), ("forward", forwarded)] {
+            let count = stage(name);
+            ensure!(count == expected, "{name}: {count}");
+        }
+        // A reply may be faster than the acknowledgement of its request, but seldom is.
+        let produced = stage("produce");
+        ensure!((1.0..=51.0).contains(&produced), "produce: {produced}");
+        ensure!(forwarded >= 1.0, "nothing was forwarded");
+        let delivered = [("peer", node.id()), ("result", "delivered")];
+        let delivered = peers.sum("roundtrip_forwards_total", &delivered);
+        ensure!(delivered == forwarded, "{delivered} delivered of {forwarded}");
+
         let connections = cluster.sum("roundtrip_connections", &[]).await?;
-        ensure!(connections == 1.0, "{connections} connections");
+        let in_flight = of("roundtrip_in_flight", &[]);
+        let limited = of("roundtrip_limit_hits_total", &[("limit", "message_bytes_max")]);
+        let abandoned = of("roundtrip_frames_abandoned_total", &[]);
+        let others = [connections, in_flight, limited, abandoned];
+        ensure!(others == [1.0, 0.0, 1.0, 1.0], "{others:?}");
         Ok(())
     })
     .await?;
-
-    let metrics = node.metrics().await?;
-    for (service, edge, outcome, expected) in [
-        ("echo", "ws", "ok", 50.0),
-        ("echo", "rest", "ok", 1.0),
-        ("echo", "ws", "too_large", 1.0),
-        ("-", "ws", "unknown_service", 1.0),
-        ("silent", "ws", "cancelled", 1.0),
-    ] {
-        let labels = [("service", service), ("edge", edge), ("outcome", outcome)];
-        assert_eq!(metrics.sum("roundtrip_requests_total", &labels), expected, "{labels:?}");
-    }
-    let forwarded = metrics.sum("roundtrip_replies_total", &[("way", "forwarded")]);
-    let seconds = "roundtrip_request_seconds_count";
-    for (stage, expected) in
-        [("total", 51.0), ("produce", 51.0), ("service", 51.0), ("forward", forwarded)]
-    {
-        let labels = [("service", "echo"), ("stage", stage)];
-        assert_eq!(metrics.sum(seconds, &labels), expected, "{stage}");
-    }
-    assert_eq!(metrics.sum("roundtrip_in_flight", &[]), 0.0);
-    assert_eq!(metrics.sum("roundtrip_limit_hits_total", &[("limit", "message_bytes_max")]), 1.0);
-    assert_eq!(metrics.sum("roundtrip_frames_abandoned_total", &[]), 1.0);
-    ensure!(forwarded >= 1.0, "nothing was forwarded");
-    let forwards = [("peer", node.id()), ("result", "delivered")];
-    assert_eq!(peer.metrics().await?.sum("roundtrip_forwards_total", &forwards), forwarded);
 
     let mut text = String::new();
     for node in cluster.nodes() {

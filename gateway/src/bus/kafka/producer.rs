@@ -49,9 +49,14 @@ const DEFAULTS: &[(&str, &str)] = &[
     ("topic.metadata.propagation.max.ms", "2000"),
 ];
 
-/// What the guarantees of [`Producer`] rest on.
-const FIXED: &[(&str, &str)] =
-    &[("acks", "all"), ("enable.idempotence", "true"), ("partitioner", "murmur2_random")];
+/// What the user cannot change: the guarantees of [`Producer`] rest on it, unless said otherwise.
+const FIXED: &[(&str, &str)] = &[
+    ("acks", "all"),
+    ("enable.idempotence", "true"),
+    ("partitioner", "murmur2_random"),
+    // Nobody reads a producer's; `kafka.properties` may ask for the consumer's more often.
+    ("statistics.interval.ms", "0"),
+];
 
 /// A [`Producer`] on Kafka. Dropping it gives up what is still queued, on a thread of its own:
 /// [`Producer::flush`] first.
