@@ -3,16 +3,18 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex, PoisonError},
+    time::Duration,
 };
 
 use anyhow::{Result, ensure};
 use rand::RngExt;
 use rdkafka::{
     consumer::{Consumer, StreamConsumer},
-    error::KafkaResult,
+    error::{KafkaError, KafkaResult, RDKafkaErrorCode},
     message::{Header, OwnedHeaders},
     producer::{DeliveryFuture, FutureProducer, FutureRecord},
 };
+use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 pub use record::{First, Reply, ReplyKey, ReplyPartition, Seen};
@@ -90,7 +92,11 @@ impl WorkerBuilder {
         behaviour: impl Fn(&Seen) -> Vec<Reply> + Send + Sync + 'static,
     ) -> Result<Worker> {
         let mut client = self.kafka.client();
-        client.set("linger.ms", "0");
+        // As one sets up a service that is to be back as soon as its broker.
+        client
+            .set("linger.ms", "0")
+            .set("reconnect.backoff.max.ms", "1000")
+            .set("topic.metadata.refresh.interval.ms", "5000");
         let partitioner = match self.partitioner {
             Partitioner::Murmur2 => "murmur2_random",
             Partitioner::Crc32 => "consistent_random",
@@ -99,6 +105,7 @@ impl WorkerBuilder {
         let consumer: StreamConsumer = client
             .set("group.id", &self.group)
             .set("auto.offset.reset", "earliest")
+            .set("auto.commit.interval.ms", "1000")
             .set("session.timeout.ms", "6000")
             .set("heartbeat.interval.ms", "1000")
             .create()?;
@@ -174,12 +181,12 @@ impl Service {
             let seen = Seen::of(&message);
             self.seen.lock().unwrap_or_else(PoisonError::into_inner).push(seen.clone());
             for reply in (self.behaviour)(&seen) {
-                self.answer(&seen, reply);
+                self.answer(&seen, reply).await;
             }
         }
     }
 
-    fn answer(&self, seen: &Seen, reply: Reply) {
+    async fn answer(&self, seen: &Seen, reply: Reply) {
         let producer = self.producer.clone();
         let topic = seen.header("kafka_replyTopic");
         let correlation = seen.headers.get("kafka_correlationId").cloned().unwrap_or_default();
@@ -191,14 +198,14 @@ impl Service {
         let (queue, mut reply) = (Queue { topic, correlation, partition }, reply);
         match reply.first.take() {
             None => {
-                // Queued here and now: the records of a stream keep their order.
-                let sent = queue.put(&producer, &reply);
-                tokio::spawn(async move { confirm(sent).await });
+                // Queued before the next one: the records of a stream keep their order.
+                let queued = queue.put(&producer, reply).await;
+                tokio::spawn(confirm(queued));
             }
             Some(first) => {
                 tokio::spawn(async move {
                     first.await;
-                    confirm(queue.put(&producer, &reply)).await;
+                    confirm(queue.put(&producer, reply).await).await;
                 });
             }
         }
@@ -212,7 +219,20 @@ struct Queue {
 }
 
 impl Queue {
-    fn put(&self, producer: &FutureProducer, reply: &Reply) -> KafkaResult<DeliveryFuture> {
+    /// Waits for room in the producer's queue, as a service does while Kafka is away.
+    async fn put(&self, producer: &FutureProducer, reply: Reply) -> KafkaResult<DeliveryFuture> {
+        loop {
+            let queued = producer.send_result(self.record(&reply)).map_err(|(error, _)| error);
+            match queued {
+                Err(KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull)) => {
+                    sleep(Duration::from_millis(10)).await;
+                }
+                queued => return queued,
+            }
+        }
+    }
+
+    fn record<'a>(&'a self, reply: &'a Reply) -> FutureRecord<'a, [u8], [u8]> {
         let mut headers = OwnedHeaders::new()
             .insert(Header { key: "kafka_correlationId", value: Some(&self.correlation) });
         for (key, value) in &reply.headers {
@@ -231,12 +251,12 @@ impl Queue {
         if let Some(partition) = self.partition {
             record = record.partition(partition);
         }
-        producer.send_result(record).map_err(|(error, _)| error)
+        record
     }
 }
 
 /// A reply that Kafka does not take is the test's failure, not the gateway's.
 async fn confirm(queued: KafkaResult<DeliveryFuture>) {
-    let delivered = queued.expect("the producer has room").await.expect("it is not dropped");
+    let delivered = queued.expect("the producer takes the reply").await.expect("it is not dropped");
     delivered.map_err(|(error, _)| error).expect("Kafka takes the reply");
 }

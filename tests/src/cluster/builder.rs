@@ -212,8 +212,8 @@ impl ClusterBuilder {
             reply_topic = "{tag}.replies"
             group_id = "{tag}"
             reply_partitions = {partitions}
-            # Rebalances and the lag are seen sooner.
-            properties = {{ "heartbeat.interval.ms" = "500", "statistics.interval.ms" = "500" }}
+            # The lag is seen sooner.
+            properties = {{ "statistics.interval.ms" = "500" }}
             "#,
             redis = redis.url(),
             kafka = kafka.bootstrap(),

@@ -117,13 +117,13 @@ fn is_next_generation(settings: &KafkaSettings) -> bool {
 }
 
 fn config(settings: &KafkaSettings, group: &str) -> rdkafka::ClientConfig {
-    // The classic protocol's time-outs: a dead member is missed after the first, and the second is
-    // a third or less of it.
+    // The classic protocol's time-outs: a dead member is missed after the first. The others learn of
+    // every rebalance by a heartbeat, so a partition that moves is read by nobody for one or two.
     let (tuned, timeouts): (&[_], [_; 2]) = match settings.profile {
         Profile::Production => (
             // A broker answers a waiting fetch as soon as there is a record.
             &[("fetch.wait.max.ms", "500"), ("statistics.interval.ms", "5000")],
-            [("session.timeout.ms", "6000"), ("heartbeat.interval.ms", "500")],
+            [("session.timeout.ms", "6000"), ("heartbeat.interval.ms", "200")],
         ),
         Profile::Dev => (
             &[("fetch.wait.max.ms", "5"), ("statistics.interval.ms", "1000")],
