@@ -4,11 +4,12 @@ use std::{
     io::Write,
     path::{Path, PathBuf},
     process::ExitCode,
+    thread,
 };
 
 use clap::{Parser, Subcommand, error::ErrorKind};
 use tokio::{
-    runtime::Runtime,
+    runtime,
     signal::unix::{SignalKind, signal},
 };
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
@@ -152,6 +153,13 @@ fn load(file: &Path) -> Result<Config, Exit> {
     }
 }
 
+/// Worker threads on a machine of so many cores. librdkafka's own threads take about half of a busy
+/// node's time, and a worker without a core costs more than it does: on two cores a round trip took
+/// 22.4 µs with two workers and 18.3 with one, at the same rate.
+fn workers(cores: usize) -> usize {
+    cores.div_ceil(2)
+}
+
 /// Runs a command to its end; what blocks in the background is left behind, so that a client whose
 /// broker is gone cannot keep the process alive.
 ///
@@ -160,7 +168,12 @@ fn in_runtime(command: impl Future<Output = Result<(), Exit>>) -> Result<(), Exi
     if rustls::crypto::ring::default_provider().install_default().is_err() {
         tracing::debug!("a provider of cryptography was installed before");
     }
-    let runtime = Runtime::new().map_err(Exit::failed)?;
+    let mut builder = runtime::Builder::new_multi_thread();
+    // Where the variable is set, tokio itself follows it.
+    if !process_environment().any(|(name, _)| name == "TOKIO_WORKER_THREADS") {
+        builder.worker_threads(workers(thread::available_parallelism().map_or(1, usize::from)));
+    }
+    let runtime = builder.enable_all().build().map_err(Exit::failed)?;
     let result = runtime.block_on(command);
     runtime.shutdown_background();
     result
