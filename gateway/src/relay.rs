@@ -58,7 +58,7 @@ use routes::Routes;
 use service::Service;
 use session::SessionLimits;
 
-/// How often deadlines are looked at: a request may end this much late.
+/// Between two looks at deadlines: a request may end this much late.
 const DEADLINE_TICK: Duration = Duration::from_millis(10);
 
 /// One node's relay. Shared by all of the node's tasks.
@@ -188,13 +188,13 @@ impl Relay {
 
     /// Ends what waits too long, for as long as the node lives.
     pub async fn run_deadlines(&self) {
-        let mut tick = tokio::time::interval(DEADLINE_TICK);
-        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
-            let now = tick.tick().await;
+            self.pending.due().await;
+            let now = Instant::now();
             for (request, entry) in self.pending.take_expired(now) {
                 self.time_out(request, entry, now);
             }
+            tokio::time::sleep(DEADLINE_TICK).await;
         }
     }
 }

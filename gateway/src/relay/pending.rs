@@ -6,13 +6,16 @@ use std::{
     collections::HashMap,
     sync::{
         Arc, Mutex,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
 
 use registry::{RequestId, Route};
-use tokio::{sync::oneshot, time::Instant};
+use tokio::{
+    sync::{Notify, oneshot},
+    time::Instant,
+};
 
 use super::{
     service::Service,
@@ -199,7 +202,7 @@ type Entries = HashMap<RequestId, Entry>;
 #[derive(Debug, Default)]
 struct Shard {
     entries: Entries,
-    /// No entry's deadline is before this; `None` when the shard was empty.
+    /// No entry's deadline is before this; `None` when the shard is empty.
     earliest: Option<Instant>,
 }
 
@@ -208,12 +211,44 @@ struct Shard {
 pub struct Pending {
     shards: Box<[Mutex<Shard>]>,
     count: AtomicUsize,
+    alarm: Alarm,
+}
+
+/// When deadlines are looked at next: who parks a request that ends earlier says so.
+#[derive(Debug)]
+struct Alarm {
+    origin: Instant,
+    /// Nanoseconds after `origin`; [`Self::ANY`] while the table is looked through.
+    at: AtomicU64,
+    earlier: Notify,
+}
+
+impl Alarm {
+    const ANY: u64 = u64::MAX;
+
+    /// One that every deadline is earlier than.
+    fn new() -> Self {
+        let (at, earlier) = (AtomicU64::new(Self::ANY), Notify::new());
+        Self { origin: Instant::now(), at, earlier }
+    }
+
+    fn nanos(&self, at: Instant) -> u64 {
+        u64::try_from((at - self.origin).as_nanos()).unwrap_or(Self::ANY - 1)
+    }
+
+    /// A deadline to come. Its entry is in the table by now.
+    fn mind(&self, deadline: Instant) {
+        if self.nanos(deadline) < self.at.load(Ordering::SeqCst) {
+            self.earlier.notify_one();
+        }
+    }
 }
 
 impl Pending {
     /// An empty table.
     pub fn new() -> Self {
-        Self { shards: (0..SHARDS).map(|_| Mutex::default()).collect(), count: AtomicUsize::new(0) }
+        let shards = (0..SHARDS).map(|_| Mutex::default()).collect();
+        Self { shards, count: AtomicUsize::new(0), alarm: Alarm::new() }
     }
 
     /// How many requests wait.
@@ -228,11 +263,14 @@ impl Pending {
 
     /// Parks a request.
     pub fn insert(&self, request: RequestId, entry: Entry) {
+        let deadline = entry.deadline;
         let mut shard = locked(self.shard(request));
-        shard.earliest = Some(shard.earliest.map_or(entry.deadline, |e| e.min(entry.deadline)));
+        shard.earliest = Some(shard.earliest.map_or(deadline, |earliest| earliest.min(deadline)));
         if shard.entries.insert(request, entry).is_none() {
             self.count.fetch_add(1, Ordering::Relaxed);
         }
+        drop(shard);
+        self.alarm.mind(deadline);
     }
 
     /// Takes a request out, to end it.
@@ -251,6 +289,9 @@ impl Pending {
             return None;
         }
         let entry = shard.entries.remove(&request)?;
+        if shard.entries.is_empty() {
+            shard.earliest = None;
+        }
         self.count.fetch_sub(1, Ordering::Relaxed);
         Some(entry)
     }
@@ -279,6 +320,26 @@ impl Pending {
         self.count.fetch_sub(expired.len(), Ordering::Relaxed);
         expired.sort_unstable_by_key(|(request, _)| *request);
         expired
+    }
+
+    /// Waits until a deadline has passed, or may have: a request may have ended meanwhile. Wakes
+    /// up only for that, however many requests come and go. Cancel safe.
+    pub async fn due(&self) {
+        loop {
+            // What is parked from here on, behind the back of the look, says so.
+            self.alarm.at.store(Alarm::ANY, Ordering::SeqCst);
+            let next = self.shards.iter().filter_map(|shard| locked(shard).earliest).min();
+            let Some(next) = next else {
+                self.alarm.earlier.notified().await;
+                continue;
+            };
+            self.alarm.at.store(self.alarm.nanos(next), Ordering::SeqCst);
+            tokio::select! {
+                biased;
+                () = tokio::time::sleep_until(next) => return,
+                () = self.alarm.earlier.notified() => {}
+            }
+        }
     }
 
     /// Takes out every HTTP call.

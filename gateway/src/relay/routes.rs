@@ -23,7 +23,7 @@ use crate::{tasks::locked, telemetry::Telemetry};
 const BATCH_MAX: usize = 1024;
 /// How long what is not urgent waits for company. Far shorter than the time for which a reply
 /// without a route is looked up again.
-const LINGER: Duration = Duration::from_millis(5);
+const LINGER: Duration = Duration::from_millis(25);
 /// Between two attempts while the registry cannot be reached.
 const RETRY_INTERVAL: Duration = Duration::from_millis(250);
 
