@@ -291,6 +291,8 @@ impl Node {
             relay: Arc::clone(&self.relay),
             secret: self.config.internal.secret.clone(),
             readiness: Box::new(self.readiness()),
+            tasks: self.tasks.clone(),
+            stop: self.stops.internal.clone(),
         });
         let routes = internal::routes(internal_edge);
         let (tasks, stop) = (self.tasks.clone(), self.stops.internal.clone());

@@ -4,7 +4,7 @@
 use std::{sync::Arc, time::Duration};
 
 use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
-use http::{HeaderValue, Response, StatusCode, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
 use registry::RequestId;
 use serde::Serialize;
 use std::num::NonZeroU32;
@@ -142,6 +142,16 @@ pub(crate) fn problem_with(status: u16, failure: &Failure, request: Option<Reque
         headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
     }
     answer
+}
+
+/// Whether a header that is a list of tokens has this one.
+pub(crate) fn has_token(headers: &HeaderMap, name: &HeaderName, token: &str) -> bool {
+    headers
+        .get_all(name)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .any(|found| found.trim().eq_ignore_ascii_case(token))
 }
 
 /// An answer that says only its status, in words.

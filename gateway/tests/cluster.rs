@@ -510,7 +510,8 @@ async fn only_who_shows_the_secret_may_deliver() {
     let post = async |path: &str, secret: &str| {
         let request = http::Request::post(format!("http://{}{path}", cluster.internal[0]))
             .header("authorization", format!("Bearer {secret}"))
-            .body(Full::new(Bytes::from_static(&[0])))
+            // A batch of nothing.
+            .body(Full::new(Bytes::from_static(&[0, 0])))
             .unwrap();
         cluster.http.request(request).await.unwrap().status().as_u16()
     };

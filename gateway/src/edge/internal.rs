@@ -7,23 +7,26 @@ use std::{
 };
 
 use bytes::Bytes;
+use futures_util::{SinkExt, StreamExt};
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, header};
-use registry::{RequestId, SessionId};
+use hyper::upgrade::OnUpgrade;
+use hyper_util::rt::TokioIo;
+use registry::SessionId;
 use subtle::ConstantTimeEq;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio_util::sync::CancellationToken;
 use warp::{Filter, Reply, path::FullPath};
 
-use super::{Answer, plain, server::Routes};
+use super::{Answer, has_token, plain, server::Routes};
 use crate::{
     config::Secret,
     peer::{
-        DELIVERIES_PATH, Delivery, MEDIA_TYPE, RELEASE_PATH, SETTLEMENTS_PATH, Verdict, decode,
-        encode,
+        CALL_BYTES_MAX, Call, DELIVERIES_PATH, Delivery, IDLE_TIMEOUT, MEDIA_TYPE, RELEASE_PATH,
+        UPGRADE, Verdict, call_stream, decode, encode,
     },
     relay::Relay,
+    tasks::Tasks,
 };
-
-/// Largest batch that is read: one reply of any size that a broker takes, and some more.
-const BATCH_BODY_BYTES_MAX: u64 = 64 * 1024 * 1024;
 
 /// Whether the node may take requests: `Ok`, or why not.
 pub type Readiness = Box<dyn Fn() -> Result<(), &'static str> + Send + Sync>;
@@ -36,6 +39,10 @@ pub struct Internal {
     pub secret: Secret,
     /// What `/readyz` says.
     pub readiness: Readiness,
+    /// Where connections of calls are served.
+    pub tasks: Tasks,
+    /// Ends them.
+    pub stop: CancellationToken,
 }
 
 impl Internal {
@@ -48,30 +55,71 @@ impl Internal {
         given.ct_eq(self.secret.expose().as_bytes()).into()
     }
 
-    fn deliveries(&self, body: &Bytes) -> Answer {
-        let batch: Vec<Delivery> = match decode(body) {
-            Ok(batch) => batch,
-            Err(error) => return plain(StatusCode::BAD_REQUEST, &error),
+    /// Does what a peer asks; an error says what is wrong with the call.
+    fn answer(&self, call: &[u8]) -> Result<Bytes, String> {
+        let verdicts: Vec<Verdict> = match decode(call)? {
+            Call::Deliveries(batch) => {
+                let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+                let deliver = |Delivery { request, session, read_at_us, reply }| {
+                    let took = now.saturating_sub(Duration::from_micros(read_at_us));
+                    self.relay.deliver_forwarded(request, session, reply, took)
+                };
+                batch.into_owned().into_iter().map(deliver).collect()
+            }
+            Call::Settlements(kept) => kept
+                .iter()
+                .map(|&(of, session)| self.relay.whereabouts(of, Some(session)))
+                .collect(),
         };
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let verdicts: Vec<Verdict> = batch
-            .into_iter()
-            .map(|Delivery { request, session, read_at_us, reply }| {
-                let took = now.saturating_sub(Duration::from_micros(read_at_us));
-                self.relay.deliver_forwarded(request, session, reply, took)
-            })
-            .collect();
-        binary(&encode(&verdicts))
+        Ok(encode(&verdicts))
     }
 
-    fn settlements(&self, body: &Bytes) -> Answer {
-        let kept: Vec<(RequestId, SessionId)> = match decode(body) {
-            Ok(kept) => kept,
-            Err(error) => return plain(StatusCode::BAD_REQUEST, &error),
+    /// Takes calls until the peer has no more, or says what is none.
+    async fn converse(&self, socket: impl AsyncRead + AsyncWrite + Unpin) {
+        let mut calls = call_stream(socket);
+        while let Ok(Some(call)) = tokio::time::timeout(IDLE_TIMEOUT, calls.next()).await {
+            let answer = call.map_err(|error| error.to_string());
+            let answer = match answer.and_then(|call| self.answer(&call)) {
+                Ok(answer) => answer,
+                Err(error) => {
+                    tracing::warn!(error, "a peer's call cannot be read");
+                    break;
+                }
+            };
+            if calls.send(answer).await.is_err() {
+                break;
+            }
+        }
+    }
+
+    /// Takes one call, or turns the connection into one of many.
+    fn calls(self: &Arc<Self>, upgrade: Option<OnUpgrade>, body: &Bytes) -> Answer {
+        let Some(upgrade) = upgrade else {
+            return match self.answer(body) {
+                Ok(answer) => binary(&answer),
+                Err(error) => plain(StatusCode::BAD_REQUEST, &error),
+            };
         };
-        let verdict = |(request, session)| self.relay.whereabouts(request, Some(session));
-        let verdicts: Vec<Verdict> = kept.into_iter().map(verdict).collect();
-        binary(&encode(&verdicts))
+        let this = Arc::clone(self);
+        self.tasks.short_lived(async move {
+            let calls = async {
+                match upgrade.await {
+                    Ok(socket) => this.converse(TokioIo::new(socket)).await,
+                    Err(error) => tracing::debug!(%error, "a peer's connection was not upgraded"),
+                }
+            };
+            tokio::select! {
+                biased;
+                () = this.stop.cancelled() => {}
+                () = calls => {}
+            }
+        });
+        let mut answer = Response::new(Vec::new());
+        *answer.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+        let headers = answer.headers_mut();
+        headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
+        headers.insert(header::UPGRADE, HeaderValue::from_static(UPGRADE));
+        answer
     }
 
     async fn release(&self, session: SessionId, body: &Bytes) -> Answer {
@@ -86,10 +134,14 @@ impl Internal {
     }
 
     /// What a peer has posted to one of the paths that are for peers.
-    async fn post(&self, path: PeerPath, body: &Bytes) -> Answer {
+    async fn post(
+        self: &Arc<Self>,
+        path: PeerPath,
+        upgrade: Option<OnUpgrade>,
+        body: &Bytes,
+    ) -> Answer {
         match path {
-            PeerPath::Deliveries => self.deliveries(body),
-            PeerPath::Settlements => self.settlements(body),
+            PeerPath::Deliveries => self.calls(upgrade, body),
             PeerPath::Release(session) => self.release(session, body).await,
         }
     }
@@ -113,7 +165,6 @@ impl Internal {
 #[derive(Clone, Copy, Debug)]
 enum PeerPath {
     Deliveries,
-    Settlements,
     Release(SessionId),
 }
 
@@ -121,7 +172,6 @@ impl PeerPath {
     fn parse(path: &str) -> Option<Self> {
         match path {
             DELIVERIES_PATH => Some(Self::Deliveries),
-            SETTLEMENTS_PATH => Some(Self::Settlements),
             _ => {
                 let id = path.strip_prefix(RELEASE_PATH.0)?.strip_suffix(RELEASE_PATH.1)?;
                 SessionId::parse(id).ok().map(Self::Release)
@@ -149,6 +199,11 @@ pub fn routes(internal: Arc<Internal>) -> Routes {
         let internal = Arc::clone(&internal);
         warp::any().map(move || Arc::clone(&internal))
     };
+    // A call to upgrade may come without a body, and without its length.
+    let body = warp::body::content_length_limit(CALL_BYTES_MAX as u64)
+        .and(warp::body::bytes())
+        .or(warp::any().map(Bytes::new))
+        .unify();
     // Who does not show the secret is not even read to.
     let peers = warp::path::full()
         .and(warp::method())
@@ -158,14 +213,16 @@ pub fn routes(internal: Arc<Internal>) -> Routes {
             async |path: FullPath, method: Method, headers: HeaderMap, with: Arc<Internal>| {
                 let path = PeerPath::parse(path.as_str());
                 let path = path.filter(|_| method == Method::POST && with.is_peer(&headers));
-                path.map(|path| (with, path)).ok_or_else(warp::reject::not_found)
+                let upgrades = has_token(&headers, &header::UPGRADE, UPGRADE);
+                path.map(|path| (with, path, upgrades)).ok_or_else(warp::reject::not_found)
             },
         )
         .untuple_one()
-        .and(warp::body::content_length_limit(BATCH_BODY_BYTES_MAX))
-        .and(warp::body::bytes())
-        .then(async |internal: Arc<Internal>, path: PeerPath, body: Bytes| {
-            internal.post(path, &body).await.into_response()
+        .and(warp::ext::optional::<OnUpgrade>())
+        .and(body)
+        .then(async |internal: Arc<Internal>, path, upgrades, upgrade: Option<_>, body: Bytes| {
+            let upgrade = upgrade.filter(|_| upgrades);
+            internal.post(path, upgrade, &body).await.into_response()
         });
     let metrics = warp::path!("metrics")
         .and(warp::get())

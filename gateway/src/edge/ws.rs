@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, header};
+use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, header};
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use tokio_tungstenite::{
@@ -16,7 +16,7 @@ use tokio_tungstenite::{
 use warp::{Filter, Reply, reply::Response as WarpResponse};
 
 use super::{
-    Answer, Edge, Rate, Refusal, problem_with, refused,
+    Answer, Edge, Rate, Refusal, has_token, problem_with, refused,
     server::{exactly, query},
 };
 use crate::{
@@ -183,16 +183,6 @@ fn wish(query: Option<&str>) -> Result<Wish, Refusal> {
         token => token.map(|token| (Token::parse(token), last_seq)),
     };
     Ok(Wish { is_reliable, resume })
-}
-
-/// Whether a header that is a list of tokens has this one.
-fn has_token(headers: &HeaderMap, name: &HeaderName, token: &str) -> bool {
-    headers
-        .get_all(name)
-        .iter()
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(|value| value.split(','))
-        .any(|found| found.trim().eq_ignore_ascii_case(token))
 }
 
 fn switching(accept_key: &str, subprotocol: Option<&'static str>) -> Answer {

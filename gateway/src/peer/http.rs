@@ -1,34 +1,42 @@
-//! Deliveries over HTTP/1.1, on kept-alive connections, authenticated by the cluster's secret.
+//! Calls over HTTP/1.1, authenticated by the cluster's secret: deliveries and settlements on
+//! upgraded connections, one for each peer, and releases as they come.
 
-use std::{fmt, time::Duration};
+use std::{borrow::Cow, collections::HashMap, error::Error, fmt, sync::Mutex, time::Duration};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use http::{Method, Request, StatusCode, header};
+use futures_util::{SinkExt, StreamExt};
+use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt, Full, Limited};
+use hyper::{body::Incoming, upgrade::Upgraded};
 use hyper_util::{
     client::legacy::{Client, connect::HttpConnector},
-    rt::{TokioExecutor, TokioTimer},
+    rt::{TokioExecutor, TokioIo, TokioTimer},
 };
 use registry::{RequestId, SessionId};
+use tokio::time::Instant;
 
 use super::{
-    DELIVERIES_PATH, Delivery, MEDIA_TYPE, PeerError, PeerLink, RELEASE_PATH, SETTLEMENTS_PATH,
-    Verdict, decode, encode,
+    Call, CallStream, DELIVERIES_PATH, Delivery, IDLE_TIMEOUT, MEDIA_TYPE, PeerError, PeerLink,
+    RELEASE_PATH, UPGRADE, Verdict, call_stream, decode, encode,
 };
-use crate::config::Secret;
+use crate::{config::Secret, tasks::locked};
 
-/// A verdict is one byte, or 18; there are a few thousand at most.
-const VERDICTS_BYTES_MAX: usize = 256 * 1024;
 /// A session owes its client little more than its outbox and its mailbox may hold, or one frame of
 /// any size.
 const RELEASE_BYTES_MAX: usize = 1024 * 1024 * 1024;
-const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The HTTP client for all peers.
 pub struct HttpPeers {
     client: Client<HttpConnector, Full<Bytes>>,
-    authorization: header::HeaderValue,
+    authorization: HeaderValue,
+    /// Connections of calls that nobody uses just now, by the peer's address.
+    idle: Mutex<HashMap<String, Idle>>,
+}
+
+struct Idle {
+    stream: CallStream<TokioIo<Upgraded>>,
+    since: Instant,
 }
 
 impl HttpPeers {
@@ -42,12 +50,11 @@ impl HttpPeers {
         connector.set_connect_timeout(Some(Duration::from_secs(1)));
         let client = Client::builder(TokioExecutor::new())
             .pool_timer(TokioTimer::new())
-            .pool_idle_timeout(IDLE_TIMEOUT)
+            .pool_idle_timeout(IDLE_TIMEOUT / 2)
             .build(connector);
-        let mut authorization =
-            header::HeaderValue::from_str(&format!("Bearer {}", secret.expose()))?;
+        let mut authorization = HeaderValue::from_str(&format!("Bearer {}", secret.expose()))?;
         authorization.set_sensitive(true);
-        Ok(Self { client, authorization })
+        Ok(Self { client, authorization, idle: Mutex::default() })
     }
 
     async fn post(
@@ -55,33 +62,67 @@ impl HttpPeers {
         url: &str,
         path: &str,
         body: Bytes,
-        answer_bytes_max: usize,
-    ) -> Result<Bytes, PeerError> {
-        let unreachable = |error: &dyn std::error::Error| PeerError::Unreachable(error.to_string());
+        upgrade: Option<&'static str>,
+    ) -> Result<Response<Incoming>, PeerError> {
         let uri = format!("{}{path}", url.trim_end_matches('/'));
         let mut request = Request::new(Full::new(body));
         *request.method_mut() = Method::POST;
-        *request.uri_mut() = uri.parse().map_err(|error| unreachable(&error))?;
+        *request.uri_mut() = uri.parse().map_err(unreachable)?;
         let headers = request.headers_mut();
         headers.insert(header::AUTHORIZATION, self.authorization.clone());
-        headers.insert(header::CONTENT_TYPE, header::HeaderValue::from_static(MEDIA_TYPE));
-        let answer = self.client.request(request).await.map_err(|error| unreachable(&error))?;
-        if answer.status() != StatusCode::OK {
-            return Err(PeerError::Refused(answer.status().as_u16()));
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(MEDIA_TYPE));
+        let expected = match upgrade {
+            Some(protocol) => {
+                headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
+                headers.insert(header::UPGRADE, HeaderValue::from_static(protocol));
+                StatusCode::SWITCHING_PROTOCOLS
+            }
+            None => StatusCode::OK,
+        };
+        let answer = self.client.request(request).await.map_err(unreachable)?;
+        match answer.status() == expected {
+            true => Ok(answer),
+            false => Err(PeerError::Refused(answer.status().as_u16())),
         }
-        let body = Limited::new(answer.into_body(), answer_bytes_max).collect().await;
-        body.map(http_body_util::Collected::to_bytes).map_err(|error| unreachable(&*error))
+    }
+
+    /// A connection of calls that is not in use.
+    async fn connection(&self, url: &str) -> Result<CallStream<TokioIo<Upgraded>>, PeerError> {
+        let idle = locked(&self.idle).remove(url);
+        if let Some(idle) = idle.filter(Idle::is_fresh) {
+            return Ok(idle.stream);
+        }
+        let answer = self.post(url, DELIVERIES_PATH, Bytes::new(), Some(UPGRADE)).await?;
+        let socket = hyper::upgrade::on(answer).await.map_err(unreachable)?;
+        Ok(call_stream(TokioIo::new(socket)))
+    }
+
+    /// Whoever comes next for this peer finds it; those to peers that have gone are let go.
+    fn keep(&self, url: &str, stream: CallStream<TokioIo<Upgraded>>) {
+        let mut idle = locked(&self.idle);
+        let is_new = idle.insert(url.to_owned(), Idle { stream, since: Instant::now() }).is_none();
+        if is_new {
+            idle.retain(|_, idle| idle.is_fresh());
+        }
+    }
+
+    async fn exchange(&self, url: &str, call: Bytes) -> Result<Bytes, PeerError> {
+        let mut stream = self.connection(url).await?;
+        stream.send(call).await.map_err(unreachable)?;
+        let closed = || PeerError::Unreachable("the connection was closed".to_owned());
+        let answer = stream.next().await.ok_or_else(closed)?.map_err(unreachable)?;
+        self.keep(url, stream);
+        Ok(answer.freeze())
     }
 
     async fn verdicts(
         &self,
         url: &str,
-        path: &str,
-        body: Bytes,
+        call: &Call<'_>,
         count: usize,
         within: Duration,
     ) -> Result<Vec<Verdict>, PeerError> {
-        let answer = in_time(within, self.post(url, path, body, VERDICTS_BYTES_MAX)).await?;
+        let answer = in_time(within, self.exchange(url, encode(call))).await?;
         let verdicts: Vec<Verdict> = decode(&answer).map_err(PeerError::Malformed)?;
         if verdicts.len() != count {
             let message = format!("{} verdicts on {count} deliveries", verdicts.len());
@@ -89,6 +130,22 @@ impl HttpPeers {
         }
         Ok(verdicts)
     }
+
+    async fn fetch(&self, url: &str, path: &str, body: Bytes) -> Result<Bytes, PeerError> {
+        let answer = self.post(url, path, body, None).await?;
+        let body = Limited::new(answer.into_body(), RELEASE_BYTES_MAX).collect().await;
+        body.map(http_body_util::Collected::to_bytes).map_err(unreachable)
+    }
+}
+
+impl Idle {
+    fn is_fresh(&self) -> bool {
+        self.since.elapsed() < IDLE_TIMEOUT / 2
+    }
+}
+
+fn unreachable(error: impl Into<Box<dyn Error + Send + Sync>>) -> PeerError {
+    PeerError::Unreachable(error.into().to_string())
 }
 
 #[async_trait]
@@ -99,7 +156,8 @@ impl PeerLink for HttpPeers {
         batch: &[Delivery],
         within: Duration,
     ) -> Result<Vec<Verdict>, PeerError> {
-        self.verdicts(url, DELIVERIES_PATH, encode(batch), batch.len(), within).await
+        let call = Call::Deliveries(Cow::Borrowed(batch));
+        self.verdicts(url, &call, batch.len(), within).await
     }
 
     async fn settle(
@@ -108,7 +166,8 @@ impl PeerLink for HttpPeers {
         kept: &[(RequestId, SessionId)],
         within: Duration,
     ) -> Result<Vec<Verdict>, PeerError> {
-        self.verdicts(url, SETTLEMENTS_PATH, encode(kept), kept.len(), within).await
+        let call = Call::Settlements(Cow::Borrowed(kept));
+        self.verdicts(url, &call, kept.len(), within).await
     }
 
     async fn release(
@@ -119,8 +178,7 @@ impl PeerLink for HttpPeers {
         within: Duration,
     ) -> Result<Option<Bytes>, PeerError> {
         let path = format!("{}{session}{}", RELEASE_PATH.0, RELEASE_PATH.1);
-        let post = self.post(url, &path, encode(&epoch), RELEASE_BYTES_MAX);
-        match in_time(within, post).await {
+        match in_time(within, self.fetch(url, &path, encode(&epoch))).await {
             Ok(released) => Ok(Some(released)),
             Err(PeerError::Refused(status)) if status == StatusCode::NOT_FOUND => Ok(None),
             Err(error) => Err(error),

@@ -118,6 +118,8 @@ impl Lab {
             .nodes(count)
             .service("echo")
             .reply_partitions(replies.reply_partitions)
+            // As often as outside of tests.
+            .config("[kafka.properties]\n\"statistics.interval.ms\" = \"5000\"")
             .start()
             .await?;
         let kafka = Arc::clone(cluster.kafka());

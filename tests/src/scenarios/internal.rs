@@ -41,6 +41,13 @@ async fn peers_show_their_secret() -> Result<()> {
     let headers = [("authorization", right.as_str())];
     let answer = http.send(Method::POST, deliveries, &headers, "no batch").await?;
     ensure!(answer.status == 400, "{}: {}", answer.status, answer.text());
+    // A connection of many calls is for those who have the secret, too.
+    let upgrade = [("connection", "upgrade"), ("upgrade", "roundtrip-peer")];
+    for (given, status) in [(wrong.as_str(), 401), (right.as_str(), 101)] {
+        let headers = [upgrade[0], upgrade[1], ("authorization", given)];
+        let answer = http.send(Method::POST, deliveries, &headers, "").await?;
+        ensure!(answer.status == status, "{given:?}: {}", answer.status);
+    }
     cluster.finish().await
 }
 

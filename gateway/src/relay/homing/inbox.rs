@@ -30,8 +30,13 @@ impl Inbox {
             }
             stray
         };
-        locked(&self.strays).extend(strays.into_iter().map(known));
-        self.wake.notify_one();
+        let mut waiting = locked(&self.strays);
+        waiting.extend(strays.into_iter().map(known));
+        let is_filled = !waiting.is_empty();
+        drop(waiting);
+        if is_filled {
+            self.wake.notify_one();
+        }
     }
 
     /// Takes the reply of a request over that waits elsewhere by now.
