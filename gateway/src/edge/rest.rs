@@ -203,9 +203,15 @@ impl Call {
             // What follows a semicolon is a parameter of the preference before it.
             .filter_map(|preference| preference.split(';').next()?.split_once('='))
             .find(|(name, _)| name.trim().eq_ignore_ascii_case("wait"))
-            .and_then(|(_, value)| value.trim().trim_matches('"').parse::<u64>().ok())?;
+            .and_then(|(_, value)| seconds(value.trim().trim_matches('"')))?;
         (seconds > 0).then(|| Duration::from_secs(seconds))
     }
+}
+
+/// A whole number of seconds; the most there can be where it has too many digits.
+fn seconds(text: &str) -> Option<u64> {
+    let is_number = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    is_number.then(|| text.parse().unwrap_or(u64::MAX))
 }
 
 fn answer_of(outcome: Outcome, request: RequestId) -> Answer {

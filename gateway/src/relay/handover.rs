@@ -30,6 +30,8 @@ const SECOND_TRY: Duration = Duration::from_millis(50);
 /// How long it may take until the reply partitions of a dead node have another reader. A request
 /// that was in flight there does not end before that: its client may have had its reply already.
 const TAKEOVER_TIME: Duration = Duration::from_secs(10);
+/// The same from when the node table has missed the node, which it does hardly before the group.
+const TAKEOVER_TIME_OF_MISSED: Duration = Duration::from_secs(4);
 /// Between two looks at something that will soon be so.
 const TICK: Duration = Duration::from_millis(5);
 
@@ -230,10 +232,17 @@ impl Handover {
         self.membership.find(node).map(|entry| entry.url)
     }
 
+    /// Whether a former holder was silent for so long that it counts as dead. One that is not named
+    /// any more was found so by who parked a reply.
+    fn is_missed(&self, node: Option<&NodeRef>) -> bool {
+        !self.membership.is_incomplete()
+            && node.is_none_or(|node| self.membership.find(node).is_none())
+    }
+
     /// What the registry has of a session whose holder is gone. Of one whose client acknowledges
     /// nothing and was connected until then, nobody knows what was on the wire.
     fn inherit_copy(&self, holding: Holding, last_seq: u64) -> Option<Inherited> {
-        let former = holding.former;
+        let former = &holding.former;
         if former.overflowed || (former.attached && !former.reliable) {
             return None;
         }
@@ -248,8 +257,11 @@ impl Handover {
         let mut requests: Vec<_> =
             holding.requests.into_iter().map(request).collect::<Option<_>>()?;
         // The reply may be in the log already, for whoever reads the dead node's partitions next.
-        let now_ms = self.relay.nature.unix_ms();
-        let takeover_ms = now_ms.saturating_add(TAKEOVER_TIME.as_millis() as u64);
+        let takeover = match self.is_missed(former.node.as_ref()) {
+            true => TAKEOVER_TIME_OF_MISSED,
+            false => TAKEOVER_TIME,
+        };
+        let takeover_ms = self.relay.nature.unix_ms().saturating_add(takeover.as_millis() as u64);
         for (_, detail, _) in &mut requests {
             detail.deadline_ms = detail.deadline_ms.max(takeover_ms);
         }
