@@ -16,7 +16,7 @@ const LAYERS: [(&str, &[&str]); 9] = [
     ("tasks", &[]),
     ("telemetry", &["config", "error"]),
     ("bus", &["tasks"]),
-    ("peer", &["config", "wire"]),
+    ("peer", &["config", "tasks", "wire"]),
     ("relay", &["bus", "config", "error", "peer", "tasks", "telemetry", "wire"]),
     ("edge", &["config", "error", "peer", "relay", "tasks", "wire"]),
 ];
