@@ -307,9 +307,6 @@ impl Pending {
     /// In the order of their ids.
     pub fn take_expired(&self, now: Instant) -> Vec<(RequestId, Entry)> {
         let mut expired = Vec::new();
-        if self.is_empty() {
-            return expired;
-        }
         for shard in &self.shards {
             let mut shard = locked(shard);
             if shard.earliest.is_some_and(|earliest| earliest <= now) {
