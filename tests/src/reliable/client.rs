@@ -74,7 +74,7 @@ impl Client {
     ) -> Self {
         Self {
             profile,
-            choice: [Choice::Random, Choice::Next, Choice::Well][index % 3],
+            choice: [Choice::Random, Choice::Next, Choice::Well][index / 3 % 3],
             by_subprotocol: index.is_multiple_of(2),
             directory,
             ledger,
@@ -124,7 +124,9 @@ impl Client {
     }
 
     async fn attempt(&mut self) -> Option<WsClient> {
-        let address = self.directory.choose(self.choice, self.attempts, &mut self.rng)?;
+        // At first they are dealt out, so that each node has some, of every kind.
+        let choice = if self.session.is_some() { self.choice } else { Choice::Next };
+        let address = self.directory.choose(choice, self.attempts, &mut self.rng)?;
         let started = Instant::now();
         let mut ws = match self.connection(Connect::to(address)).handshake().await.ok()? {
             Handshake::Accepted(ws) => *ws,
