@@ -8,7 +8,7 @@ use rand::{RngExt, SeedableRng, rngs::StdRng};
 use tokio::time::{Instant, sleep_until};
 
 use crate::{
-    account::Account,
+    account::{Account, Allowance},
     cluster::Cluster,
     faults::Fault,
     reliable::{Crowd, Profile, directory::Directory},
@@ -74,10 +74,11 @@ impl Drill {
             seed: rng.random(),
             ..Profile::default()
         };
+        warm_up(&profile, &directory).await?;
         let crowd = Crowd::start(&profile, self.clients, &directory);
         let mut strikes = 0;
         let recovers = async {
-            crowd.goes_on(self.rate as u64).await.context("before anything has happened")?;
+            crowd.goes_on(self.rate as u64).await?;
             while strikes == 0 || crowd.accepted() < self.requests {
                 let next = Instant::now() + self.period;
                 self.fault.strike(&mut cluster, &directory, &mut rng).await?;
@@ -127,6 +128,15 @@ impl Outcome {
         ensure!(again == 0 || promise.allowed.repeats, "{fault}: {again} produced again");
         Ok(())
     }
+}
+
+/// Asks until all services answer: a broker that has just been started, and services that still join
+/// their groups, take seconds for the first requests, which are none of the fault's.
+async fn warm_up(profile: &Profile, directory: &Arc<Directory>) -> Result<()> {
+    let crowd = Crowd::start(profile, SERVICES.len(), directory);
+    let begun = crowd.goes_on(profile.rate as u64 * 10).await;
+    crowd.finish().await?.check(&Allowance::default())?;
+    begun.context("before anything has happened")
 }
 
 fn services(cluster: &Cluster) -> Result<Vec<Worker>> {

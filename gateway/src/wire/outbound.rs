@@ -122,6 +122,14 @@ impl Frame {
         }
     }
 
+    /// The request that was never taken, by the client's id.
+    pub const fn refuses(&self) -> Option<&ClientId> {
+        match self {
+            Self::Error { id: Some(id), request: None, .. } => Some(id),
+            _ => None,
+        }
+    }
+
     /// The request whose receipt it is.
     pub const fn receipt(&self) -> Option<RequestId> {
         match self {

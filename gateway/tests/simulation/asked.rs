@@ -51,6 +51,10 @@ impl Asked {
                 _ => Ok(()),
             };
         };
+        // Sent again before the refusal had come, it is refused all the same.
+        if self.is_refused && !is_plain {
+            return Err("refused, and taken");
+        }
         if frame["type"] == "receipt" {
             if self.end.is_some() && !self.has_receipt && self.is_same(request) {
                 return Err("a receipt after the end");

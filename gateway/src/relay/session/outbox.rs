@@ -1,7 +1,7 @@
 //! The frames that a session owes its client, in order, from the oldest that the client is not known
 //! to have.
 
-use std::collections::VecDeque;
+use std::{collections::VecDeque, ops::Range};
 
 use registry::RequestId;
 use serde::{Deserialize, Serialize};
@@ -79,6 +79,8 @@ pub(super) struct Outbox {
     waiting_bytes: usize,
     /// What was there when the client came back, beyond what an outbox may hold.
     backlog_bytes: usize,
+    /// What the client lacked when it came back, by number.
+    backlog: Range<u64>,
 }
 
 impl Outbox {
@@ -94,6 +96,7 @@ impl Outbox {
             taken_bytes: 0,
             waiting_bytes: 0,
             backlog_bytes: 0,
+            backlog: 0..0,
         }
     }
 
@@ -206,6 +209,16 @@ impl Outbox {
         self.taken_bytes = self.owed.range(..self.taken).map(weight).sum();
         self.waiting_bytes = self.owed.range(self.taken..).map(weight).sum();
         self.backlog_bytes = self.taken_bytes + self.waiting_bytes;
+        self.backlog = last_seq + 1..self.seq + 1;
+    }
+
+    /// Whether the client is told that this request of its was refused, and did not know when it came
+    /// back.
+    pub(super) fn refuses(&self, id: &ClientId) -> bool {
+        let is_old = |owed: &&Owed| owed.seq < self.backlog.end;
+        let backlog = self.owed.iter().take_while(is_old);
+        let mut unread = backlog.filter(|owed| self.backlog.contains(&owed.seq));
+        unread.any(|owed| owed.frame.refuses() == Some(id))
     }
 
     /// The frames that the mailbox should have and has not: all of them, or those that end a request

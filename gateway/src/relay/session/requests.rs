@@ -2,7 +2,7 @@
 
 use registry::RequestId;
 
-use super::{Digest, InFlight, Known, Session};
+use super::{Digest, InFlight, Known, Session, State};
 use crate::{tasks::locked, wire::ClientId};
 
 impl Session {
@@ -19,7 +19,11 @@ impl Session {
 
     /// Whether the id is in flight, and for the same request.
     pub fn known(&self, id: &ClientId, digest: Digest) -> Known {
-        match locked(&self.state).in_flight.get_mut(id) {
+        let mut state = locked(&self.state);
+        let State { in_flight, outbox, .. } = &mut *state;
+        match in_flight.get_mut(id) {
+            // It was sent again by a client that did not know yet, and does now.
+            None if outbox.refuses(id) => Known::Joins,
             None => Known::No,
             Some(known) if known.digest != digest => Known::Conflicts,
             Some(known) if known.is_unconfirmed && !known.has_ended => {

@@ -21,7 +21,8 @@ pub struct Digest(pub u128);
 pub enum Known {
     /// The id is free.
     No,
-    /// The same request is in flight: the one answer is for both.
+    /// The same request is in flight, or its end is on its way to a client that has come back: the
+    /// one answer is for both.
     Joins,
     /// The same request is in flight, and the node that took it died before the broker had
     /// confirmed it: it has to be produced again, under this id. Said once.

@@ -16,7 +16,11 @@ use super::{
     outbox::{KEPT_BYTES_MAX, KEPT_FRAMES_MAX},
     *,
 };
-use crate::{relay::window::Window, wire::Reply};
+use crate::{
+    error::{ErrorCode, Failure},
+    relay::window::Window,
+    wire::Reply,
+};
 
 mod any_order;
 mod change_of_holder;
@@ -263,6 +267,37 @@ fn an_id_of_a_reliable_session_is_free_once_its_end_is_acknowledged() {
     assert_eq!(session.confirm(1), Confirmed { over: vec![request(1)], ..Confirmed::default() });
     assert_eq!(session.known(&id(1), Digest(1)), Known::No);
     assert_eq!(session.in_flight(), 0);
+}
+
+#[test]
+fn a_refusal_that_its_client_had_not_got_when_it_came_back_is_the_only_end() {
+    let refuse = |session: &Session, number| {
+        let failure = Failure::new(ErrorCode::Unavailable, "draining");
+        let frame = Frame::Error { id: Some(id(number)), request: None, failure, reply: None };
+        session.push(frame, None, None)
+    };
+    let session = reliable();
+    refuse(&session, 1);
+    refuse(&session, 2);
+    assert_eq!(session.known(&id(2), Digest(1)), Known::No, "tried again, as it was told");
+    session.detach(session.connection());
+    session.resume(1, beginning(2, 0));
+    assert_eq!(session.known(&id(1), Digest(1)), Known::No, "it had this one");
+    assert_eq!(session.known(&id(2), Digest(1)), Known::Joins);
+    assert_eq!(write_all(&session), [2]);
+    assert_eq!(session.known(&id(2), Digest(1)), Known::Joins, "sent before it was read");
+    refuse(&session, 3);
+    assert_eq!(session.known(&id(3), Digest(1)), Known::No);
+    session.confirm(2);
+    assert_eq!(session.known(&id(2), Digest(1)), Known::No);
+
+    let former = reliable();
+    refuse(&former, 1);
+    let frame = former.hand_over(true).unwrap().frames.remove(0).frame;
+    let next = reliable();
+    next.adopt(frame, None);
+    next.skip(0);
+    assert_eq!(next.known(&id(1), Digest(1)), Known::Joins, "on another node too");
 }
 
 #[test]
