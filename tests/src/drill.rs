@@ -35,6 +35,9 @@ pub struct Drill {
     pub requests: u64,
     /// From one strike to the next.
     pub period: Duration,
+    /// Seconds of load before it is counted: a broker that has just been started takes the machine for
+    /// itself, and services that still join their groups let the first requests wait.
+    pub warm_up: u32,
 }
 
 /// What came of it.
@@ -51,8 +54,8 @@ pub struct Outcome {
 impl Drill {
     /// A small one, for a test: the fault strikes once.
     pub fn small(fault: Fault, seed: u64) -> Self {
-        let (rate, requests, period) = (300.0, 0, Duration::ZERO);
-        Self { fault, nodes: 3, clients: 20, rate, seed, requests, period }
+        let (rate, requests, period, warm_up) = (300.0, 0, Duration::ZERO, 1);
+        Self { fault, nodes: 3, clients: 20, rate, seed, requests, period, warm_up }
     }
 
     /// Runs it. `progress` is told what has been accepted, after each strike.
@@ -74,7 +77,7 @@ impl Drill {
             seed: rng.random(),
             ..Profile::default()
         };
-        warm_up(&profile, &directory).await?;
+        self.warm_up(&profile, &directory).await?;
         let crowd = Crowd::start(&profile, self.clients, &directory);
         let mut strikes = 0;
         let recovers = async {
@@ -100,6 +103,16 @@ impl Drill {
             failed => failed,
         };
         Ok(Outcome { account, strikes, produced_again, ended_well })
+    }
+
+    async fn warm_up(&self, profile: &Profile, directory: &Arc<Directory>) -> Result<()> {
+        let crowd = Crowd::start(profile, self.clients, directory);
+        let mut warm = Ok(());
+        for _ in 0..self.warm_up {
+            warm = warm.and(crowd.goes_on(self.rate as u64).await);
+        }
+        crowd.finish().await?.check(&Allowance::default())?;
+        warm.context("before anything has happened")
     }
 
     async fn cluster(&self) -> Result<Cluster> {
@@ -128,15 +141,6 @@ impl Outcome {
         ensure!(again == 0 || promise.allowed.repeats, "{fault}: {again} produced again");
         Ok(())
     }
-}
-
-/// Asks until all services answer: a broker that has just been started, and services that still join
-/// their groups, take seconds for the first requests, which are none of the fault's.
-async fn warm_up(profile: &Profile, directory: &Arc<Directory>) -> Result<()> {
-    let crowd = Crowd::start(profile, SERVICES.len(), directory);
-    let begun = crowd.goes_on(profile.rate as u64 * 10).await;
-    crowd.finish().await?.check(&Allowance::default())?;
-    begun.context("before anything has happened")
 }
 
 fn services(cluster: &Cluster) -> Result<Vec<Worker>> {

@@ -32,6 +32,9 @@ struct Options {
     /// Seconds from one strike of the fault to the next.
     #[arg(long, default_value_t = 15.0)]
     period: f64,
+    /// Seconds of load before a fault's first strike that are not counted.
+    #[arg(long, default_value_t = 30)]
+    warm_up: u32,
     /// What all choices follow from; random, unless said otherwise.
     #[arg(long)]
     seed: Option<u64>,
@@ -79,14 +82,14 @@ async fn main() -> Result<ExitCode> {
 
 #[expect(clippy::print_stdout, reason = "says how far it is")]
 async fn run(options: &Options, fault: Fault, seed: u64) -> Result<Line> {
-    let Options { requests, nodes, clients, rate, period, .. } = *options;
+    let Options { requests, nodes, clients, rate, period, warm_up, .. } = *options;
     let command = format!(
         "chaos --fault {fault} --requests {requests} --nodes {nodes} --clients {clients} \
-         --rate {rate} --period {period} --seed {seed}"
+         --rate {rate} --period {period} --warm-up {warm_up} --seed {seed}"
     );
     println!("{fault}: {}; {command}", fault.description());
     let period = Duration::from_secs_f64(period);
-    let drill = Drill { fault, nodes, clients, rate, seed, requests, period };
+    let drill = Drill { fault, nodes, clients, rate, seed, requests, period, warm_up };
     let outcome = drill.run(|_, _| {}).await?;
     Ok(Line { fault, outcome, command })
 }
@@ -123,11 +126,12 @@ fn report(options: &Options, lines: &[Line]) -> Result<String> {
          whatever node they find, and keep\nbook of every frame; the services answer at once, within \
          500 ms, or within 500 ms on any partition.\n\n",
     );
-    let Options { nodes, clients, rate, period, .. } = options;
+    let Options { nodes, clients, rate, period, warm_up, .. } = options;
     writeln!(
         text,
         "{nodes} nodes, {clients} clients, {rate} requests per second, a strike every {period} s \
-         (or as soon as the cluster is well again).\n"
+         (or as soon as the cluster is well again),\nafter {warm_up} s that are not counted: a cold \
+         broker lets its clients wait for seconds by itself.\n"
     )?;
     text.push_str(
         "| fault | strikes | accepted | answered | errors | lost | wrong | repeated | produced \
