@@ -83,9 +83,6 @@ impl Edge {
             self.call(call, &service, &path, &body).await
         };
         let mut answer = answer.await.unwrap_or_else(|refusal| *refusal);
-        let node = HeaderValue::from_str(self.relay.node().id.as_str());
-        let node = node.expect("a node id fits a header");
-        answer.headers_mut().insert("roundtrip-node", node);
         Origins::allow(&call.headers, answer.headers_mut());
         answer
     }
@@ -227,14 +224,13 @@ fn answer_of(outcome: Outcome, request: RequestId) -> Answer {
         Outcome::Reply(reply) => {
             let status =
                 StatusCode::from_u16(reply.status_or_ok()).unwrap_or(StatusCode::BAD_GATEWAY);
-            let media_type = match reply.content_type() {
-                Some(given) => HeaderValue::from_bytes(given).ok(),
-                None if reply.json().is_some() => {
-                    Some(HeaderValue::from_static("application/json"))
-                }
-                None => None,
+            let given = || HeaderValue::from_bytes(reply.content_type()?).ok();
+            let found = || {
+                HeaderValue::from_static(match reply.json() {
+                    Some(_) => "application/json",
+                    None => "application/octet-stream",
+                })
             };
-            let octets = || HeaderValue::from_static("application/octet-stream");
             // These have no body (RFC 9110), whatever the service wrote.
             let bodiless = [204, 205, 304].contains(&status.as_u16());
             let body = if bodiless { Vec::new() } else { reply.payload.to_vec() };
@@ -242,7 +238,7 @@ fn answer_of(outcome: Outcome, request: RequestId) -> Answer {
             *answer.status_mut() = status;
             hand_on(&reply, answer.headers_mut());
             if !bodiless {
-                let media_type = media_type.unwrap_or_else(octets);
+                let media_type = given().unwrap_or_else(found);
                 answer.headers_mut().insert(header::CONTENT_TYPE, media_type);
             }
             answer
@@ -323,6 +319,19 @@ mod tests {
         for ignored in [&["wait=0"], &["wait=-1"], &["wait=1.5"], &["wait"], &["foo;wait=1"]] {
             assert_eq!(wait(ignored), None, "{ignored:?}");
         }
+    }
+
+    #[test]
+    fn a_media_type_that_fits_no_header_is_found_anew() {
+        let request = RequestId::from_header(b"01890a5d-ac96-774b-bcce-b302099a8057").unwrap();
+        let media_type = |given: &'static str, payload: &'static str| {
+            let headers = vec![("content-type".into(), given.into())];
+            let reply = Reply { status: None, headers, payload: payload.into() };
+            answer_of(Outcome::Reply(reply), request).headers()[header::CONTENT_TYPE].clone()
+        };
+        assert_eq!(media_type("text/csv", "{}"), "text/csv");
+        assert_eq!(media_type("text/csv\n", "{}"), "application/json");
+        assert_eq!(media_type("text/csv\n", "a;b"), "application/octet-stream");
     }
 
     #[test]

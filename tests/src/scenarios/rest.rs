@@ -79,6 +79,9 @@ async fn a_reply_without_a_type_is_json_or_octets() -> Result<()> {
     }
     let answer = http.send(Method::HEAD, "/v1/services/echo", &[], "").await?;
     assert_eq!(answer.status, 405);
+    let answer = http.get("/nowhere").await?;
+    assert_eq!(answer.status, 404);
+    assert_eq!(answer.header("roundtrip-node"), cluster.node(0).id());
     cluster.finish().await
 }
 
