@@ -25,6 +25,7 @@ use crate::{
 };
 
 mod connection;
+mod socket;
 
 use connection::{Place, Wish};
 

@@ -1,55 +1,24 @@
 //! One WebSocket connection: begins a session or goes on with one, reads its client's frames,
-//! writes what its session is owed, watches its heart.
-//!
-//! One task per connection and one future that drives both directions, so that a client which does
-//! not read cannot keep the connection from noticing anything else.
+//! writes what its session is owed, watches its heart. One task per connection.
 
-use std::{
-    collections::VecDeque,
-    future::Future,
-    pin::Pin,
-    sync::Arc,
-    task::{Context, Poll, Waker},
-    time::Duration,
-};
+use std::sync::Arc;
 
-use futures_util::{Sink, Stream};
-use tokio::{
-    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
-    time::{Instant, Sleep},
-};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_tungstenite::{
     WebSocketStream,
-    tungstenite::{
-        Error as SocketError, Message, Utf8Bytes,
-        error::{CapacityError, ProtocolError},
-        protocol::{CloseFrame, frame::coding::CloseCode as FrameCode},
-    },
+    tungstenite::{Message, protocol::frame::coding::CloseCode as FrameCode},
 };
 
-use super::super::{Edge, Rate};
+use super::{
+    super::{Edge, Rate},
+    socket::{Event, Socket},
+};
 use crate::{
     config::SessionConfig,
     error::{CloseCode, ErrorCode, Failure},
-    relay::{
-        Relay, Session,
-        session::{ConnectionId, Duty},
-        token::Token,
-    },
+    relay::{Relay, Session, session::ConnectionId, token::Token},
     wire::{BadFrame, ClientFrame, ClientId, Frame, Welcome},
 };
-
-/// How long a client may take to read the reason for which it is closed.
-const CLOSE_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long a client may take to close its end after that.
-const LINGER_TIMEOUT: Duration = Duration::from_secs(2);
-/// Frames written before reading gets its turn.
-const WRITES_MAX: usize = 64;
-/// Written frames that nobody has confirmed, at which a ping asks whether they have come.
-const UNCONFIRMED_MAX: usize = 64;
-
-/// Messages that are read while a session is on its way here.
-const EARLY_MAX: usize = 16;
 
 /// What a client wants to go on with.
 #[derive(Debug)]
@@ -90,41 +59,6 @@ impl Drop for Place {
     }
 }
 
-/// What a connection meets.
-enum Event {
-    Message(Message),
-    /// The gateway wants to close.
-    Close(CloseCode),
-    /// The client has closed, or the network has.
-    Gone,
-    /// The heartbeat's time has come.
-    Beat,
-}
-
-/// The socket and what is on its way through it.
-struct Socket<S> {
-    stream: WebSocketStream<S>,
-    /// What came before the session was there.
-    early: VecDeque<Message>,
-    connection: ConnectionId,
-    /// Written, but perhaps not to the network yet.
-    unflushed: bool,
-    beat: Pin<Box<Sleep>>,
-    pong_timeout: Duration,
-    /// A ping is out.
-    pinged: Option<Pinged>,
-    /// The client has closed, and said that it will not come back.
-    is_over: bool,
-}
-
-/// A ping that waits for its pong.
-#[derive(Clone, Copy)]
-struct Pinged {
-    at: Instant,
-    /// The last frame that left before it.
-    seq: u64,
-}
-
 /// Serves a connection from its first frame to its end.
 pub(super) async fn serve<S>(
     edge: &Edge,
@@ -136,16 +70,7 @@ pub(super) async fn serve<S>(
     S: AsyncRead + AsyncWrite + Unpin,
 {
     let relay = &edge.relay;
-    let mut socket = Socket {
-        stream,
-        early: VecDeque::new(),
-        connection: ConnectionId::NONE,
-        unflushed: false,
-        beat: Box::pin(tokio::time::sleep(edge.session.ping_interval)),
-        pong_timeout: edge.session.pong_timeout,
-        pinged: None,
-        is_over: false,
-    };
+    let mut socket = Socket::new(stream, &edge.session);
     let resumed = match wish.resume {
         Some((Some(token), last_seq)) => {
             edge.handover.resume(&token, last_seq, || socket.is_open()).await
@@ -167,7 +92,7 @@ pub(super) async fn serve<S>(
             return socket.say_goodbye(relay, CloseCode::Internal).await;
         }
     };
-    socket.connection = id;
+    socket.serve(id);
     let (relay, times) = (Arc::clone(relay), edge.session.clone());
     let connection = Connection { relay, session, id, resumed, times, rate };
     let close = connection.run(&mut socket).await;
@@ -317,7 +242,7 @@ impl Connection {
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
-        if socket.pinged.is_some() || !socket.ping(&self.session) {
+        if socket.is_pinged() || !socket.ping(&self.session) {
             return Some(CloseCode::HeartbeatLost);
         }
         None
@@ -327,158 +252,5 @@ impl Connection {
 impl Drop for Connection {
     fn drop(&mut self) {
         self.relay.detach(&self.session, self.id);
-    }
-}
-
-impl<S> Socket<S>
-where
-    S: AsyncRead + AsyncWrite + Unpin,
-{
-    /// Drives everything that can go on; ready with what the connection has to decide.
-    fn poll_event(&mut self, session: &Session, cx: &mut Context<'_>) -> Poll<Event> {
-        if let Some(event) = self.poll_write(session, cx) {
-            return Poll::Ready(event);
-        }
-        if let Some(message) = self.early.pop_front() {
-            return Poll::Ready(Event::Message(message));
-        }
-        match Pin::new(&mut self.stream).poll_next(cx) {
-            Poll::Ready(Some(Ok(message))) => return Poll::Ready(Event::Message(message)),
-            Poll::Ready(Some(Err(error))) => {
-                return Poll::Ready(close_code(&error).map_or(Event::Gone, Event::Close));
-            }
-            Poll::Ready(None) => return Poll::Ready(Event::Gone),
-            Poll::Pending => {}
-        }
-        self.beat.as_mut().poll(cx).map(|()| Event::Beat)
-    }
-
-    /// Writes what the session is owed, as far as the network takes it.
-    fn poll_write(&mut self, session: &Session, cx: &mut Context<'_>) -> Option<Event> {
-        for turn in 0.. {
-            match Pin::new(&mut self.stream).poll_ready(cx) {
-                Poll::Ready(Ok(())) => {}
-                Poll::Ready(Err(_)) => return Some(Event::Gone),
-                Poll::Pending => match session.poll_closing(self.connection, cx) {
-                    Poll::Ready(code) => return Some(Event::Close(code)),
-                    Poll::Pending => return None,
-                },
-            }
-            if turn == WRITES_MAX {
-                cx.waker().wake_by_ref();
-                break;
-            }
-            match session.poll_duty(self.connection, cx) {
-                Poll::Ready(Duty::Write(text)) => {
-                    if self.start(Message::text(text)).is_err() {
-                        return Some(Event::Gone);
-                    }
-                }
-                Poll::Ready(Duty::Close(code)) => return Some(Event::Close(code)),
-                Poll::Pending => break,
-            }
-        }
-        if self.unflushed {
-            match Pin::new(&mut self.stream).poll_flush(cx) {
-                Poll::Ready(Ok(())) => {
-                    self.unflushed = false;
-                    session.flushed(self.connection);
-                    if self.pinged.is_none()
-                        && !session.is_reliable()
-                        && session.written().1 >= UNCONFIRMED_MAX
-                    {
-                        self.ping(session);
-                    }
-                }
-                Poll::Ready(Err(_)) => return Some(Event::Gone),
-                Poll::Pending => {}
-            }
-        }
-        None
-    }
-
-    /// Whether the client is there still, as far as has been heard.
-    fn is_open(&mut self) -> bool {
-        let mut context = Context::from_waker(Waker::noop());
-        while self.early.len() < EARLY_MAX {
-            match Pin::new(&mut self.stream).poll_next(&mut context) {
-                Poll::Ready(Some(Ok(Message::Close(_)) | Err(_)) | None) => return false,
-                Poll::Ready(Some(Ok(message))) => self.early.push_back(message),
-                Poll::Pending => break,
-            }
-        }
-        true
-    }
-
-    fn start(&mut self, message: Message) -> Result<(), SocketError> {
-        self.unflushed = true;
-        Pin::new(&mut self.stream).start_send(message)
-    }
-
-    /// Asks for a sign of life; false when that cannot be written. Behind what the client does not
-    /// read, it waits like all else, and the client is lost after the same time.
-    fn ping(&mut self, session: &Session) -> bool {
-        let at = Instant::now();
-        self.pinged = Some(Pinged { at, seq: session.written().0 });
-        self.beat.as_mut().reset(at + self.pong_timeout);
-        self.start(Message::Ping(bytes::Bytes::new())).is_ok()
-    }
-
-    /// Says why, and gives the client time to read it: closing at once would let the network drop
-    /// what is not read yet.
-    async fn say_goodbye(&mut self, relay: &Relay, code: CloseCode) {
-        relay.telemetry().closed(code.number());
-        match code {
-            CloseCode::SlowConsumer => relay.telemetry().limit_hit("outbox_bytes_max"),
-            CloseCode::TooLarge => relay.telemetry().limit_hit("frame_bytes_max"),
-            _ => {}
-        }
-        let frame =
-            CloseFrame { code: code.number().into(), reason: Utf8Bytes::from(code.reason()) };
-        let said = tokio::time::timeout(CLOSE_TIMEOUT, self.stream.close(Some(frame))).await;
-        if matches!(said, Ok(Ok(()))) {
-            let lingered = tokio::time::timeout(LINGER_TIMEOUT, self.linger()).await;
-            tracing::trace!(in_time = lingered.is_ok(), "client's end");
-        }
-    }
-}
-
-impl<S> Socket<S> {
-    /// The client lives; the last frame that it has for sure.
-    fn pong(&mut self, ping_interval: Duration) -> Option<u64> {
-        let Pinged { at, seq } = self.pinged.take()?;
-        self.beat.as_mut().reset(at + ping_interval);
-        Some(seq)
-    }
-}
-
-impl<S> Socket<S>
-where
-    S: AsyncRead + AsyncWrite + Unpin,
-{
-    /// Reads on to the end of what the client still sends, unseen. The protocol is over by now, so
-    /// the bytes are read past it.
-    async fn linger(&mut self) {
-        let io = self.stream.get_mut();
-        if io.shutdown().await.is_err() {
-            return;
-        }
-        let mut unseen = vec![0; 1024];
-        while io.read(&mut unseen).await.is_ok_and(|read| read > 0) {}
-    }
-}
-
-/// The close code for what went wrong with reading; none when the network itself is gone.
-fn close_code(error: &SocketError) -> Option<CloseCode> {
-    match error {
-        SocketError::Capacity(CapacityError::MessageTooLong { .. }) => Some(CloseCode::TooLarge),
-        SocketError::Utf8(_) => Some(CloseCode::NotUtf8),
-        SocketError::Protocol(
-            ProtocolError::ResetWithoutClosingHandshake
-            | ProtocolError::SendAfterClosing
-            | ProtocolError::ReceivedAfterClosing,
-        ) => None,
-        SocketError::Protocol(_) | SocketError::Capacity(_) => Some(CloseCode::Protocol),
-        _ => None,
     }
 }

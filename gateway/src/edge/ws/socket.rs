@@ -1,0 +1,266 @@
+//! A WebSocket as its connection sees it: one future that drives both directions, so that a client which
+//! does not read cannot keep the connection from noticing anything else.
+//!
+//! Knows the session as far as it pulls frames from it; decides nothing but what the protocol does.
+
+use std::{
+    collections::VecDeque,
+    future::Future,
+    pin::Pin,
+    task::{Context, Poll, Waker},
+    time::Duration,
+};
+
+use futures_util::{Sink, Stream};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
+    time::{Instant, Sleep},
+};
+use tokio_tungstenite::{
+    WebSocketStream,
+    tungstenite::{
+        Error as SocketError, Message, Utf8Bytes,
+        error::{CapacityError, ProtocolError},
+        protocol::CloseFrame,
+    },
+};
+
+use crate::{
+    config::SessionConfig,
+    error::CloseCode,
+    relay::{
+        Relay, Session,
+        session::{ConnectionId, Duty},
+    },
+};
+
+/// How long a client may take to read the reason for which it is closed.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a client may take to close its end after that.
+const LINGER_TIMEOUT: Duration = Duration::from_secs(2);
+/// Frames written before reading gets its turn.
+const WRITES_MAX: usize = 64;
+/// Written frames that nobody has confirmed, at which a ping asks whether they have come.
+const UNCONFIRMED_MAX: usize = 64;
+
+/// Messages that are read while a session is on its way here.
+const EARLY_MAX: usize = 16;
+
+/// What a connection meets.
+#[derive(Debug)]
+pub(super) enum Event {
+    Message(Message),
+    /// The gateway wants to close.
+    Close(CloseCode),
+    /// The client has closed, or the network has.
+    Gone,
+    /// The heartbeat's time has come.
+    Beat,
+}
+
+/// The socket and what is on its way through it.
+#[derive(Debug)]
+pub(super) struct Socket<S> {
+    stream: WebSocketStream<S>,
+    /// What came before the session was there.
+    early: VecDeque<Message>,
+    /// Which of its session's connections this is, once there is a session.
+    connection: ConnectionId,
+    /// Written, but perhaps not to the network yet.
+    unflushed: bool,
+    beat: Pin<Box<Sleep>>,
+    pong_timeout: Duration,
+    /// A ping is out.
+    pinged: Option<Pinged>,
+    /// The client has closed, and said that it will not come back.
+    pub(super) is_over: bool,
+}
+
+/// A ping that waits for its pong.
+#[derive(Clone, Copy, Debug)]
+struct Pinged {
+    at: Instant,
+    /// The last frame that left before it.
+    seq: u64,
+}
+
+impl<S> Socket<S>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    /// A socket that has no session yet.
+    pub(super) fn new(stream: WebSocketStream<S>, times: &SessionConfig) -> Self {
+        Self {
+            stream,
+            early: VecDeque::new(),
+            connection: ConnectionId::NONE,
+            unflushed: false,
+            beat: Box::pin(tokio::time::sleep(times.ping_interval)),
+            pong_timeout: times.pong_timeout,
+            pinged: None,
+            is_over: false,
+        }
+    }
+
+    /// Serves this connection of its session from now on.
+    pub(super) fn serve(&mut self, connection: ConnectionId) {
+        self.connection = connection;
+    }
+
+    /// Drives everything that can go on; ready with what the connection has to decide.
+    pub(super) fn poll_event(&mut self, session: &Session, cx: &mut Context<'_>) -> Poll<Event> {
+        if let Some(event) = self.poll_write(session, cx) {
+            return Poll::Ready(event);
+        }
+        if let Some(message) = self.early.pop_front() {
+            return Poll::Ready(Event::Message(message));
+        }
+        match Pin::new(&mut self.stream).poll_next(cx) {
+            Poll::Ready(Some(Ok(message))) => return Poll::Ready(Event::Message(message)),
+            Poll::Ready(Some(Err(error))) => {
+                return Poll::Ready(close_code(&error).map_or(Event::Gone, Event::Close));
+            }
+            Poll::Ready(None) => return Poll::Ready(Event::Gone),
+            Poll::Pending => {}
+        }
+        self.beat.as_mut().poll(cx).map(|()| Event::Beat)
+    }
+
+    /// Writes what the session is owed, as far as the network takes it.
+    fn poll_write(&mut self, session: &Session, cx: &mut Context<'_>) -> Option<Event> {
+        for turn in 0.. {
+            match Pin::new(&mut self.stream).poll_ready(cx) {
+                Poll::Ready(Ok(())) => {}
+                Poll::Ready(Err(_)) => return Some(Event::Gone),
+                Poll::Pending => match session.poll_closing(self.connection, cx) {
+                    Poll::Ready(code) => return Some(Event::Close(code)),
+                    Poll::Pending => return None,
+                },
+            }
+            if turn == WRITES_MAX {
+                cx.waker().wake_by_ref();
+                break;
+            }
+            match session.poll_duty(self.connection, cx) {
+                Poll::Ready(Duty::Write(text)) => {
+                    if self.start(Message::text(text)).is_err() {
+                        return Some(Event::Gone);
+                    }
+                }
+                Poll::Ready(Duty::Close(code)) => return Some(Event::Close(code)),
+                Poll::Pending => break,
+            }
+        }
+        if self.unflushed {
+            match Pin::new(&mut self.stream).poll_flush(cx) {
+                Poll::Ready(Ok(())) => {
+                    self.unflushed = false;
+                    session.flushed(self.connection);
+                    if self.pinged.is_none()
+                        && !session.is_reliable()
+                        && session.written().1 >= UNCONFIRMED_MAX
+                    {
+                        self.ping(session);
+                    }
+                }
+                Poll::Ready(Err(_)) => return Some(Event::Gone),
+                Poll::Pending => {}
+            }
+        }
+        None
+    }
+
+    /// Whether the client is there still, as far as has been heard.
+    pub(super) fn is_open(&mut self) -> bool {
+        let mut context = Context::from_waker(Waker::noop());
+        while self.early.len() < EARLY_MAX {
+            match Pin::new(&mut self.stream).poll_next(&mut context) {
+                Poll::Ready(Some(Ok(Message::Close(_)) | Err(_)) | None) => return false,
+                Poll::Ready(Some(Ok(message))) => self.early.push_back(message),
+                Poll::Pending => break,
+            }
+        }
+        true
+    }
+
+    /// Begins to write a message.
+    ///
+    /// # Errors
+    /// The socket is gone.
+    pub(super) fn start(&mut self, message: Message) -> Result<(), SocketError> {
+        self.unflushed = true;
+        Pin::new(&mut self.stream).start_send(message)
+    }
+
+    /// Asks for a sign of life; false when that cannot be written. Behind what the client does not
+    /// read, it waits like all else, and the client is lost after the same time.
+    pub(super) fn ping(&mut self, session: &Session) -> bool {
+        let at = Instant::now();
+        self.pinged = Some(Pinged { at, seq: session.written().0 });
+        self.beat.as_mut().reset(at + self.pong_timeout);
+        self.start(Message::Ping(bytes::Bytes::new())).is_ok()
+    }
+
+    /// Says why, and gives the client time to read it: closing at once would let the network drop
+    /// what is not read yet.
+    pub(super) async fn say_goodbye(&mut self, relay: &Relay, code: CloseCode) {
+        relay.telemetry().closed(code.number());
+        match code {
+            CloseCode::SlowConsumer => relay.telemetry().limit_hit("outbox_bytes_max"),
+            CloseCode::TooLarge => relay.telemetry().limit_hit("frame_bytes_max"),
+            _ => {}
+        }
+        let frame =
+            CloseFrame { code: code.number().into(), reason: Utf8Bytes::from(code.reason()) };
+        let said = tokio::time::timeout(CLOSE_TIMEOUT, self.stream.close(Some(frame))).await;
+        if matches!(said, Ok(Ok(()))) {
+            let lingered = tokio::time::timeout(LINGER_TIMEOUT, self.linger()).await;
+            tracing::trace!(in_time = lingered.is_ok(), "client's end");
+        }
+    }
+}
+
+impl<S> Socket<S> {
+    /// Whether a ping is out.
+    pub(super) fn is_pinged(&self) -> bool {
+        self.pinged.is_some()
+    }
+
+    /// The client lives; the last frame that it has for sure.
+    pub(super) fn pong(&mut self, ping_interval: Duration) -> Option<u64> {
+        let Pinged { at, seq } = self.pinged.take()?;
+        self.beat.as_mut().reset(at + ping_interval);
+        Some(seq)
+    }
+}
+
+impl<S> Socket<S>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    /// Reads on to the end of what the client still sends, unseen. The protocol is over by now, so
+    /// the bytes are read past it.
+    async fn linger(&mut self) {
+        let io = self.stream.get_mut();
+        if io.shutdown().await.is_err() {
+            return;
+        }
+        let mut unseen = vec![0; 1024];
+        while io.read(&mut unseen).await.is_ok_and(|read| read > 0) {}
+    }
+}
+
+/// The close code for what went wrong with reading; none when the network itself is gone.
+fn close_code(error: &SocketError) -> Option<CloseCode> {
+    match error {
+        SocketError::Capacity(CapacityError::MessageTooLong { .. }) => Some(CloseCode::TooLarge),
+        SocketError::Utf8(_) => Some(CloseCode::NotUtf8),
+        SocketError::Protocol(
+            ProtocolError::ResetWithoutClosingHandshake
+            | ProtocolError::SendAfterClosing
+            | ProtocolError::ReceivedAfterClosing,
+        ) => None,
+        SocketError::Protocol(_) | SocketError::Capacity(_) => Some(CloseCode::Protocol),
+        _ => None,
+    }
+}
