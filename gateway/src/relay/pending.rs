@@ -6,17 +6,15 @@ use std::{
     collections::HashMap,
     sync::{
         Arc, Mutex,
-        atomic::{AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicUsize, Ordering},
     },
     time::Duration,
 };
 
 use registry::{RequestId, Route};
-use tokio::{
-    sync::{Notify, oneshot},
-    time::Instant,
-};
+use tokio::{sync::oneshot, time::Instant};
 
+use self::alarm::Alarm;
 use super::{
     service::Service,
     session::{Digest, Session},
@@ -30,6 +28,8 @@ use crate::{
     telemetry::Edge,
     wire::{ClientId, Reply},
 };
+
+mod alarm;
 
 /// Enough that two threads seldom meet in one.
 const SHARDS: usize = 64;
@@ -214,36 +214,6 @@ pub struct Pending {
     alarm: Alarm,
 }
 
-/// When deadlines are looked at next: who parks a request that ends earlier says so.
-#[derive(Debug)]
-struct Alarm {
-    origin: Instant,
-    /// Nanoseconds after `origin`; [`Self::ANY`] while the table is looked through.
-    at: AtomicU64,
-    earlier: Notify,
-}
-
-impl Alarm {
-    const ANY: u64 = u64::MAX;
-
-    /// One that every deadline is earlier than.
-    fn new() -> Self {
-        let (at, earlier) = (AtomicU64::new(Self::ANY), Notify::new());
-        Self { origin: Instant::now(), at, earlier }
-    }
-
-    fn nanos(&self, at: Instant) -> u64 {
-        u64::try_from((at - self.origin).as_nanos()).unwrap_or(Self::ANY - 1)
-    }
-
-    /// A deadline to come. Its entry is in the table by now.
-    fn mind(&self, deadline: Instant) {
-        if self.nanos(deadline) < self.at.load(Ordering::SeqCst) {
-            self.earlier.notify_one();
-        }
-    }
-}
-
 impl Pending {
     /// An empty table.
     pub fn new() -> Self {
@@ -322,21 +292,8 @@ impl Pending {
     /// Waits until a deadline has passed, or may have: a request may have ended meanwhile. Wakes
     /// up only for that, however many requests come and go. Cancel safe.
     pub async fn due(&self) {
-        loop {
-            // What is parked from here on, behind the back of the look, says so.
-            self.alarm.at.store(Alarm::ANY, Ordering::SeqCst);
-            let next = self.shards.iter().filter_map(|shard| locked(shard).earliest).min();
-            let Some(next) = next else {
-                self.alarm.earlier.notified().await;
-                continue;
-            };
-            self.alarm.at.store(self.alarm.nanos(next), Ordering::SeqCst);
-            tokio::select! {
-                biased;
-                () = tokio::time::sleep_until(next) => return,
-                () = self.alarm.earlier.notified() => {}
-            }
-        }
+        let earliest = || self.shards.iter().filter_map(|shard| locked(shard).earliest).min();
+        self.alarm.due(earliest).await;
     }
 
     /// Takes out every HTTP call.
@@ -383,3 +340,6 @@ impl Default for Pending {
         Self::new()
     }
 }
+
+#[cfg(test)]
+mod tests;
