@@ -34,6 +34,7 @@ pub mod membership;
 mod nature;
 pub mod parts;
 pub mod pending;
+mod produce;
 pub mod reply;
 pub mod routes;
 pub mod service;

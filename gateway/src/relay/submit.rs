@@ -1,30 +1,25 @@
-//! How a request begins: checked, given an id, parked, and produced.
+//! How a request begins: checked, given an id, and handed on to be produced.
 
 use std::{sync::Arc, time::Duration};
 
-use registry::{BackupStep, Progress, RequestId, Route, SessionId};
-use tokio::{sync::oneshot, time::Instant};
+use registry::RequestId;
+use tokio::sync::oneshot;
 
 use super::{
     Relay,
     affinity::Choice,
-    ending::refusal,
-    pending::{Answer, Entry, Recording, Waiter},
-    reply::{CORRELATION_ID, REPLY_PARTITION, REPLY_TOPIC},
+    pending::{Answer, Entry, Waiter},
     service::Service,
     session::{Digest, InFlight, Known, Session},
-    stored::{self, RequestDetail},
 };
 use crate::{
-    bus::{Outgoing, ProduceError},
-    config::Dialect,
     error::{ErrorCode, Failure},
     telemetry::Edge,
     wire::{ClientId, Frame, RequestFrame},
 };
 
 /// The method that a service sees for a request that came over a WebSocket.
-const METHOD_WS: &str = "WS";
+pub(super) const METHOD_WS: &str = "WS";
 
 /// A request as the edge hands it over.
 #[derive(Clone, Copy, Debug)]
@@ -213,7 +208,8 @@ impl Relay {
         Ok(Arc::clone(service))
     }
 
-    fn deadline_ms(&self, timeout: Duration) -> u64 {
+    /// When a request ends by itself, in milliseconds since the Unix epoch.
+    pub(super) fn deadline_ms(&self, timeout: Duration) -> u64 {
         self.nature.unix_ms().saturating_add(timeout.as_millis() as u64)
     }
 
@@ -224,117 +220,6 @@ impl Relay {
             return Err(Failure::new(ErrorCode::Unavailable, "the registry cannot be reached"));
         }
         Ok(choice)
-    }
-
-    /// Parks the waiter, then produces: the reply may be faster than this function's end.
-    fn produce(
-        self: &Arc<Self>,
-        service: &Arc<Service>,
-        submission: &Submission<'_>,
-        choice: Choice,
-        waiter: Waiter,
-    ) -> Result<(), Failure> {
-        let request = choice.request;
-        let timeout = service.timeout(submission.timeout);
-        let deadline_ms = self.deadline_ms(timeout);
-        let (session, client_id) = match &waiter {
-            Waiter::Session { session, id, .. } => {
-                (Some(Arc::clone(session)), Some(id.as_json().into()))
-            }
-            Waiter::Call(_) => (None, None),
-        };
-        let session_id = session.as_ref().map(|session| session.id());
-        let node = self.node.clone();
-        let route = Arc::new(Route { node, session: session_id, client_id, deadline_ms });
-        let started = Instant::now();
-        let mut entry = Entry {
-            service: Arc::clone(service),
-            waiter,
-            started,
-            deadline: started + timeout,
-            partition: choice.partition,
-            recording: Recording::Waiting,
-            early: None,
-            route: Arc::clone(&route),
-        };
-        service.metrics.in_flight.inc();
-        let detail = session.filter(|session| session.is_durable()).zip(entry.detail());
-        if detail.is_none() {
-            entry.recording = Recording::Unconfirmed;
-        }
-        self.pending.insert(request, entry);
-        if let Some((session, detail)) = detail {
-            self.produce_once_backed_up(&session, service, submission, (request, route), &detail);
-            return Ok(());
-        }
-        // The id says where the reply belongs: few look the route up, and those look again.
-        self.routes.put(request, route, false);
-        let handed = self.hand_to_producer(service, submission, request, session_id, deadline_ms);
-        if let Err(error) = handed {
-            if self.pending.take(request).is_none() {
-                // Its deadline was faster: it has ended, and its client has been told.
-                return Ok(());
-            }
-            service.metrics.in_flight.dec();
-            self.routes.remove(request);
-            if error == ProduceError::QueueFull {
-                self.telemetry.limit_hit("producer_queue");
-            }
-            return Err(refusal(&error));
-        }
-        Ok(())
-    }
-
-    /// A request that must survive this node is produced once the registry has it: so whoever holds
-    /// the session next knows of everything that may be in the log. While the registry is away it
-    /// is produced all the same, and written there when it comes back.
-    fn produce_once_backed_up(
-        self: &Arc<Self>,
-        session: &Arc<Session>,
-        service: &Arc<Service>,
-        submission: &Submission<'_>,
-        (request, route): (RequestId, Arc<Route>),
-        detail: &RequestDetail,
-    ) {
-        let (relay, service) = (Arc::clone(self), Arc::clone(service));
-        let (session_id, deadline_ms) = (session.id(), route.deadline_ms);
-        let submission = OwnedSubmission::from(submission);
-        let produce = move || {
-            // Whoever ended it meanwhile, or took it to another node, was told that it is not there.
-            let hand_over = |entry: &mut Entry| entry.recording = Recording::Unconfirmed;
-            if relay.pending.look(request, hand_over).is_none() {
-                return;
-            }
-            let handed = submission.with(|submission| {
-                let session = Some(session_id);
-                relay.hand_to_producer(&service, submission, request, session, deadline_ms)
-            });
-            if let Err(error) = handed {
-                relay.produced(request, Err(error));
-            }
-        };
-        if self.routes.is_reachable() {
-            let (progress, detail) = (Progress::Submitted, stored::encode(detail));
-            let step = BackupStep::Request { request, progress, detail };
-            self.backups.request(session, step, (request, route), Box::new(produce));
-        } else {
-            self.backups.rewrite(session);
-            produce();
-        }
-    }
-
-    fn hand_to_producer(
-        self: &Arc<Self>,
-        service: &Service,
-        submission: &Submission<'_>,
-        request: RequestId,
-        session: Option<SessionId>,
-        deadline_ms: u64,
-    ) -> Result<(), ProduceError> {
-        let relay = Arc::clone(self);
-        let record = RecordParts::new(self, service, request, session, deadline_ms);
-        let on_delivery = Box::new(move |result| relay.produced(request, result));
-        record.with(service, submission, |record| self.producer.produce(record, on_delivery))
     }
 
     /// The failure for a limit of `limits.*` that was hit, counted.
@@ -355,40 +240,6 @@ impl Relay {
     }
 }
 
-/// A request of a session, kept until it may be produced.
-struct OwnedSubmission {
-    key: Option<Box<[u8]>>,
-    payload: Box<[u8]>,
-    headers: Vec<(Box<str>, Box<[u8]>)>,
-}
-
-impl From<&Submission<'_>> for OwnedSubmission {
-    fn from(submission: &Submission<'_>) -> Self {
-        let headers = submission.headers.iter();
-        Self {
-            key: submission.key.map(Into::into),
-            payload: submission.payload.into(),
-            headers: headers.map(|(name, value)| ((*name).into(), (*value).into())).collect(),
-        }
-    }
-}
-
-impl OwnedSubmission {
-    fn with<T>(&self, use_it: impl FnOnce(&Submission<'_>) -> T) -> T {
-        let headers: Vec<(&str, &[u8])> =
-            self.headers.iter().map(|(name, value)| (&**name, &**value)).collect();
-        use_it(&Submission {
-            service: "",
-            key: self.key.as_deref(),
-            payload: &self.payload,
-            headers: &headers,
-            method: METHOD_WS,
-            path: None,
-            timeout: None,
-        })
-    }
-}
-
 fn header_slices(headers: &[(String, String)]) -> Vec<(&str, &[u8])> {
     headers.iter().map(|(name, value)| (&**name, value.as_bytes())).collect()
 }
@@ -402,80 +253,6 @@ fn of_frame<'a>(frame: &'a RequestFrame<'_>, headers: &'a [(&'a str, &'a [u8])])
         method: METHOD_WS,
         path: None,
         timeout: frame.timeout_ms.map(Duration::from_millis),
-    }
-}
-
-/// The texts of a record's headers.
-struct RecordParts<'a> {
-    correlation_text: [u8; 36],
-    correlation_raw: [u8; 16],
-    session: Option<String>,
-    deadline: String,
-    partition: Option<Vec<u8>>,
-    reply_topic: &'a str,
-}
-
-impl<'a> RecordParts<'a> {
-    fn new(
-        relay: &'a Relay,
-        service: &Service,
-        request: RequestId,
-        session: Option<SessionId>,
-        deadline_ms: u64,
-    ) -> Self {
-        let mut correlation_text = [0; 36];
-        request.encode(&mut correlation_text);
-        let partition = match service.dialect {
-            Dialect::Plain => None,
-            _ => relay.affinity.any_partition(request),
-        };
-        let partition = partition.map(|partition| match service.dialect {
-            Dialect::Nest => partition.to_string().into_bytes(),
-            _ => partition.to_be_bytes().to_vec(),
-        });
-        Self {
-            correlation_text,
-            correlation_raw: request.as_uuid().into_bytes(),
-            session: session.map(|id| id.to_string()),
-            deadline: deadline_ms.to_string(),
-            partition,
-            reply_topic: &relay.reply_topic,
-        }
-    }
-
-    fn with<T>(
-        &self,
-        service: &Service,
-        submission: &Submission<'_>,
-        use_it: impl FnOnce(&Outgoing<'_>) -> T,
-    ) -> T {
-        let correlation: &[u8] = match service.dialect {
-            Dialect::SpringBinary => &self.correlation_raw,
-            _ => &self.correlation_text,
-        };
-        let mut headers: Vec<(&str, &[u8])> = Vec::with_capacity(8 + submission.headers.len());
-        headers.push((CORRELATION_ID, correlation));
-        headers.push((REPLY_TOPIC, self.reply_topic.as_bytes()));
-        if let Some(partition) = &self.partition {
-            headers.push((REPLY_PARTITION, partition));
-        }
-        headers.push(("roundtrip-method", submission.method.as_bytes()));
-        if let Some(path) = submission.path {
-            headers.push(("roundtrip-path", path.as_bytes()));
-        }
-        if let Some(session) = &self.session {
-            headers.push(("roundtrip-session", session.as_bytes()));
-        }
-        headers.push(("roundtrip-deadline", self.deadline.as_bytes()));
-        let passes = |(name, _): &&(&str, _)| service.passes_to_service(name);
-        headers.extend(submission.headers.iter().filter(passes));
-        use_it(&Outgoing {
-            topic: &service.topic,
-            partition: None,
-            key: Some(submission.key.unwrap_or(&self.correlation_text)),
-            value: Some(submission.payload),
-            headers: &headers,
-        })
     }
 }
 
