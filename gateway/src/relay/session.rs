@@ -12,7 +12,7 @@ use std::{
     task::{Context, Poll, Waker},
 };
 
-use registry::{NodeRef, RequestId, SessionId, SessionRecord};
+use registry::{RequestId, SessionId};
 
 use super::{token::Token, window::Hold};
 use crate::{
@@ -21,6 +21,7 @@ use crate::{
     wire::{ClientId, Frame},
 };
 
+mod holder;
 mod mailbox;
 mod outbox;
 mod requests;
@@ -146,36 +147,6 @@ impl Session {
     /// What the client has to show to resume.
     pub fn token(&self) -> Token {
         locked(&self.state).token.clone()
-    }
-
-    /// The session's line in the registry, while this node holds it.
-    pub fn record(&self, node: &NodeRef) -> Option<SessionRecord> {
-        let state = locked(&self.state);
-        state.is_held().then(|| SessionRecord {
-            session: self.id,
-            epoch: state.epoch,
-            node: node.clone(),
-            user: None,
-            reliable: self.is_reliable,
-            attached: state.phase == Phase::Attached,
-            token: state.token.hash(),
-            former_token: state.former_token.as_ref().map(Token::hash),
-        })
-    }
-
-    /// Whether the registry has heard of it.
-    pub fn is_recorded(&self) -> bool {
-        locked(&self.state).is_recorded
-    }
-
-    /// The registry has its record from now on; whether it had it before.
-    pub fn recorded(&self) -> bool {
-        std::mem::replace(&mut locked(&self.state).is_recorded, true)
-    }
-
-    /// The registry has lost its record.
-    pub fn unrecorded(&self) {
-        locked(&self.state).is_recorded = false;
     }
 
     /// Queues a frame, for the request that it ends if it ends one. `hold` is the offset of the
@@ -338,76 +309,10 @@ impl Session {
         true
     }
 
-    /// Goes on for a client that has come back to this node and says that it has every frame up to
-    /// `last_seq`, which is no acknowledgement; a connection that it still has is told. `None` when
-    /// that cannot be: frames after `last_seq` are not kept any more, or it was never sent.
-    pub fn resume(&self, last_seq: u64, beginning: Beginning) -> Option<ConnectionId> {
-        let mut state = locked(&self.state);
-        let kept = state.outbox.confirmed()..=state.outbox.seq();
-        if !state.is_held() || !kept.contains(&last_seq) {
-            return None;
-        }
-        state.wake();
-        state.connection.0 += 1;
-        state.phase = Phase::Attached;
-        state.closing = None;
-        state.epoch = beginning.epoch;
-        state.token = beginning.token;
-        state.former_token = beginning.former_token;
-        state.outbox.rewind(last_seq);
-        Some(state.connection)
-    }
-
     /// Whether it has waited for its client ever since this connection went.
     pub fn is_waiting_since(&self, connection: ConnectionId) -> bool {
         let state = locked(&self.state);
         state.connection == connection && matches!(state.phase, Phase::Detached { .. })
-    }
-
-    /// Another node holds the session: nothing of it is written any more, neither to the connection
-    /// nor to the registry; the connection closes with `code` in the end. False when that was known.
-    pub fn fence(&self, code: CloseCode) -> bool {
-        let mut state = locked(&self.state);
-        if !state.is_held() {
-            return false;
-        }
-        state.phase = Phase::Fenced(code);
-        true
-    }
-
-    /// Closes the connection and takes everything out, for the node that holds the session now and
-    /// has asked for it, or because it does not ask: the frames that the client
-    /// may lack, each with its hold, and the requests in flight. `None` when that has been done, or
-    /// the session is over: there is nothing left to go on with.
-    pub fn hand_over(&self, is_asked_for: bool) -> Option<HandedOver> {
-        let mut state = locked(&self.state);
-        let code = match state.phase {
-            Phase::Moved | Phase::Ended => return None,
-            Phase::Fenced(code) if !is_asked_for => code,
-            _ => CloseCode::Resumed,
-        };
-        state.close(code);
-        state.phase = Phase::Moved;
-        let (seq, confirmed) = (state.outbox.seq(), state.outbox.confirmed());
-        let (mut frames, mut holds) = (Vec::new(), Vec::new());
-        for mut owed in state.outbox.drain().0.into_iter().filter(|owed| owed.seq > 0) {
-            let frame = owed.copy();
-            holds.extend(owed.hold.take().map(|hold| (frame.frame.clone(), hold)));
-            frames.push(frame);
-        }
-        let in_flight = std::mem::take(&mut state.in_flight).into_iter().collect();
-        Some(HandedOver { seq, confirmed, frames, holds, in_flight })
-    }
-
-    /// Of the frames taken over, the client says that it has those up to this number.
-    pub fn skip(&self, last_seq: u64) {
-        locked(&self.state).outbox.rewind(last_seq);
-    }
-
-    /// Takes over a frame that the former holder had queued or parked; it keeps its order, and gets
-    /// the next number.
-    pub fn adopt(&self, frame: Frame, ends: Option<ClientId>) {
-        locked(&self.state).outbox.push(frame, ends, None);
     }
 
     /// The session is over: what was in flight for it, and the number of frames that nobody will

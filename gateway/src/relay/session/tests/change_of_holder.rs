@@ -107,7 +107,7 @@ fn waits_for_the_client_of_its_last_connection() {
 #[test]
 fn a_token_is_good_until_its_successor_was_heard_of() {
     let session = reliable();
-    let node = NodeRef { id: registry::NodeId::parse("gw-1").unwrap(), incarnation: 1 };
+    let node = registry::NodeRef { id: registry::NodeId::parse("gw-1").unwrap(), incarnation: 1 };
     let former = session.token();
     let next = Beginning { former_token: Some(former.clone()), ..beginning(2, 0) };
     let connection = session.resume(0, next).unwrap();
