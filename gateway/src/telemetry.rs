@@ -5,7 +5,7 @@
 use std::{fmt::Write, time::Duration};
 
 use prometheus_client::{
-    encoding::{EncodeLabelSet, text},
+    encoding::text,
     metrics::{
         counter::Counter,
         family::{Family, MetricConstructor},
@@ -16,10 +16,16 @@ use prometheus_client::{
 };
 use tracing_subscriber::{EnvFilter, fmt, layer::SubscriberExt, util::SubscriberInitExt};
 
+use self::labels::{
+    CloseLabels, ForwardLabels, LimitLabels, OperationLabels, PartitionLabels, ReasonLabels,
+    ReplyLabels, RequestLabels, ResultLabels, ServiceLabels, StageLabels, StateLabels,
+};
 use crate::{
     config::LogFormat,
     error::{ErrorCode, Failure},
 };
+
+mod labels;
 
 /// Through which edge a request came.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,72 +77,6 @@ pub enum Resume {
 
 /// The label values of [`Way`], in its order.
 const WAYS: [&str; 5] = ["affinity", "local", "forwarded", "parked", "unrouted"];
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct RequestLabels {
-    service: String,
-    edge: &'static str,
-    outcome: &'static str,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct StageLabels {
-    service: String,
-    stage: &'static str,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct ServiceLabels {
-    service: String,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct ReplyLabels {
-    service: String,
-    way: &'static str,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct ForwardLabels {
-    peer: String,
-    result: &'static str,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct LimitLabels {
-    limit: &'static str,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct ReasonLabels {
-    reason: &'static str,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct ResultLabels {
-    result: &'static str,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct StateLabels {
-    state: &'static str,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct OperationLabels {
-    operation: &'static str,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct PartitionLabels {
-    topic: String,
-    partition: i32,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct CloseLabels {
-    code: u16,
-}
 
 /// Buckets from 0.5 ms to 60 s: the range of a request's life.
 #[derive(Clone, Copy, Debug)]
