@@ -122,9 +122,15 @@ impl Frame {
         }
     }
 
-    /// The request that was never taken, by the client's id.
+    /// The request that was not taken, by the client's id.
     pub const fn refuses(&self) -> Option<&ClientId> {
         match self {
+            // These are about a request that was taken before, or none.
+            Self::Error { failure, .. }
+                if matches!(failure.code, ErrorCode::Duplicate | ErrorCode::NotFound) =>
+            {
+                None
+            }
             Self::Error { id: Some(id), request: None, .. } => Some(id),
             _ => None,
         }
