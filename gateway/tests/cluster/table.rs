@@ -1,0 +1,107 @@
+//! A registry that can be away.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use registry::{
+    Announcement, BackedUp, Backup, Claim, Claimed, MailboxLimits, MemoryRegistry, NodeEntry,
+    NodeRef, NodeTable, Recorded, RegistryError, RequestId, RequestTable, Route, SessionEntry,
+    SessionId, SessionRecord, SessionTable,
+};
+
+/// The registry of the tests. A clone is another handle of the same.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Table {
+    pub(crate) memory: MemoryRegistry,
+    away: Arc<AtomicBool>,
+}
+
+impl Table {
+    pub(crate) fn set_away(&self, away: bool) {
+        self.away.store(away, Ordering::SeqCst);
+    }
+
+    fn answer(&self) -> Result<&MemoryRegistry, RegistryError> {
+        if self.away.load(Ordering::SeqCst) {
+            return Err(RegistryError::Unreachable("away".to_owned()));
+        }
+        Ok(&self.memory)
+    }
+}
+
+#[async_trait]
+impl RequestTable for Table {
+    async fn put_routes(&self, routes: &[(RequestId, Arc<Route>)]) -> Result<(), RegistryError> {
+        self.answer()?.put_routes(routes).await
+    }
+
+    async fn find_routes(
+        &self,
+        requests: &[RequestId],
+    ) -> Result<Vec<Option<Route>>, RegistryError> {
+        self.answer()?.find_routes(requests).await
+    }
+
+    async fn remove_routes(&self, requests: &[RequestId]) -> Result<(), RegistryError> {
+        self.answer()?.remove_routes(requests).await
+    }
+}
+
+#[async_trait]
+impl NodeTable for Table {
+    async fn announce(
+        &self,
+        entry: &NodeEntry,
+        ttl: Duration,
+    ) -> Result<Announcement, RegistryError> {
+        self.answer()?.announce(entry, ttl).await
+    }
+
+    async fn nodes(&self) -> Result<Vec<NodeEntry>, RegistryError> {
+        self.answer()?.nodes().await
+    }
+
+    async fn leave(&self, node: &NodeRef) -> Result<(), RegistryError> {
+        self.answer()?.leave(node).await
+    }
+}
+
+#[async_trait]
+impl SessionTable for Table {
+    async fn record(
+        &self,
+        records: &[SessionRecord],
+        ttl: Duration,
+    ) -> Result<Vec<Recorded>, RegistryError> {
+        self.answer()?.record(records, ttl).await
+    }
+
+    async fn back_up(
+        &self,
+        backups: &[Backup],
+        limits: MailboxLimits,
+    ) -> Result<Vec<BackedUp>, RegistryError> {
+        self.answer()?.back_up(backups, limits).await
+    }
+
+    async fn find_sessions(
+        &self,
+        sessions: &[SessionId],
+    ) -> Result<Vec<Option<SessionEntry>>, RegistryError> {
+        self.answer()?.find_sessions(sessions).await
+    }
+
+    async fn claim(&self, claim: &Claim) -> Result<Claimed, RegistryError> {
+        self.answer()?.claim(claim).await
+    }
+
+    async fn end_sessions(&self, sessions: &[(SessionId, u64)]) -> Result<(), RegistryError> {
+        self.answer()?.end_sessions(sessions).await
+    }
+}
