@@ -40,7 +40,7 @@ pub struct Account {
     pub longest_wait: Duration,
     /// The same, of requests whose node was well and whose connection stayed.
     pub longest_wait_of_survivors: Duration,
-    /// From the beginning of a connection to its `welcome` that says `resumed`.
+    /// From the beginning of a connection to its `welcome` that says `resumed`, on nodes that were well.
     pub resumes: Vec<Duration>,
     /// When connections after the first were attempted.
     pub reconnects: Vec<Instant>,
