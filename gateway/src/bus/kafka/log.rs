@@ -35,8 +35,10 @@ impl ClientLog {
 
     /// One line of librdkafka's own log.
     pub(super) fn line(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
-        if matches!(level, RDKafkaLogLevel::Debug) {
-            // Only when the user asked for it with the property `debug`: no limit then.
+        // Every client is handed all properties, and takes what concerns it.
+        let is_expected = facility == "CONFWARN" && message.contains("will be ignored by this");
+        if matches!(level, RDKafkaLogLevel::Debug) || is_expected {
+            // The former only when the user asked for it with the property `debug`: no limit then.
             debug!(target: "librdkafka", client = %self.client, facility, "{message}");
             return;
         }
