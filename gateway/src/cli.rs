@@ -153,9 +153,9 @@ fn load(file: &Path) -> Result<Config, Exit> {
     }
 }
 
-/// Worker threads on a machine of so many cores. librdkafka's own threads take about half of a busy
-/// node's time, and a worker without a core costs more than it does: on two cores a round trip took
-/// 22.4 µs with two workers and 18.3 with one, at the same rate.
+/// Worker threads on a machine of so many cores: librdkafka's own threads take about half of a busy
+/// node's time, and threads that wake each other up cost more than they do. BENCHMARKS.md has what
+/// more of them cost, and what they are good for.
 fn workers(cores: usize) -> usize {
     cores.div_ceil(2)
 }
