@@ -4,10 +4,10 @@
 //! Its ports are ephemeral ones on the loopback interface, and the first member of a classic group
 //! waits for three seconds.
 
-use std::fmt;
+use std::{fmt, time::Duration};
 
 use rdkafka::{
-    ClientConfig, ClientContext,
+    ClientConfig, ClientContext, bindings,
     config::{FromClientConfigAndContext, RDKafkaLogLevel},
     error::{KafkaError, RDKafkaErrorCode},
     mocking::MockCluster,
@@ -18,6 +18,7 @@ use super::{KafkaSettings, Profile, StartError, log::ClientLog};
 
 /// The one broker's id.
 const BROKER: i32 = 1;
+const HEARTBEAT: Duration = Duration::from_millis(100);
 
 /// A broker that lives as long as this value. Stop its clients first: what they wait for dies with
 /// it.
@@ -41,6 +42,7 @@ impl DevBroker {
         let owner = ThreadedProducer::from_config_and_context(&config, Owner { log })?;
         let bootstrap_servers = mock_cluster(&owner)?.bootstrap_servers();
         let broker = Self { owner, bootstrap_servers };
+        broker.set_heartbeat(HEARTBEAT);
         for (topic, partitions) in topics {
             broker.create_topic(topic, *partitions)?;
         }
@@ -67,6 +69,25 @@ impl DevBroker {
     /// The topic exists, or its number of partitions is not positive.
     pub fn create_topic(&self, topic: &str, partitions: i32) -> Result<(), StartError> {
         Ok(mock_cluster(&self.owner)?.create_topic(topic, partitions, 1)?)
+    }
+
+    /// How often members of groups of the next generation (KIP-848) hear of a rebalance. A partition
+    /// that moves is read by nobody from its former reader's next heartbeat to its new reader's: for
+    /// three seconds by default.
+    #[expect(unsafe_code, reason = "rdkafka's safe interface does not have it")]
+    fn set_heartbeat(&self, interval: Duration) {
+        let interval_ms = i32::try_from(interval.as_millis()).unwrap_or(i32::MAX);
+        // SAFETY: the owner is a live client, its mock cluster lives as long as it does, and the setter
+        // takes the cluster's lock. A client without a mock cluster, which this is not, has none.
+        unsafe {
+            let cluster = bindings::rd_kafka_handle_mock_cluster(self.owner.client().native_ptr());
+            if !cluster.is_null() {
+                bindings::rd_kafka_mock_set_group_consumer_heartbeat_interval_ms(
+                    cluster,
+                    interval_ms,
+                );
+            }
+        }
     }
 
     /// Takes the broker off the network, or puts it back. Its records stay.
