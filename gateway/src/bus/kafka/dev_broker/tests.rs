@@ -14,6 +14,7 @@ use rdkafka::{
     producer::{BaseProducer, BaseRecord},
     types::{RDKafkaApiKey, RDKafkaRespErr},
 };
+use tokio::time::Instant;
 
 use super::*;
 use crate::bus::{
@@ -151,4 +152,25 @@ async fn a_producer_that_failed_for_good_is_replaced() {
     .await;
     producer.flush(Duration::from_secs(10)).await;
     write(&*producer, &plain(&topic, 0, b"z")).await;
+}
+
+#[tokio::test]
+async fn partitions_change_hands_at_once() {
+    let bed = dev();
+    let topic = bed.topic(4).await;
+    let join = || {
+        let mut settings = bed.broker.settings();
+        settings.properties.insert("group.protocol".to_owned(), "consumer".to_owned());
+        Reader::new(Box::new(KafkaConsumer::start(&settings, "moving", &topic).unwrap()))
+    };
+    let mut first = join();
+    first.read_until("all partitions", |reader| reader.assigned.len() == 4).await;
+    let mut second = join();
+    let started = Instant::now();
+    while first.assigned.len() != 2 || second.assigned.len() != 2 {
+        let took = started.elapsed();
+        assert!(took < Duration::from_secs(2), "two partitions were read by nobody for {took:?}");
+        let within = Duration::from_millis(50);
+        tokio::join!(first.read(within), second.read(within));
+    }
 }
