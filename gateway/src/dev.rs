@@ -115,6 +115,8 @@ pub async fn run(
         }
     };
     tasks.stop_and_wait().await;
+    // Threads of its clients may be a moment behind, and would complain of a broker that is gone.
+    std::mem::forget(broker);
     results.into_iter().collect::<Result<(), Stopped>>()?;
     Ok(())
 }
