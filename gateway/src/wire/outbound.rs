@@ -125,13 +125,12 @@ impl Frame {
     /// The request that was not taken, by the client's id.
     pub const fn refuses(&self) -> Option<&ClientId> {
         match self {
-            // These are about a request that was taken before, or none.
-            Self::Error { failure, .. }
-                if matches!(failure.code, ErrorCode::Duplicate | ErrorCode::NotFound) =>
+            // Those two codes are about a request that was taken before, or none.
+            Self::Error { id: Some(id), request: None, failure, .. }
+                if !matches!(failure.code, ErrorCode::Duplicate | ErrorCode::NotFound) =>
             {
-                None
+                Some(id)
             }
-            Self::Error { id: Some(id), request: None, .. } => Some(id),
             _ => None,
         }
     }

@@ -271,11 +271,12 @@ fn an_id_of_a_reliable_session_is_free_once_its_end_is_acknowledged() {
 
 #[test]
 fn a_refusal_that_its_client_had_not_got_when_it_came_back_is_the_only_end() {
-    let refuse = |session: &Session, number| {
-        let failure = Failure::new(ErrorCode::Unavailable, "draining");
+    let tell = |session: &Session, number, code| {
+        let failure = Failure::new(code, "");
         let frame = Frame::Error { id: Some(id(number)), request: None, failure, reply: None };
         session.push(frame, None, None)
     };
+    let refuse = |session: &Session, number| tell(session, number, ErrorCode::Unavailable);
     let session = reliable();
     refuse(&session, 1);
     refuse(&session, 2);
@@ -298,6 +299,15 @@ fn a_refusal_that_its_client_had_not_got_when_it_came_back_is_the_only_end() {
     next.adopt(frame, None);
     next.skip(0);
     assert_eq!(next.known(&id(1), Digest(1)), Known::Joins, "on another node too");
+
+    let other = reliable();
+    tell(&other, 1, ErrorCode::NotFound);
+    tell(&other, 2, ErrorCode::Duplicate);
+    other.detach(other.connection());
+    other.resume(0, beginning(2, 0));
+    for number in [1, 2] {
+        assert_eq!(other.known(&id(number), Digest(1)), Known::No, "no request was refused");
+    }
 }
 
 #[test]
