@@ -107,10 +107,13 @@ impl Drill {
 
     async fn warm_up(&self, profile: &Profile, directory: &Arc<Directory>) -> Result<()> {
         let crowd = Crowd::start(profile, self.clients, directory);
-        let mut warm = Ok(());
-        for _ in 0..self.warm_up {
-            warm = warm.and(crowd.goes_on(self.rate as u64).await);
-        }
+        let warms = async {
+            for _ in 0..self.warm_up {
+                crowd.goes_on(self.rate as u64).await?;
+            }
+            Ok(())
+        };
+        let warm: Result<()> = warms.await;
         crowd.finish().await?.check(&Allowance::default())?;
         warm.context("before anything has happened")
     }
