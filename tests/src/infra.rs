@@ -47,7 +47,7 @@ pub fn node_program() -> Result<PathBuf> {
     if dir.ends_with("deps") {
         dir = dir.parent().context("Cargo's `deps` is in a folder")?;
     }
-    let path = dir.join("node");
+    let path = dir.join("test-node");
     ensure!(path.exists(), "{} is not built: cargo build -p tests --bins", path.display());
     Ok(path)
 }

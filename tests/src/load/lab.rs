@@ -77,7 +77,7 @@ pub struct Replies {
 /// A binary built beside this one.
 fn sibling(name: &str) -> Result<Command> {
     let path = std::env::current_exe()?.with_file_name(name);
-    ensure!(path.exists(), "{} is not built: cargo build --release -p tests", path.display());
+    ensure!(path.exists(), "{} is not built: cargo build --profile dist -p tests --bins", path.display());
     Ok(Command::new(path))
 }
 
@@ -182,7 +182,7 @@ impl Lab {
 }
 
 async fn echo(topics: &Topics, replies: &Replies) -> Result<Process> {
-    let mut command = sibling("echo")?;
+    let mut command = sibling("test-echo")?;
     command.args(["--bootstrap", &topics.bootstrap, "--topic", &topics.requests]);
     command.args(["--partitioner", &replies.reply_partitioner]);
     let mut echo = Process::spawn(command, &run_dir().join("echo.log"))?;
