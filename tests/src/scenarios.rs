@@ -13,6 +13,7 @@ mod scenarios {
     mod kafka_bus;
     mod outages;
     mod partitioner;
+    mod printed_client;
     mod random_frames;
     mod records;
     mod replies;
