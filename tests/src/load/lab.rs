@@ -77,7 +77,11 @@ pub struct Replies {
 /// A binary built beside this one.
 fn sibling(name: &str) -> Result<Command> {
     let path = std::env::current_exe()?.with_file_name(name);
-    ensure!(path.exists(), "{} is not built: cargo build --profile dist -p tests --bins", path.display());
+    ensure!(
+        path.exists(),
+        "{} is not built: cargo build --profile dist -p tests --bins",
+        path.display()
+    );
     Ok(Command::new(path))
 }
 
