@@ -26,6 +26,9 @@ use crate::{
 };
 
 mod labels;
+mod unhandled;
+
+pub use unhandled::{Unhandled, UnhandledGauge};
 
 /// Through which edge a request came.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -112,6 +115,8 @@ pub struct Telemetry {
     records_skipped: Family<ReasonLabels, Counter>,
     registry_seconds: Seconds<OperationLabels>,
     consumer_lag: Family<PartitionLabels, Gauge>,
+    /// Replies that are read and not handled.
+    pub unhandled: Unhandled,
 }
 
 impl Telemetry {
@@ -134,6 +139,7 @@ impl Telemetry {
             records_skipped: Family::default(),
             registry_seconds: Family::new_with_constructor(Buckets),
             consumer_lag: Family::default(),
+            unhandled: Unhandled::default(),
         };
         this.register_requests();
         this.register_cluster();
@@ -214,6 +220,7 @@ impl Telemetry {
             "Records between this node's position and the end of a partition it reads",
             self.consumer_lag.clone(),
         );
+        self.unhandled.register(registry);
     }
 
     /// The handles of one service. For what is not configured the service is `-`.

@@ -97,6 +97,12 @@ impl Reply {
         Self { status: self.status, headers, payload: self.payload.clone() }
     }
 
+    /// Bytes of its payload and headers.
+    pub fn bytes(&self) -> usize {
+        let headers = self.headers.iter().map(|(name, value)| name.len() + value.len());
+        self.payload.len() + headers.sum::<usize>()
+    }
+
     /// The payload's JSON text, without white space around it; `None` when it is anything else.
     pub fn json(&self) -> Option<&str> {
         serde_json::from_slice::<&RawValue>(&self.payload).ok().map(RawValue::get)

@@ -3,7 +3,6 @@
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
-use registry::RequestId;
 use tokio::{sync::watch, time::Instant};
 use tokio_util::sync::CancellationToken;
 
@@ -15,19 +14,24 @@ use super::{
     reply,
     service::Service,
     unix_us,
-    window::{Window, WindowLimits},
+    window::{Budget, Hold, Record, Window, WindowLimits},
 };
 use crate::{
     bus::{BusEvent, Consumer, ConsumerControl, Incoming},
-    telemetry::Way,
+    telemetry::{UnhandledGauge, Way},
+    wire::Reply,
 };
 
 /// Records taken at once, before anything else gets its turn.
 const BATCH_MAX: usize = 512;
 /// How often offsets are stored, and paused partitions looked at.
 const TICK: Duration = Duration::from_millis(100);
-/// What one partition may have waiting before it is paused.
-const WINDOW: WindowLimits = WindowLimits { records_max: 20_000, bytes_max: 16 * 1024 * 1024 };
+/// What may wait before partitions are paused.
+const WINDOW: WindowLimits = WindowLimits {
+    records_max: 20_000,
+    bytes_max: 16 * 1024 * 1024,
+    node_bytes_max: 64 * 1024 * 1024,
+};
 
 /// The reader of the reply topic.
 #[derive(Debug)]
@@ -38,14 +42,26 @@ pub struct Dispatch {
     partitions: HashMap<i32, Partition>,
     partition_count: Option<i32>,
     assigned: watch::Sender<bool>,
+    budget: Budget,
     malformed: Burst,
+    full: Burst,
+    dropped: Burst,
 }
 
-#[derive(Debug, Default)]
+/// A partition for as long as it is assigned.
+#[derive(Debug)]
 struct Partition {
     window: Window,
     stored: Option<i64>,
     paused: bool,
+    /// How long its oldest record has waited.
+    oldest: UnhandledGauge,
+}
+
+impl Drop for Partition {
+    fn drop(&mut self) {
+        self.window.close();
+    }
 }
 
 impl Dispatch {
@@ -63,7 +79,10 @@ impl Dispatch {
             partitions: HashMap::new(),
             partition_count: None,
             assigned,
+            budget: Budget::default(),
             malformed: Burst::default(),
+            full: Burst::default(),
+            dropped: Burst::default(),
         };
         (this, is_assigned)
     }
@@ -87,6 +106,7 @@ impl Dispatch {
             }
         }
         self.store();
+        self.partitions.clear();
         consumer.close(close_within).await;
     }
 
@@ -94,16 +114,19 @@ impl Dispatch {
         match event {
             BusEvent::Assigned(partitions) => {
                 tracing::info!(?partitions, "reply partitions assigned");
-                for &partition in partitions {
-                    self.partitions.insert(partition, Partition::default());
+                for &number in partitions {
+                    let (window, oldest) = (Window::new(&self.budget), self.oldest(number));
+                    let partition = Partition { window, stored: None, paused: false, oldest };
+                    self.partitions.insert(number, partition);
                 }
                 self.own();
                 self.assigned.send_replace(true);
             }
             BusEvent::Revoked { partitions, lost } => {
                 tracing::info!(?partitions, lost, "reply partitions revoked");
-                for partition in partitions {
-                    self.partitions.remove(partition);
+                for number in partitions {
+                    self.partitions.remove(number);
+                    self.relay.telemetry().unhandled.forget(&self.relay.reply_topic, *number);
                 }
                 self.own();
             }
@@ -130,15 +153,29 @@ impl Dispatch {
             Some(expected) if expected == record.partition => Way::Affinity,
             _ => Way::Local,
         };
-        let hold = |bytes| Some(partition.window.hold(record.offset, bytes));
+        let hold = |reply: &Reply| {
+            let copy = Record::new(request, reply.clone());
+            Some(partition.window.hold(record.offset, copy))
+        };
         let read = |service: &Service| reply::read(record, |name| service.passes_to_client(name));
         match self.relay.deliver(request, way, None, hold, read) {
             Delivery::Delivered => return partition.window.passed(record.offset),
             // It holds its offset itself.
-            Delivery::Kept(_) => return,
-            Delivery::Unknown => {}
+            Delivery::Kept(_) => {}
+            Delivery::Unknown => {
+                // Which headers may pass is known where the request waits; all that could are taken
+                // along.
+                let reply = reply::read(record, |_| true);
+                let hold = partition.window.hold(record.offset, Record::new(request, reply));
+                self.homing.take(stray(hold));
+            }
         }
-        self.homing.take(stray(request, record, &partition.window));
+        // At once: the rest of the batch may be large.
+        self.pause_if_full(record.partition);
+    }
+
+    fn oldest(&self, partition: i32) -> UnhandledGauge {
+        self.relay.telemetry().unhandled.oldest(&self.relay.reply_topic, partition)
     }
 
     fn own(&mut self) {
@@ -152,22 +189,59 @@ impl Dispatch {
         if self.control.partition_count() != self.partition_count {
             self.own();
         }
+        let (now, count) = (Instant::now(), self.partitions.len());
         for (&number, partition) in &mut self.partitions {
-            if partition.paused && !partition.window.is_full(WINDOW) {
+            let oldest = partition.window.waits_since().map_or(Duration::ZERO, |since| now - since);
+            partition.oldest.set(oldest.as_secs_f64());
+            if partition.paused && partition.window.full(WINDOW, count).is_none() {
                 partition.paused = false;
                 self.control.resume(number);
             }
         }
+        self.relay.telemetry().unhandled.set_bytes(self.budget.bytes());
+        self.handle_again();
+    }
+
+    /// Takes care of records that a part of this node has dropped.
+    fn handle_again(&mut self) {
+        for (&number, partition) in &self.partitions {
+            let (holds, given_up) = partition.window.take_dropped();
+            if holds.is_empty() && given_up == 0 {
+                continue;
+            }
+            self.relay.telemetry().unhandled.handled_again(holds.len());
+            self.relay.telemetry().frames_abandoned("not_handled", given_up as u64);
+            if given_up > 0 {
+                tracing::error!(
+                    partition = number,
+                    given_up,
+                    "replies given up: dropped each time"
+                );
+            } else if let Some(muted) = self.dropped.tick(Instant::now()) {
+                let count = holds.len();
+                tracing::warn!(partition = number, count, muted, "replies dropped; handled again");
+            }
+            holds.into_iter().for_each(|hold| self.homing.take(stray(hold)));
+        }
     }
 
     fn pause_full(&mut self) {
-        for (&number, partition) in &mut self.partitions {
-            if !partition.paused && partition.window.is_full(WINDOW) {
-                partition.paused = true;
-                self.control.pause(number);
-                self.relay.telemetry().limit_hit("window");
-                tracing::warn!(partition = number, "too many replies wait; partition paused");
-            }
+        let numbers: Vec<i32> = self.partitions.keys().copied().collect();
+        numbers.into_iter().for_each(|number| self.pause_if_full(number));
+    }
+
+    fn pause_if_full(&mut self, number: i32) {
+        let count = self.partitions.len();
+        let Some(partition) = self.partitions.get_mut(&number) else { return };
+        if partition.paused {
+            return;
+        }
+        let Some(limit) = partition.window.full(WINDOW, count) else { return };
+        partition.paused = true;
+        self.control.pause(number);
+        self.relay.telemetry().limit_hit(limit);
+        if let Some(muted) = self.full.tick(Instant::now()) {
+            tracing::warn!(partition = number, limit, muted, "too many replies wait; paused");
         }
     }
 
@@ -200,14 +274,13 @@ fn skip(relay: &Relay, burst: &mut Burst, record: &Incoming<'_>, reason: &'stati
     }
 }
 
-fn stray(request: RequestId, record: &Incoming<'_>, window: &Window) -> Stray {
-    // Which headers may pass is known where the request waits; all that could are taken along.
-    let reply = reply::read(record, |_| true);
-    let headers: usize = reply.headers.iter().map(|(name, value)| name.len() + value.len()).sum();
+/// The reply of a waiting record, which nobody on this node waits for.
+fn stray(hold: Hold) -> Stray {
+    let Record { request, reply, .. } = hold.record();
     Stray {
-        request,
-        hold: Some(window.hold(record.offset, reply.payload.len() + headers)),
-        reply,
+        request: *request,
+        reply: reply.clone(),
+        hold: Some(hold),
         read_at: Instant::now(),
         read_at_us: unix_us(),
         guide: Guide::default(),
@@ -215,3 +288,6 @@ fn stray(request: RequestId, record: &Incoming<'_>, window: &Window) -> Stray {
         is_early: false,
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -36,13 +36,13 @@ pub enum Delivery {
 impl Relay {
     /// A reply for a request that may wait here. `read` is called only if it does, and gets the
     /// service that was asked; `forward` is the time it took from another node. `hold` is asked to
-    /// keep the offset of a reply of so many bytes, where that has to be.
+    /// keep the offset of the reply, where that has to be.
     pub(super) fn deliver(
         &self,
         request: RequestId,
         way: impl FnOnce(&Entry) -> Way,
         forward: Option<Duration>,
-        hold: impl FnOnce(usize) -> Option<Hold>,
+        hold: impl FnOnce(&Reply) -> Option<Hold>,
         read: impl FnOnce(&Service) -> Reply,
     ) -> Delivery {
         let mut answer = None;
@@ -59,7 +59,7 @@ impl Relay {
             let mut early = Early { reply, forward, hold: None };
             if let Some(session) = entry.durable_session() {
                 delivery = Delivery::Kept(session.id());
-                early.hold = hold(early.reply.payload.len());
+                early.hold = hold(&early.reply);
             }
             match waits {
                 true => entry.early = Some(early),
@@ -240,15 +240,17 @@ impl Relay {
         self.finish(request, entry, Outcome::Failure(failure), None, None);
     }
 
-    /// Tells whoever waited, and forgets the request.
+    /// Tells whoever waited, and forgets the request. A reply that has come and is not what the
+    /// request ends with, because its client has cancelled it, is handled once the end is.
     fn finish(
         &self,
         request: RequestId,
-        entry: Entry,
+        mut entry: Entry,
         outcome: Outcome,
         forward: Option<Duration>,
         hold: Option<Hold>,
     ) {
+        let hold = hold.or_else(|| entry.early.take()?.hold);
         if entry.durable_session().is_none() {
             self.routes.remove(request);
         }

@@ -334,7 +334,11 @@ mod tests {
         bus::memory::MemoryBus,
         config::Config,
         peer::{Delivery, PeerError, Verdict},
-        relay::{affinity::Affinity, unix_ms, window::Window},
+        relay::{
+            affinity::Affinity,
+            unix_ms,
+            window::{Record, Window},
+        },
         tasks::locked,
         telemetry::Telemetry,
     };
@@ -440,7 +444,7 @@ mod tests {
             let run =
                 async move { announced.run(&announcing).await.expect("nobody takes its name") };
             tasks.long_lived("membership", run);
-            Self { relay, registry, membership, homing, peers, window: Window::new(), read: 0 }
+            Self { relay, registry, membership, homing, peers, window: Window::default(), read: 0 }
         }
 
         /// A live node; it answers once something waits there.
@@ -471,7 +475,7 @@ mod tests {
 
         fn read(&mut self, request: RequestId) {
             let reply = Reply { status: None, headers: Vec::new(), payload: Bytes::new() };
-            let hold = self.window.hold(self.read, 0);
+            let hold = self.window.hold(self.read, Record::new(request, reply.clone()));
             let (read_at, guide, hold) = (Instant::now(), Guide::default(), Some(hold));
             let (read_at_us, wants, is_early) = (0, None, false);
             let stray = Stray { request, reply, hold, read_at, read_at_us, guide, wants, is_early };

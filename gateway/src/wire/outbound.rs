@@ -151,11 +151,7 @@ impl Frame {
             Self::Error { reply, .. } => reply.as_ref(),
             Self::Receipt { .. } | Self::Pong { .. } => None,
         };
-        let weight = |reply: &Reply| {
-            let headers: usize = reply.headers.iter().map(|(n, v)| n.len() + v.len()).sum();
-            headers + reply.payload.len()
-        };
-        Self::ENVELOPE_BYTES + reply.map_or(0, weight)
+        Self::ENVELOPE_BYTES + reply.map_or(0, Reply::bytes)
     }
 
     /// The frame's text. `seq` is ignored where the frame has no number.

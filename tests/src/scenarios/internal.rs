@@ -76,7 +76,7 @@ async fn nothing_internal_is_public() -> Result<()> {
     cluster.finish().await
 }
 
-const METRICS: [&str; 10] = [
+const METRICS: [&str; 11] = [
     "requests",
     "request_seconds",
     "in_flight",
@@ -87,6 +87,7 @@ const METRICS: [&str; 10] = [
     "frames_abandoned",
     "registry_seconds",
     "consumer_lag",
+    "oldest_unhandled_seconds",
 ];
 
 #[tokio::test(flavor = "multi_thread")]

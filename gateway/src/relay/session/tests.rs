@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     error::{ErrorCode, Failure},
-    relay::window::Window,
+    relay::window::{Record, Window},
     wire::Reply,
 };
 

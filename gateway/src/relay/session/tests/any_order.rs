@@ -58,7 +58,7 @@ impl Model {
         let limits = SessionLimits { outbox_bytes_max: 8 * 1024, ..WIDE };
         Self {
             session: with_limits(is_reliable, limits),
-            window: Window::new(),
+            window: Window::default(),
             pushed: 0,
             got: 0,
             acknowledged: 0,
@@ -94,7 +94,7 @@ impl Model {
     fn push(&mut self, bytes: usize, ends: bool) -> Result<(), TestCaseError> {
         self.pushed += 1;
         let number = self.pushed as usize;
-        let hold = self.window.hold(number as i64, bytes);
+        let hold = self.window.hold(number as i64, Record::sized(bytes));
         if ends {
             self.session.begin(id(number), in_flight(number));
         }

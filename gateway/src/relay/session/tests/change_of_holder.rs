@@ -4,7 +4,7 @@ use super::*;
 
 /// A reply whose offset is held back until its frame is safe.
 fn end_held(session: &Session, number: usize, window: &Window) -> Pushed {
-    let hold = window.hold(number as i64, 1);
+    let hold = window.hold(number as i64, Record::sized(1));
     session.push(response(number, 1), Some(id(number)), Some(hold))
 }
 
@@ -16,7 +16,7 @@ fn away() -> Session {
 
 #[test]
 fn a_hold_is_done_when_the_client_has_the_frame() {
-    let (session, window) = (reliable(), Window::new());
+    let (session, window) = (reliable(), Window::default());
     session.begin(id(1), in_flight(1));
     assert!(matches!(end_held(&session, 1, &window), Pushed::Watch));
     assert!(session.is_unsafe(request(1)));
@@ -29,7 +29,7 @@ fn a_hold_is_done_when_the_client_has_the_frame() {
 
 #[test]
 fn a_hold_is_done_when_the_mailbox_has_the_frame() {
-    let (session, window) = (away(), Window::new());
+    let (session, window) = (away(), Window::default());
     assert!(matches!(end_held(&session, 1, &window), Pushed::Away));
     let unparked = session.unparked(Instant::now() - LATER);
     assert_eq!(parked_seqs(&unparked), [1]);
@@ -74,7 +74,7 @@ fn a_mailbox_that_is_written_anew_gets_what_it_had_or_all_while_the_client_is_aw
 #[test]
 fn too_much_without_a_connection_overflows() {
     let limits = SessionLimits { mailbox_frames_max: 2, ..WIDE };
-    let (session, window) = (with_limits(true, limits), Window::new());
+    let (session, window) = (with_limits(true, limits), Window::default());
     end(&session, 1);
     session.detach(session.connection());
     assert!(matches!(end(&session, 2), Pushed::Away));
@@ -123,7 +123,7 @@ fn a_token_is_good_until_its_successor_was_heard_of() {
 
 #[test]
 fn hands_over_everything_and_nothing_twice() {
-    let (session, window) = (reliable(), Window::new());
+    let (session, window) = (reliable(), Window::default());
     for number in 1..=3 {
         session.begin(id(number), in_flight(number));
     }
@@ -144,7 +144,7 @@ fn hands_over_everything_and_nothing_twice() {
     assert!(session.hand_over(true).is_none());
     assert_eq!(closing(&session), Some(CloseCode::Resumed));
 
-    let hold = window.hold(9, 1);
+    let hold = window.hold(9, Record::sized(1));
     let pushed = session.push(response(3, 1), Some(id(3)), Some(hold));
     assert!(matches!(pushed, Pushed::Moved(_, Some(_))));
 }
@@ -181,7 +181,7 @@ fn a_fenced_session_closes_takes_frames_and_is_no_ones_to_resume() {
 
 #[test]
 fn an_end_tells_what_is_left_and_lets_all_offsets_go() {
-    let (session, window) = (reliable(), Window::new());
+    let (session, window) = (reliable(), Window::default());
     for number in 1..=3 {
         session.begin(id(number), in_flight(number));
     }

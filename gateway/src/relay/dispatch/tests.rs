@@ -1,0 +1,290 @@
+//! The reader with the whole relay behind it, record by record: what becomes of their offsets.
+
+use std::sync::Mutex;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use registry::{MemoryRegistry, NodeId, NodeRef, RequestId, SessionId};
+
+use super::*;
+use crate::{
+    bus::{Lag, OnDelivery, Outgoing, ProduceError, Producer},
+    config::Config,
+    peer::{Delivery as Forwarded, PeerError, PeerLink, Verdict},
+    relay::{
+        parts::Parts,
+        session::{ConnectionId, Duty, Session},
+    },
+    tasks::{Tasks, locked},
+    telemetry::Telemetry,
+    wire::{ClientFrame, ClientId},
+};
+
+const CONFIG: &str = r#"
+    node_id = "gw-1"
+    internal.secret = "a-secret-of-the-tests"
+    kafka = { bootstrap_servers = "memory", reply_topic = "replies" }
+    registry.url = "memory:"
+    [services.echo]
+    request_topic = "echo"
+    "#;
+
+/// Takes records and never says that the broker has them.
+#[derive(Debug)]
+struct Mute;
+
+#[async_trait]
+impl Producer for Mute {
+    fn produce(&self, _: &Outgoing<'_>, _: OnDelivery) -> Result<(), ProduceError> {
+        Ok(())
+    }
+
+    fn is_available(&self) -> bool {
+        true
+    }
+
+    async fn flush(&self, _: Duration) {}
+}
+
+/// There are no other nodes.
+#[derive(Debug)]
+struct Alone;
+
+#[async_trait]
+impl PeerLink for Alone {
+    async fn deliver(
+        &self,
+        _: &str,
+        _: &[Forwarded],
+        _: Duration,
+    ) -> Result<Vec<Verdict>, PeerError> {
+        Err(PeerError::Unreachable("nobody".to_owned()))
+    }
+
+    async fn settle(
+        &self,
+        _: &str,
+        _: &[(RequestId, SessionId)],
+        _: Duration,
+    ) -> Result<Vec<Verdict>, PeerError> {
+        Err(PeerError::Unreachable("nobody".to_owned()))
+    }
+
+    async fn release(
+        &self,
+        _: &str,
+        _: SessionId,
+        _: u64,
+        _: Duration,
+    ) -> Result<Option<Bytes>, PeerError> {
+        Err(PeerError::Unreachable("nobody".to_owned()))
+    }
+}
+
+/// What the reader has told its consumer.
+#[derive(Debug, Default)]
+struct Told {
+    stored: Mutex<HashMap<i32, i64>>,
+    paused: Mutex<Vec<i32>>,
+}
+
+impl ConsumerControl for Told {
+    fn store(&self, partition: i32, offset: i64) {
+        locked(&self.stored).insert(partition, offset);
+    }
+
+    fn pause(&self, partition: i32) {
+        locked(&self.paused).push(partition);
+    }
+
+    fn resume(&self, partition: i32) {
+        locked(&self.paused).retain(|paused| *paused != partition);
+    }
+
+    fn partition_count(&self) -> Option<i32> {
+        Some(12)
+    }
+
+    fn lag(&self) -> Vec<Lag> {
+        Vec::new()
+    }
+}
+
+/// A node that is alone, and what it reads.
+struct Bed {
+    relay: Arc<Relay>,
+    dispatch: Dispatch,
+    told: Arc<Told>,
+    next: HashMap<i32, i64>,
+}
+
+impl Bed {
+    /// A node that reads so many partitions.
+    async fn new(partitions: i32) -> Self {
+        let config = Config::parse(CONFIG, std::iter::empty()).unwrap();
+        let node = NodeRef { id: NodeId::parse("gw-1").unwrap(), incarnation: 1 };
+        let relay = Relay::new(&config, node, Arc::new(Mute), Arc::new(Telemetry::new()));
+        let (relay, registry) = (Arc::new(relay), Arc::new(MemoryRegistry::new()));
+        let (tasks, _) = Tasks::new();
+        let parts =
+            Parts::join(Arc::clone(&relay), String::new(), registry, Arc::new(Alone), tasks);
+        parts.start(&CancellationToken::new());
+        let told = Arc::new(Told::default());
+        let (mut dispatch, _) = parts.reader(Arc::clone(&told) as _);
+        let all: Vec<i32> = (0..partitions).collect();
+        dispatch.on_event(BusEvent::Assigned(&all));
+        // Long enough to know the node table.
+        tokio::time::sleep(Duration::from_secs(12)).await;
+        Self { relay, dispatch, told, next: HashMap::new() }
+    }
+
+    /// A request of a reliable session that wants a receipt, and will not get it.
+    async fn ask(&self) -> (Arc<Session>, ConnectionId, RequestId) {
+        let (session, connection) = self.relay.start_session(true);
+        let text = r#"{"service":"echo","id":1,"receipt":true}"#;
+        let Ok(ClientFrame::Request(frame)) = ClientFrame::parse(text) else { unreachable!() };
+        self.relay.request(&session, &frame, || Ok(()));
+        let id = ClientId::from_json("1").unwrap();
+        let request = session.request(&id).expect("it was taken");
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        (session, connection, request)
+    }
+
+    fn read(&mut self, partition: i32, request: RequestId, value: &[u8]) {
+        let next = self.next.entry(partition).or_default();
+        let (offset, mut key) = (*next, [0; 36]);
+        *next += 1;
+        let key = Some(request.encode(&mut key).as_bytes());
+        let value = Some(value);
+        let record = Incoming { partition, offset, key, value, headers: &[] };
+        self.dispatch.on_event(BusEvent::Record(record));
+    }
+
+    /// Lets time pass, with what the reader does in it.
+    async fn pass(&mut self, time: Duration) {
+        let end = Instant::now() + time;
+        while Instant::now() < end {
+            self.dispatch.housekeep();
+            tokio::time::sleep(TICK).await;
+        }
+    }
+
+    fn stored(&self, partition: i32) -> i64 {
+        locked(&self.told.stored).get(&partition).copied().unwrap_or_default()
+    }
+
+    fn metric(&self, name: &str) -> Option<f64> {
+        let text = self.relay.telemetry().render();
+        let found = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        found.map(|value| value.parse().unwrap())
+    }
+
+    fn oldest(&self, partition: i32) -> Option<f64> {
+        let labels = format!(r#"{{topic="replies",partition="{partition}"}}"#);
+        self.metric(&format!("roundtrip_oldest_unhandled_seconds{labels}"))
+    }
+}
+
+/// Writes all that the session is owed.
+fn write(session: &Session, connection: ConnectionId) -> Vec<String> {
+    let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+    let mut texts = Vec::new();
+    while let std::task::Poll::Ready(Duty::Write(text)) =
+        session.poll_duty(connection, &mut context)
+    {
+        texts.push(text);
+    }
+    session.flushed(connection);
+    texts
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_cancelled_request_whose_reply_was_early_holds_no_offset_back() {
+    let mut bed = Bed::new(1).await;
+    let (session, connection, request) = bed.ask().await;
+    bed.read(0, request, b"1");
+    bed.pass(TICK * 3).await;
+    assert!(write(&session, connection).is_empty(), "the reply waits for the receipt");
+    assert_eq!(bed.stored(0), 0);
+    assert!(bed.relay.cancel(request));
+    let told = write(&session, connection);
+    assert!(told.len() == 1 && told[0].contains(r#""code":"cancelled""#), "{told:?}");
+    bed.relay.confirm(&session, 1);
+    bed.pass(TICK * 3).await;
+    assert_eq!(bed.stored(0), 1);
+    assert_eq!(bed.metric("roundtrip_replies_handled_again_total"), Some(0.0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_session_that_ends_with_an_early_reply_holds_no_offset_back() {
+    let mut bed = Bed::new(1).await;
+    let (session, connection, request) = bed.ask().await;
+    bed.read(0, request, b"1");
+    bed.relay.end_session_of(&session, connection);
+    bed.pass(TICK * 3).await;
+    assert_eq!(bed.stored(0), 1);
+    assert_eq!(bed.metric("roundtrip_replies_handled_again_total"), Some(0.0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_reply_that_is_dropped_is_handled_again() {
+    let mut bed = Bed::new(1).await;
+    let (_session, _, request) = bed.ask().await;
+    bed.read(0, request, b"1");
+    drop(bed.relay.pending().take(request));
+    bed.pass(TICK * 3).await;
+    assert_eq!(bed.metric("roundtrip_replies_handled_again_total"), Some(1.0));
+    bed.pass(Duration::from_secs(3)).await;
+    assert_eq!(bed.stored(0), 1, "found to be nobody's any more, and not before");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_reader_that_has_stopped_stores_nothing_that_is_dropped_later() {
+    let mut bed = Bed::new(1).await;
+    let (_session, _, request) = bed.ask().await;
+    bed.read(0, request, b"1");
+    bed.dispatch.store();
+    let Bed { relay, dispatch, told, .. } = bed;
+    drop(dispatch);
+    drop(relay.pending().take(request));
+    tokio::time::sleep(Duration::from_secs(30)).await;
+    assert_eq!(locked(&told.stored).get(&0), Some(&0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_oldest_unhandled_reply_shows_from_assignment_to_revocation() {
+    let mut bed = Bed::new(2).await;
+    assert_eq!((bed.oldest(0), bed.oldest(1)), (Some(0.0), Some(0.0)));
+    let (session, connection, request) = bed.ask().await;
+    bed.read(1, request, b"1");
+    bed.pass(Duration::from_secs(3)).await;
+    assert_eq!(bed.oldest(0), Some(0.0));
+    assert!(bed.oldest(1).is_some_and(|age| (2.5..3.5).contains(&age)), "{:?}", bed.oldest(1));
+    assert!(bed.metric("roundtrip_unhandled_bytes").is_some_and(|bytes| bytes > 0.0));
+    bed.relay.end_session_of(&session, connection);
+    bed.pass(TICK * 3).await;
+    assert_eq!((bed.oldest(1), bed.metric("roundtrip_unhandled_bytes")), (Some(0.0), Some(0.0)));
+    bed.dispatch.on_event(BusEvent::Revoked { partitions: &[1], lost: false });
+    bed.pass(TICK * 3).await;
+    assert_eq!((bed.oldest(0), bed.oldest(1)), (Some(0.0), None));
+}
+
+#[tokio::test(start_paused = true)]
+async fn partitions_that_fill_the_nodes_window_are_paused_and_the_others_are_not() {
+    let mut bed = Bed::new(8).await;
+    // Nobody's, so they wait for seconds to be sure of it.
+    let stray = |number: u128| RequestId::from_uuid(uuid::Uuid::from_u128(number));
+    let value = vec![b'x'; 1024 * 1024];
+    for number in 0..60 {
+        bed.read(number % 4, stray(u128::from(number.unsigned_abs())), &value);
+    }
+    let paused = locked(&bed.told.paused).clone();
+    assert!((0..4).all(|partition| paused.contains(&partition)), "{paused:?}");
+    bed.read(7, stray(1000), &value);
+    assert!(!locked(&bed.told.paused).contains(&7), "what waits elsewhere stops nobody");
+    let hits = bed.metric(r#"roundtrip_limit_hits_total{limit="window_node"}"#);
+    assert!(hits.is_some_and(|hits| hits >= 4.0), "{hits:?}");
+    bed.pass(Duration::from_secs(30)).await;
+    assert!(locked(&bed.told.paused).is_empty(), "there is room again");
+    assert_eq!((bed.stored(0), bed.stored(7)), (15, 1));
+}
