@@ -22,6 +22,7 @@ use crate::{
     },
     error::CloseCode,
     peer::http::HttpPeers,
+    readiness::{Announcement, Announcer, Component, Health, Readiness},
     relay::{Relay, handover::Handover, membership::Membership, parts::Parts, unix_ms},
     tasks::{LostTasks, Tasks},
     telemetry::Telemetry,
@@ -180,8 +181,9 @@ impl App {
         let reader =
             tasks.until("dispatch", &stops.reading, dispatch.run(consumer, reading, FAREWELL));
         let membership = Arc::clone(&parts.membership);
+        let readiness = Arc::new(readiness(&relay, &membership, assigned));
         let node =
-            Node { config, relay, membership, producer, tasks, lost, stops, reader, assigned };
+            Node { config, relay, membership, producer, tasks, lost, stops, reader, readiness };
         node.start_upkeep(control);
         parts.start(&node.stops.superseded);
         node.start_edges(public, internal, parts.handover());
@@ -209,7 +211,37 @@ pub struct Node {
     lost: LostTasks,
     stops: Stops,
     reader: JoinHandle<()>,
+    readiness: Arc<Readiness>,
+}
+
+/// What a node needs to take requests, and what it promises beside that: one line for each way to
+/// look at it.
+fn readiness(
+    relay: &Arc<Relay>,
+    membership: &Arc<Membership>,
     assigned: watch::Receiver<bool>,
+) -> Readiness {
+    let (draining, bus, membership) =
+        (Arc::clone(relay), Arc::clone(relay), Arc::clone(membership));
+    Readiness::default()
+        .with(Component::Node, move || Health::unready_if(draining.is_draining(), "draining"))
+        .with(Component::Registry, move || {
+            match (membership.is_announced(), membership.trouble()) {
+                (true, None) => Health::Well,
+                // What this node holds is served on without a registry.
+                (true, Some(error)) => Health::Degraded(error.to_string()),
+                (false, None) => Health::Unready("not announced in the registry yet".to_owned()),
+                (false, Some(error)) => {
+                    Health::Unready(format!("not announced in the registry yet: {error}"))
+                }
+            }
+        })
+        .with(Component::Assignment, move || {
+            Health::unready_if(!*assigned.borrow(), "no assignment of reply partitions yet")
+        })
+        .with(Component::Kafka, move || {
+            Health::unready_if(!bus.is_bus_available(), "kafka cannot be reached")
+        })
 }
 
 impl Node {
@@ -230,31 +262,12 @@ impl Node {
         result
     }
 
-    /// Whether the node may take requests, or why not; for as long as anybody wants to know.
-    fn readiness(&self) -> impl Fn() -> Result<(), &'static str> + Send + Sync + use<> {
-        let (relay, membership) = (Arc::clone(&self.relay), Arc::clone(&self.membership));
-        let assigned = self.assigned.clone();
-        move || {
-            if relay.is_draining() {
-                Err("draining")
-            } else if !membership.is_announced() {
-                Err("not announced in the registry yet")
-            } else if !*assigned.borrow() {
-                Err("no assignment of reply partitions yet")
-            } else if !relay.is_bus_available() {
-                Err("kafka cannot be reached")
-            } else {
-                Ok(())
-            }
-        }
-    }
-
     /// Waits until the node takes requests.
     pub fn ready(&self) -> impl Future<Output = ()> + use<> {
-        let readiness = self.readiness();
+        let readiness = Arc::clone(&self.readiness);
         async move {
             let mut tick = tokio::time::interval(READINESS_INTERVAL);
-            while readiness().is_err() {
+            while !readiness.is_ready() {
                 tick.tick().await;
             }
         }
@@ -262,19 +275,33 @@ impl Node {
 
     fn start_upkeep(&self, control: Arc<dyn ConsumerControl>) {
         let (relay, membership) = (Arc::clone(&self.relay), Arc::clone(&self.membership));
-        let readiness = self.readiness();
+        let readiness = Arc::clone(&self.readiness);
         let topic = self.config.kafka.reply_topic.clone();
+        let node = self.config.node_id.to_string();
         self.tasks.long_lived("upkeep", async move {
-            let mut tick = tokio::time::interval(UPKEEP_INTERVAL);
+            let mut announcer = Announcer::new(Instant::now());
             loop {
-                tick.tick().await;
                 let lag = control.lag().into_iter().map(|lag| (lag.partition, lag.records));
                 relay.telemetry().set_lag(&topic, lag);
-                membership.set_state(match readiness() {
-                    _ if relay.is_draining() => NodeState::Draining,
-                    Ok(()) => NodeState::Ready,
-                    Err(_) => NodeState::Starting,
+                let report = readiness.report();
+                let is_draining = relay.is_draining();
+                membership.set_state(match report.ready {
+                    _ if is_draining => NodeState::Draining,
+                    true => NodeState::Ready,
+                    false => NodeState::Starting,
                 });
+                if !is_draining {
+                    match announcer.look(&report, Instant::now()) {
+                        Some(Announcement::Ready) => tracing::info!(node, "ready: takes requests"),
+                        Some(Announcement::Unready) => {
+                            tracing::warn!(node, reasons = report.reasons.join("; "), "not ready");
+                        }
+                        None => {}
+                    }
+                }
+                // What is not ready may become so at any moment, and others wait for it.
+                let pause = if report.ready { UPKEEP_INTERVAL } else { READINESS_INTERVAL };
+                tokio::time::sleep(pause).await;
             }
         });
     }
@@ -290,7 +317,7 @@ impl Node {
         let internal_edge = Arc::new(Internal {
             relay: Arc::clone(&self.relay),
             secret: self.config.internal.secret.clone(),
-            readiness: Box::new(self.readiness()),
+            readiness: Arc::clone(&self.readiness),
             tasks: self.tasks.clone(),
             stop: self.stops.internal.clone(),
         });

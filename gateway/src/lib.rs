@@ -10,7 +10,7 @@
 //! * [`bus`], [`peer`] and the `registry` crate: the traits below the relay, and their adapters.
 //! * [`wire`], [`error`]: frames and codes.
 //! * [`app`], [`dev`]: the only places that choose adapters and join all of it; [`cli`], [`config`],
-//!   [`telemetry`] and [`tasks`] around them.
+//!   [`telemetry`], [`readiness`] and [`tasks`] around them.
 
 pub mod app;
 pub mod bus;
@@ -20,6 +20,7 @@ pub mod dev;
 pub mod edge;
 pub mod error;
 pub mod peer;
+pub mod readiness;
 pub mod relay;
 pub mod samples;
 pub mod tasks;

@@ -9,16 +9,17 @@ use std::{
 };
 
 /// A layer, by the modules it consists of, and what it may import of the crate.
-const LAYERS: [(&str, &[&str]); 9] = [
+const LAYERS: [(&str, &[&str]); 10] = [
     ("error", &[]),
     ("wire", &["error"]),
     ("config", &[]),
     ("tasks", &[]),
+    ("readiness", &[]),
     ("telemetry", &["config", "error"]),
     ("bus", &["tasks"]),
     ("peer", &["config", "tasks", "wire"]),
     ("relay", &["bus", "config", "error", "peer", "tasks", "telemetry", "wire"]),
-    ("edge", &["config", "error", "peer", "relay", "tasks", "wire"]),
+    ("edge", &["config", "error", "peer", "readiness", "relay", "tasks", "wire"]),
 ];
 
 /// Crates that only one module may name.

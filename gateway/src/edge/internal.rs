@@ -24,12 +24,10 @@ use crate::{
         CALL_BYTES_MAX, Call, DELIVERIES_PATH, Delivery, IDLE_TIMEOUT, MEDIA_TYPE, RELEASE_PATH,
         UPGRADE, Verdict, call_stream, decode, encode,
     },
+    readiness::Readiness,
     relay::Relay,
     tasks::Tasks,
 };
-
-/// Whether the node may take requests: `Ok`, or why not.
-pub type Readiness = Box<dyn Fn() -> Result<(), &'static str> + Send + Sync>;
 
 /// What the internal edge needs.
 pub struct Internal {
@@ -38,7 +36,7 @@ pub struct Internal {
     /// What a peer has to show.
     pub secret: Secret,
     /// What `/readyz` says.
-    pub readiness: Readiness,
+    pub readiness: Arc<Readiness>,
     /// Where connections of calls are served.
     pub tasks: Tasks,
     /// Ends them.
@@ -147,10 +145,16 @@ impl Internal {
     }
 
     fn probe(&self) -> Answer {
-        match (self.readiness)() {
-            Ok(()) => plain(StatusCode::OK, "ready"),
-            Err(why) => plain(StatusCode::SERVICE_UNAVAILABLE, why),
+        let report = self.readiness.report();
+        let mut body = serde_json::to_vec(&report).expect("plain data in memory can be encoded");
+        body.push(b'\n');
+        let mut answer = Response::new(body);
+        if !report.ready {
+            *answer.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
         }
+        let media_type = HeaderValue::from_static("application/json");
+        answer.headers_mut().insert(header::CONTENT_TYPE, media_type);
+        answer
     }
 
     fn metrics(&self) -> Answer {

@@ -33,6 +33,8 @@ pub struct Membership {
     known: ArcSwap<Known>,
     changed: Notify,
     announced: AtomicBool,
+    /// Why the last announcement failed; `None` where it did not.
+    trouble: Mutex<Option<RegistryError>>,
     /// From then on all live nodes have written what they hold, whatever the table had lost before;
     /// `None` until this node is announced.
     complete_from: Mutex<Option<Instant>>,
@@ -64,6 +66,7 @@ impl Membership {
             known: ArcSwap::default(),
             changed: Notify::new(),
             announced: AtomicBool::new(false),
+            trouble: Mutex::default(),
             complete_from: Mutex::default(),
         }
     }
@@ -78,6 +81,11 @@ impl Membership {
     /// Whether the cluster has heard of this node.
     pub fn is_announced(&self) -> bool {
         self.announced.load(Ordering::Relaxed)
+    }
+
+    /// What is the matter with the registry, as of the last announcement.
+    pub fn trouble(&self) -> Option<RegistryError> {
+        locked(&self.trouble).clone()
     }
 
     /// A peer's entry, if that very run of it is alive.
@@ -130,7 +138,9 @@ impl Membership {
     /// [`Superseded`]: this node must stop.
     pub async fn run(&self, relay: &Relay) -> Result<(), Superseded> {
         loop {
-            let pause = match self.announce(relay).await {
+            let result = self.announce(relay).await;
+            *locked(&self.trouble) = result.as_ref().err().cloned();
+            let pause = match result {
                 Ok(Announcement::Superseded) => return Err(Superseded),
                 Ok(_) => ANNOUNCE_INTERVAL,
                 Err(error) => {

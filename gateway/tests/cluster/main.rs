@@ -130,11 +130,40 @@ async fn an_unavailable_bus_is_told_at_once() {
     let problem: Value = serde_json::from_slice(&body).unwrap();
     assert_eq!((status, &problem["code"]), (503, &Value::from("unavailable")));
     assert_eq!(problem["recorded"], false);
-    eventually(async || (cluster.get(cluster.internal[0], "/readyz").await.0 == 503).then_some(()))
-        .await;
+    let probe = eventually(async || {
+        let (status, body) = cluster.get(cluster.internal[0], "/readyz").await;
+        (status == 503).then_some(body)
+    })
+    .await;
+    let probe: Value = serde_json::from_slice(&probe).unwrap();
+    assert_eq!(probe["ready"], false);
+    assert_eq!(probe["reasons"], serde_json::json!(["kafka cannot be reached"]));
+    assert_eq!(probe["components"]["kafka"], "unready");
     cluster.bus.set_available(true);
     eventually(async || (cluster.get(cluster.internal[0], "/readyz").await.0 == 200).then_some(()))
         .await;
+    cluster.finish().await;
+}
+
+#[tokio::test]
+async fn a_registry_that_is_away_leaves_the_node_ready_and_degraded() {
+    let cluster = Cluster::start(1).await;
+    let degraded = async || {
+        let (status, body) = cluster.get(cluster.internal[0], "/readyz").await;
+        let probe: Value = serde_json::from_slice(&body).unwrap();
+        assert_eq!((status, &probe["ready"]), (200, &Value::from(true)), "{probe}");
+        probe
+    };
+    assert_eq!(degraded().await["degraded"], serde_json::json!([]));
+    cluster.registry.set_away(true);
+    let probe = eventually(async || {
+        let probe = degraded().await;
+        (probe["components"]["registry"] == "degraded").then_some(probe)
+    })
+    .await;
+    assert_eq!(probe["degraded"], serde_json::json!(["registry unreachable: away"]));
+    cluster.registry.set_away(false);
+    eventually(async || (degraded().await["components"]["registry"] == "ok").then_some(())).await;
     cluster.finish().await;
 }
 

@@ -64,7 +64,8 @@ async fn kafka_killed_and_restarted_under_load() -> Result<()> {
     for node in cluster.nodes() {
         eventually(SOON, "the node is not ready", async || {
             let answer = node.internal("/readyz").await?;
-            ensure!(answer.status == 503 && answer.text().contains("kafka"), "{}", answer.text());
+            let is_kafka = answer.text().contains(r#""kafka":"unready""#);
+            ensure!(answer.status == 503 && is_kafka, "{}", answer.text());
             Ok(())
         })
         .await?;
@@ -141,7 +142,8 @@ async fn kafka_that_hangs_is_noticed_and_forgiven() -> Result<()> {
     for node in cluster.nodes() {
         eventually(SOON * 2, "the node is not ready", async || {
             let answer = node.internal("/readyz").await?;
-            ensure!(answer.status == 503 && answer.text().contains("kafka"), "{}", answer.text());
+            let is_kafka = answer.text().contains(r#""kafka":"unready""#);
+            ensure!(answer.status == 503 && is_kafka, "{}", answer.text());
             Ok(())
         })
         .await?;
