@@ -2,7 +2,9 @@
 
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
-use registry::{MemoryRegistry, NodeRef, NodeState, RedisRegistry, Registry, RegistryError};
+use registry::{
+    MemoryRegistry, NodeId, NodeRef, NodeState, RedisRegistry, Registry, RegistryError,
+};
 use tokio::{sync::watch, task::JoinHandle, time::Instant};
 use tokio_util::sync::CancellationToken;
 
@@ -283,6 +285,8 @@ impl Node {
             loop {
                 let lag = control.lag().into_iter().map(|lag| (lag.partition, lag.records));
                 relay.telemetry().set_lag(&topic, lag);
+                let peers = membership.peers();
+                relay.telemetry().set_peers(peers.iter().map(NodeId::as_str));
                 let report = readiness.report();
                 let is_draining = relay.is_draining();
                 membership.set_state(match report.ready {

@@ -91,9 +91,12 @@ pub fn run() -> ExitCode {
         }
     };
     match execute(cli.command) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(()) => {
+            telemetry::flush_log();
+            ExitCode::SUCCESS
+        }
         Err(exit) => {
-            complain(&exit.message);
+            telemetry::last_words(&format!("roundtrip: {}", exit.message.trim_end()));
             ExitCode::from(exit.code)
         }
     }
@@ -271,9 +274,4 @@ where
 fn say(text: &str) {
     let mut out = std::io::stdout().lock();
     drop(out.write_all(text.as_bytes()).and_then(|()| out.flush()));
-}
-
-fn complain(text: &str) {
-    let mut out = std::io::stderr().lock();
-    drop(writeln!(out, "roundtrip: {}", text.trim_end()));
 }

@@ -143,6 +143,11 @@ impl Failure {
         Self { recorded, ..self }
     }
 
+    /// The same, with what came beside what may come.
+    pub fn adding(self, what_came: fmt::Arguments<'_>) -> Self {
+        Self { message: format!("{}; {what_came}", self.message).into(), ..self }
+    }
+
     /// The same, saying when to come back.
     pub fn retry_after(self, after: Duration) -> Self {
         Self { retry_after: Some(after), ..self }
@@ -182,6 +187,20 @@ pub enum CloseCode {
 }
 
 impl CloseCode {
+    /// Every code, for metrics.
+    pub const ALL: [Self; 10] = [
+        Self::Normal,
+        Self::Protocol,
+        Self::NotUtf8,
+        Self::TooLarge,
+        Self::Draining,
+        Self::HeartbeatLost,
+        Self::SlowConsumer,
+        Self::Resumed,
+        Self::Internal,
+        Self::ContractViolation,
+    ];
+
     /// The number on the wire.
     pub const fn number(self) -> u16 {
         match self {
@@ -223,6 +242,13 @@ impl CloseCode {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn every_close_code_is_listed() {
+        for (at, code) in CloseCode::ALL.iter().enumerate() {
+            assert_eq!(*code as usize, at);
+        }
+    }
 
     #[test]
     fn retry_after_goes_with_429_and_503_only() {

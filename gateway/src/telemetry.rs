@@ -1,6 +1,7 @@
-//! What an operator sees: every metric with its name, unit and help, and how logs look.
+//! What an operator sees: every metric with its name, unit and help, and the log.
 //!
-//! Owns the names. Hot paths hold a [`ServiceMetrics`], whose handles need no look-up.
+//! Owns the names. Every counter exists from the start, at zero; hot paths hold a
+//! [`ServiceMetrics`], whose handles need no look-up.
 
 use std::{fmt::Write, time::Duration};
 
@@ -14,54 +15,27 @@ use prometheus_client::{
     },
     registry::{Registry, Unit},
 };
-use tracing_subscriber::{EnvFilter, fmt, layer::SubscriberExt, util::SubscriberInitExt};
+use tokio::time::Instant;
 
-use self::labels::{
-    CloseLabels, ForwardLabels, LimitLabels, OperationLabels, PartitionLabels, ReasonLabels,
-    ReplyLabels, RequestLabels, ResultLabels, ServiceLabels, StageLabels, StateLabels,
+use self::{
+    forwards::Forwards,
+    labels::{
+        CloseLabels, FRAMES_ABANDONED, LIMITS, LimitLabels, OPERATIONS, OperationLabels,
+        PartitionLabels, RECORDS_SKIPPED, ReasonLabels, ReplyLabels, RequestLabels, ResultLabels,
+        ServiceLabels, StageLabels, StateLabels,
+    },
 };
-use crate::{
-    config::LogFormat,
-    error::{ErrorCode, Failure},
-};
+use crate::error::CloseCode;
 
+mod forwards;
 mod labels;
+mod log;
+mod service;
 mod unhandled;
 
+pub use log::{flush_log, init_logs, last_words};
+pub use service::{Edge, ServiceMetrics, Way};
 pub use unhandled::{Unhandled, UnhandledGauge};
-
-/// Through which edge a request came.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Edge {
-    /// A WebSocket frame.
-    Ws,
-    /// An HTTP call.
-    Rest,
-}
-
-impl Edge {
-    const fn as_str(self) -> &'static str {
-        match self {
-            Self::Ws => "ws",
-            Self::Rest => "rest",
-        }
-    }
-}
-
-/// How a reply found its way.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Way {
-    /// Read by the node that waits for it, because its id was chosen so.
-    Affinity,
-    /// Read by the node that waits for it, by chance.
-    Local,
-    /// Read by another node, and forwarded to this one.
-    Forwarded,
-    /// Put into the mailbox of a session whose node is dead.
-    Parked,
-    /// Nobody waits for it (any more).
-    Unrouted,
-}
 
 /// What came of a client's wish to resume its session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -78,8 +52,20 @@ pub enum Resume {
     Refused,
 }
 
-/// The label values of [`Way`], in its order.
-const WAYS: [&str; 5] = ["affinity", "local", "forwarded", "parked", "unrouted"];
+impl Resume {
+    const ALL: [Self; 5] =
+        [Self::Here, Self::Released, Self::Copied, Self::Incomplete, Self::Refused];
+
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Here => "here",
+            Self::Released => "released",
+            Self::Copied => "copied",
+            Self::Incomplete => "incomplete",
+            Self::Refused => "refused",
+        }
+    }
+}
 
 /// Buckets from 0.5 ms to 60 s: the range of a request's life.
 #[derive(Clone, Copy, Debug)]
@@ -104,7 +90,7 @@ pub struct Telemetry {
     request_seconds: Seconds<StageLabels>,
     in_flight: Family<ServiceLabels, Gauge>,
     replies: Family<ReplyLabels, Counter>,
-    forwards: Family<ForwardLabels, Counter>,
+    forwards: Forwards,
     /// Open WebSocket connections.
     pub connections: Gauge,
     sessions: Family<StateLabels, Gauge>,
@@ -129,7 +115,7 @@ impl Telemetry {
             request_seconds: seconds(Buckets),
             in_flight: Family::default(),
             replies: Family::default(),
-            forwards: Family::default(),
+            forwards: Forwards::default(),
             connections: Gauge::default(),
             sessions: Family::default(),
             resumes: Family::default(),
@@ -143,7 +129,32 @@ impl Telemetry {
         };
         this.register_requests();
         this.register_cluster();
+        this.begin();
         this
+    }
+
+    /// Has every series whose labels are known beforehand exist at zero: a rate over one that
+    /// begins with its first event would not see that event.
+    fn begin(&self) {
+        for &limit in LIMITS {
+            drop(self.limit_hits.get_or_create(&LimitLabels { limit }));
+        }
+        for &reason in FRAMES_ABANDONED {
+            drop(self.frames_abandoned.get_or_create(&ReasonLabels { reason }));
+        }
+        for &reason in RECORDS_SKIPPED {
+            drop(self.records_skipped.get_or_create(&ReasonLabels { reason }));
+        }
+        for &operation in OPERATIONS {
+            drop(self.registry_seconds.get_or_create(&OperationLabels { operation }));
+        }
+        for result in Resume::ALL.map(Resume::as_str) {
+            drop(self.resumes.get_or_create(&ResultLabels { result }));
+        }
+        for code in CloseCode::ALL.map(CloseCode::number) {
+            drop(self.closes.get_or_create(&CloseLabels { code }));
+        }
+        self.set_sessions(0, 0);
     }
 
     fn register_requests(&mut self) {
@@ -182,6 +193,11 @@ impl Telemetry {
             "Records of the reply topic that are no reply, by reason",
             self.records_skipped.clone(),
         );
+        registry.register(
+            "log_lines_lost",
+            "Lines of the log that were lost because standard error was not read fast enough",
+            log::LINES_LOST.clone(),
+        );
     }
 
     fn register_cluster(&mut self) {
@@ -207,7 +223,7 @@ impl Telemetry {
             "forwards",
             "Replies sent to another node, by node and result: delivered, unknown, failed (each \
              failed attempt of a batch counts once)",
-            self.forwards.clone(),
+            self.forwards.family(),
         );
         registry.register_with_unit(
             "registry",
@@ -223,56 +239,19 @@ impl Telemetry {
         self.unhandled.register(registry);
     }
 
-    /// The handles of one service. For what is not configured the service is `-`.
-    pub fn service(&self, service: &str) -> ServiceMetrics {
-        let requests = |edge: Edge| {
-            let outcome = |outcome: &'static str| {
-                let service = service.to_owned();
-                let labels = RequestLabels { service, edge: edge.as_str(), outcome };
-                self.requests.get_or_create_owned(&labels)
-            };
-            EdgeCounters { ok: outcome("ok"), errors: ErrorCode::ALL.map(|c| outcome(c.as_str())) }
-        };
-        let seconds = |stage: &'static str| {
-            let labels = StageLabels { service: service.to_owned(), stage };
-            self.request_seconds.get_or_create_owned(&labels)
-        };
-        let replies = |way: &'static str| {
-            let labels = ReplyLabels { service: service.to_owned(), way };
-            self.replies.get_or_create_owned(&labels)
-        };
-        ServiceMetrics {
-            ws: requests(Edge::Ws),
-            rest: requests(Edge::Rest),
-            total: seconds("total"),
-            produce: seconds("produce"),
-            service: seconds("service"),
-            forward: seconds("forward"),
-            in_flight: self
-                .in_flight
-                .get_or_create_owned(&ServiceLabels { service: service.to_owned() }),
-            replies: WAYS.map(replies),
-        }
+    /// Replies were sent to a peer, or were not.
+    pub fn forwarded(&self, peer: &str, result: &'static str, count: u64) {
+        self.forwards.count(peer, result, count, Instant::now());
     }
 
-    /// A reply was sent to a peer, or was not.
-    pub fn forwarded(&self, peer: &str, result: &'static str, count: u64) {
-        if count > 0 {
-            let labels = ForwardLabels { peer: peer.to_owned(), result };
-            self.forwards.get_or_create(&labels).inc_by(count);
-        }
+    /// These are the peers, now. What was counted for others is dropped after a while.
+    pub fn set_peers<'p>(&self, peers: impl Iterator<Item = &'p str>) {
+        self.forwards.keep(peers, Instant::now());
     }
 
     /// A client came back.
     pub fn resumed(&self, resume: Resume) {
-        let result = match resume {
-            Resume::Here => "here",
-            Resume::Released => "released",
-            Resume::Copied => "copied",
-            Resume::Incomplete => "incomplete",
-            Resume::Refused => "refused",
-        };
-        self.resumes.get_or_create(&ResultLabels { result }).inc();
+        self.resumes.get_or_create(&ResultLabels { result: resume.as_str() }).inc();
     }
 
     /// How many sessions there are.
@@ -285,11 +264,16 @@ impl Telemetry {
 
     /// A limit was hit; `limit` is the last part of its option's name.
     pub fn limit_hit(&self, limit: &'static str) {
+        debug_assert!(LIMITS.contains(&limit), "{limit} is not in labels::LIMITS");
         self.limit_hits.get_or_create(&LimitLabels { limit }).inc();
     }
 
     /// An answer was given up.
     pub fn frames_abandoned(&self, reason: &'static str, count: u64) {
+        debug_assert!(
+            FRAMES_ABANDONED.contains(&reason),
+            "{reason} is not in labels::FRAMES_ABANDONED"
+        );
         if count > 0 {
             self.frames_abandoned.get_or_create(&ReasonLabels { reason }).inc_by(count);
         }
@@ -297,6 +281,10 @@ impl Telemetry {
 
     /// A record of the reply topic was no reply.
     pub fn record_skipped(&self, reason: &'static str) {
+        debug_assert!(
+            RECORDS_SKIPPED.contains(&reason),
+            "{reason} is not in labels::RECORDS_SKIPPED"
+        );
         self.records_skipped.get_or_create(&ReasonLabels { reason }).inc();
     }
 
@@ -307,6 +295,7 @@ impl Telemetry {
 
     /// A registry call took this long.
     pub fn registry_call(&self, operation: &'static str, took: Duration) {
+        debug_assert!(OPERATIONS.contains(&operation), "{operation} is not in labels::OPERATIONS");
         let labels = OperationLabels { operation };
         self.registry_seconds.get_or_create(&labels).observe(took.as_secs_f64());
     }
@@ -338,73 +327,10 @@ impl Default for Telemetry {
     }
 }
 
-#[derive(Debug)]
-struct EdgeCounters {
-    ok: Counter,
-    errors: [Counter; ErrorCode::ALL.len()],
-}
-
-/// The handles of one service's metrics.
-#[derive(Debug)]
-pub struct ServiceMetrics {
-    ws: EdgeCounters,
-    rest: EdgeCounters,
-    /// Seconds from the submission of a request to its end.
-    pub total: Histogram,
-    /// Seconds until the broker has acknowledged a request.
-    pub produce: Histogram,
-    /// Seconds from there until the reply was read.
-    pub service: Histogram,
-    /// Seconds that a reply took from the node that read it to the one that waits.
-    pub forward: Histogram,
-    /// Requests waiting for a reply.
-    pub in_flight: Gauge,
-    replies: [Counter; WAYS.len()],
-}
-
-impl ServiceMetrics {
-    /// A request has ended.
-    pub fn ended(&self, edge: Edge, outcome: Result<(), &Failure>) {
-        let counters = match edge {
-            Edge::Ws => &self.ws,
-            Edge::Rest => &self.rest,
-        };
-        match outcome {
-            Ok(()) => counters.ok.inc(),
-            Err(failure) => counters.errors[failure.code as usize].inc(),
-        };
-    }
-
-    /// A reply record came, this way.
-    pub fn replied(&self, way: Way) {
-        self.replies[way as usize].inc();
-    }
-}
-
-/// Sends logs to standard error, as lines of text or of JSON; `RUST_LOG` sets the filter. Standard
-/// output stays free for what `main` prints. A second call has no effect.
-pub fn init_logs(format: LogFormat) {
-    let filter =
-        EnvFilter::builder().with_default_directive(tracing::Level::INFO.into()).from_env_lossy();
-    let layer = fmt::layer().with_writer(std::io::stderr);
-    let subscriber = tracing_subscriber::registry().with(filter);
-    let installed = match format {
-        LogFormat::Text => subscriber.with(layer.with_ansi(false)).try_init(),
-        LogFormat::Json => subscriber.with(layer.json().flatten_event(true)).try_init(),
-    };
-    drop(installed);
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn every_code_has_its_counter() {
-        for (at, code) in ErrorCode::ALL.iter().enumerate() {
-            assert_eq!(*code as usize, at);
-        }
-    }
+    use crate::error::{ErrorCode, Failure};
 
     #[test]
     fn names_are_those_of_the_contract() {

@@ -89,7 +89,19 @@ impl Process {
     ///
     /// # Errors
     /// When the program cannot be started or the log not be written.
-    pub fn spawn(mut command: Command, log: &Path) -> Result<Self> {
+    pub fn spawn(command: Command, log: &Path) -> Result<Self> {
+        Self::spawn_with(command, log, None)
+    }
+
+    /// The same, but for what it writes to its standard error: that is a pipe which nobody reads.
+    ///
+    /// # Errors
+    /// As [`Process::spawn`].
+    pub fn spawn_unread(command: Command, log: &Path) -> Result<Self> {
+        Self::spawn_with(command, log, Some(Stdio::piped()))
+    }
+
+    fn spawn_with(mut command: Command, log: &Path, stderr: Option<Stdio>) -> Result<Self> {
         if let Some(parent) = log.parent() {
             fs::create_dir_all(parent)?;
         }
@@ -98,7 +110,7 @@ impl Process {
         let child = command
             .stdin(Stdio::null())
             .stdout(out.try_clone()?)
-            .stderr(out)
+            .stderr(stderr.unwrap_or_else(|| out.into()))
             .spawn()
             .with_context(|| format!("cannot start {:?}", command.get_program()))?;
         run().tell(&format!("watch {}", child.id()));

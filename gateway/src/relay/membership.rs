@@ -93,6 +93,12 @@ impl Membership {
         self.known.load().nodes.get(&node.id).filter(|entry| entry.node == *node).cloned()
     }
 
+    /// The names of the other nodes that are alive.
+    pub fn peers(&self) -> Vec<NodeId> {
+        let known = self.known.load();
+        known.nodes.keys().filter(|id| **id != self.this.id).cloned().collect()
+    }
+
     /// The one live peer that has this mark; `None` when there is none, or more than one. Never
     /// this node.
     pub fn find_marked(&self, mark: NodeMark) -> Option<NodeRef> {

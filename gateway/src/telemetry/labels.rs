@@ -1,6 +1,53 @@
-//! The label sets of the metrics.
+//! The label sets of the metrics, and the values that are known beforehand. Whoever counts under a
+//! new value puts it here, into PROTOCOL.md's table, and nowhere else.
 
 use prometheus_client::encoding::EncodeLabelSet;
+
+/// What `roundtrip_limit_hits_total` counts.
+pub(super) const LIMITS: &[&str] = &[
+    "connections_max",
+    "frame_bytes_max",
+    "in_flight_max",
+    "in_flight_per_connection_max",
+    "mailbox_bytes_max",
+    "mailbox_frames_max",
+    "message_bytes_max",
+    "outbox_bytes_max",
+    "peer_queue",
+    "producer_queue",
+    "requests_per_second_max",
+    "window",
+    "window_node",
+];
+
+/// Why answers are given up.
+pub(super) const FRAMES_ABANDONED: &[&str] = &[
+    "mailbox_full",
+    "node_lost",
+    "node_stopped",
+    "not_handled",
+    "not_resumable",
+    "session_ended",
+    "window_over",
+];
+
+/// Why a record of the reply topic is no reply.
+pub(super) const RECORDS_SKIPPED: &[&str] = &["malformed_correlation", "too_large", "uncorrelated"];
+
+/// The calls of the registry.
+pub(super) const OPERATIONS: &[&str] = &[
+    "announce",
+    "back_up",
+    "claim",
+    "find_routes",
+    "find_sessions",
+    "put_routes",
+    "record",
+    "remove_routes",
+];
+
+/// What comes of forwarding.
+pub(super) const FORWARDS: &[&str] = &["delivered", "failed", "unknown"];
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub(super) struct RequestLabels {

@@ -14,6 +14,8 @@ use serde_json::Value;
 use crate::harness::{Aim, Cluster, PATIENCE, REPLY_PARTITIONS, eventually};
 
 mod harness;
+mod metrics;
+mod peers;
 mod table;
 
 #[tokio::test]

@@ -1,7 +1,8 @@
 //! Situation: nothing but the binary.
 //! Action: `roundtrip dev`, with one node and with three; then what it prints is pasted.
 //! Must hold: the first answer is there within five seconds of the start; every node answers, by
-//! every sample service; the printed wscat and curl lines work as they stand.
+//! every sample service; the printed wscat and curl lines work as they stand. A log that nobody
+//! reads keeps no node from answering, nor from draining.
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -13,6 +14,7 @@ use tests::{
     eventually,
     http::HttpClient,
     infra::node_program,
+    metrics::Metrics,
     process::{Process, command, run_dir},
     say,
     terminal::Terminal,
@@ -34,7 +36,18 @@ impl Dev {
         command.args(["dev", "--port", "0", "--nodes", &nodes.to_string()]);
         let started = Instant::now();
         let log = run_dir().join(format!("dev-{nodes}.log"));
-        let mut process = Process::spawn(command, &log)?;
+        Self::introduced_by(Process::spawn(command, &log)?, started).await
+    }
+
+    /// One whose log is a pipe that nobody reads, and in which there is much.
+    async fn start_unread() -> Result<Self> {
+        let mut command = command(&node_program()?);
+        command.args(["dev", "--port", "0"]).env("RUST_LOG", "trace");
+        let process = Process::spawn_unread(command, &run_dir().join("dev-unread.log"))?;
+        Self::introduced_by(process, Instant::now()).await
+    }
+
+    async fn introduced_by(mut process: Process, started: Instant) -> Result<Self> {
         let output = eventually(SOON, "dev says what to do", async || {
             process.runs()?;
             let output = process.output()?;
@@ -58,6 +71,13 @@ impl Dev {
         let line = self.printed("wscat ")?;
         let address = line.split(['/', ' ']).find_map(|part| part.parse().ok());
         address.with_context(|| format!("no address in {line}"))
+    }
+
+    /// Where its first node says how it is.
+    fn internal(&self) -> Result<HttpClient> {
+        let address =
+            self.printed("listening internal=")?.trim_start_matches("listening internal=");
+        Ok(HttpClient::new(address.parse()?))
     }
 
     /// Waits until every node calls itself ready.
@@ -138,5 +158,28 @@ async fn three_nodes_answer_by_every_sample() -> Result<()> {
             HttpClient::new(address).post("/v1/services/fail", r#"{"status":418}"#).await?;
         assert_eq!(answer.status, 418);
     }
+    dev.stop().await
+}
+
+#[tokio::test]
+async fn a_log_that_nobody_reads_stops_nobody() -> Result<()> {
+    let dev = Dev::start_unread().await?;
+    let mut ws = Connect::to(dev.introduced()?).welcome().await?.0;
+    let internal = dev.internal()?;
+    let lost = async || {
+        let metrics = Metrics::parse(&internal.get("/metrics").await?.text());
+        anyhow::Ok(metrics.sum("roundtrip_log_lines_lost_total", &[]))
+    };
+    // The pipe is full long before; this is when the queue behind it is full as well.
+    let mut asked = 0;
+    while lost().await? == 0.0 {
+        ensure!(asked < 100_000, "nothing was lost of what {asked} requests have logged");
+        for _ in 0..100 {
+            let answer = ws.request("echo", &asked.to_string()).await?;
+            assert_eq!(answer.payload(), asked.to_string(), "{}", answer.text);
+            asked += 1;
+        }
+    }
+    say(&format!("lines were lost after {asked} requests"));
     dev.stop().await
 }
