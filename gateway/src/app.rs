@@ -175,7 +175,8 @@ impl App {
         let relay = Arc::new(Relay::new(&config, node, Arc::clone(&producer), telemetry));
         let url = config.internal.advertised(internal_address);
         let link = Arc::new(HttpPeers::new(&config.internal.secret)?);
-        let parts = Parts::join(Arc::clone(&relay), url, registry, link, tasks.clone());
+        let parts =
+            Parts::join(Arc::clone(&relay), url, registry, Arc::clone(&link) as _, tasks.clone());
         let control = consumer.control();
         let (dispatch, assigned) = parts.reader(Arc::clone(&control));
         let stops = Stops::default();
@@ -183,7 +184,11 @@ impl App {
         let reader =
             tasks.until("dispatch", &stops.reading, dispatch.run(consumer, reading, FAREWELL));
         let membership = Arc::clone(&parts.membership);
-        let readiness = Arc::new(readiness(&relay, &membership, assigned));
+        let readiness = readiness(&relay, &membership, assigned);
+        let readiness = Arc::new(readiness.with(Component::Peers, move || match link.troubles() {
+            troubles if troubles.is_empty() => Health::Well,
+            troubles => Health::Degraded(troubles.join("; ")),
+        }));
         let node =
             Node { config, relay, membership, producer, tasks, lost, stops, reader, readiness };
         node.start_upkeep(control);

@@ -16,6 +16,7 @@ use tokio_util::codec::{Framed, LengthDelimitedCodec};
 
 use crate::wire::Reply;
 
+mod health;
 pub mod http;
 
 /// Where a peer takes calls.
@@ -28,10 +29,21 @@ pub const RELEASE_PATH: (&str, &str) = ("/internal/v1/sessions/", "/release");
 pub const MEDIA_TYPE: &str = "application/vnd.roundtrip.postcard";
 /// Deliveries in one batch.
 pub const BATCH_RECORDS_MAX: usize = 256;
-/// Payload bytes in one batch; one delivery always fits.
+/// Bytes of one batch, as [`delivery_bytes`] counts them; one delivery always fits.
 pub const BATCH_BYTES_MAX: usize = 1024 * 1024;
-/// Largest call that is read: one reply of any size that a node takes, and some more.
+/// Bytes of the largest reply that is handed on, as [`reply_bytes`] counts them.
+pub const REPLY_BYTES_MAX: usize = 32 * 1024 * 1024;
+/// Largest call that is read.
 pub const CALL_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// What a delivery takes beside its reply: ids, times and the lengths of what varies. What a call
+/// has around its deliveries is less.
+const DELIVERY_BYTES: usize = 128;
+/// The lengths of a header's name and value.
+const HEADER_BYTES: usize = 10;
+
+// Were it otherwise, a peer could be sent what it does not read, again and again.
+const _: () = assert!(CALL_BYTES_MAX >= REPLY_BYTES_MAX + 2 * DELIVERY_BYTES);
+const _: () = assert!(CALL_BYTES_MAX >= BATCH_BYTES_MAX + 2 * DELIVERY_BYTES);
 /// How long a connection of calls is kept that nothing comes on. The caller gives it up after half
 /// of that, so that it is not closed under a call.
 pub const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
@@ -69,6 +81,19 @@ pub struct Delivery {
     pub reply: Reply,
 }
 
+/// Bytes that a reply takes on its way to a peer, at most, by the sizes of its payload and of each
+/// header's name and value. Whoever decides whether a reply can be handed on counts with it, and
+/// whoever fills a batch.
+pub fn reply_bytes(payload: usize, headers: impl Iterator<Item = (usize, usize)>) -> usize {
+    payload + headers.map(|(name, value)| name + value + HEADER_BYTES).sum::<usize>()
+}
+
+/// Bytes that the delivery of a reply takes in a call, at most.
+pub fn delivery_bytes(reply: &Reply) -> usize {
+    let headers = reply.headers.iter().map(|(name, value)| (name.len(), value.len()));
+    DELIVERY_BYTES + reply_bytes(reply.payload.len(), headers)
+}
+
 /// What the receiving node did with one delivery.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Verdict {
@@ -89,13 +114,19 @@ pub enum Verdict {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PeerError {
     /// No connection, or no answer in time.
-    #[error("peer unreachable: {0}")]
+    #[error("cannot be reached: {0}")]
     Unreachable(String),
-    /// An answer that is none: a wrong secret, another version, an error.
-    #[error("peer answered with status {0}")]
+    /// No address is known for its name.
+    #[error("its name cannot be resolved: {0}")]
+    Unresolved(String),
+    /// It has another `internal.secret`.
+    #[error("internal.secret differs")]
+    Unauthorized,
+    /// An answer that is none: another version, an error.
+    #[error("answered with HTTP status {0}")]
     Refused(u16),
     /// An answer that cannot be read.
-    #[error("peer answered with {0}")]
+    #[error("answered with what cannot be read: {0}")]
     Malformed(String),
 }
 
@@ -155,7 +186,7 @@ pub fn decode<'de, T: Deserialize<'de>>(bytes: &'de [u8]) -> Result<T, String> {
 
 #[cfg(test)]
 mod tests {
-    use proptest::prelude::{any, prop_assert_eq, proptest};
+    use proptest::prelude::{any, prop_assert, prop_assert_eq, proptest};
     use uuid::Uuid;
 
     use super::*;
@@ -175,6 +206,8 @@ mod tests {
                 read_at_us: 7,
                 reply: Reply { status, headers, payload: payload.into() },
             }]));
+            let Call::Deliveries(deliveries) = &batch else { unreachable!("it is one") };
+            prop_assert!(encode(&batch).len() <= delivery_bytes(&deliveries[0].reply));
             prop_assert_eq!(decode::<Call<'_>>(&encode(&batch)), Ok(batch));
         }
 

@@ -25,6 +25,8 @@ pub enum Component {
     Assignment,
     /// The brokers.
     Kafka,
+    /// The other nodes, as far as they were called.
+    Peers,
 }
 
 /// How a component is. A text is a whole statement for people, without secrets.

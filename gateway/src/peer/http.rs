@@ -18,7 +18,7 @@ use tokio::time::Instant;
 
 use super::{
     Call, CallStream, DELIVERIES_PATH, Delivery, IDLE_TIMEOUT, MEDIA_TYPE, PeerError, PeerLink,
-    RELEASE_PATH, UPGRADE, Verdict, call_stream, decode, encode,
+    RELEASE_PATH, UPGRADE, Verdict, call_stream, decode, encode, health::PeersHealth,
 };
 use crate::{config::Secret, tasks::locked};
 
@@ -32,6 +32,7 @@ pub struct HttpPeers {
     authorization: HeaderValue,
     /// Connections of calls that nobody uses just now, by the peer's address.
     idle: Mutex<HashMap<String, Idle>>,
+    health: PeersHealth,
 }
 
 struct Idle {
@@ -54,7 +55,12 @@ impl HttpPeers {
             .build(connector);
         let mut authorization = HeaderValue::from_str(&format!("Bearer {}", secret.expose()))?;
         authorization.set_sensitive(true);
-        Ok(Self { client, authorization, idle: Mutex::default() })
+        Ok(Self { client, authorization, idle: Mutex::default(), health: PeersHealth::default() })
+    }
+
+    /// What is the matter with which peers, one text for each, as of the last calls.
+    pub fn troubles(&self) -> Vec<String> {
+        self.health.troubles()
     }
 
     async fn post(
@@ -80,9 +86,10 @@ impl HttpPeers {
             None => StatusCode::OK,
         };
         let answer = self.client.request(request).await.map_err(unreachable)?;
-        match answer.status() == expected {
-            true => Ok(answer),
-            false => Err(PeerError::Refused(answer.status().as_u16())),
+        match answer.status() {
+            status if status == expected => Ok(answer),
+            StatusCode::UNAUTHORIZED => Err(PeerError::Unauthorized),
+            status => Err(PeerError::Refused(status.as_u16())),
         }
     }
 
@@ -122,13 +129,19 @@ impl HttpPeers {
         count: usize,
         within: Duration,
     ) -> Result<Vec<Verdict>, PeerError> {
-        let answer = in_time(within, self.exchange(url, encode(call))).await?;
-        let verdicts: Vec<Verdict> = decode(&answer).map_err(PeerError::Malformed)?;
-        if verdicts.len() != count {
-            let message = format!("{} verdicts on {count} deliveries", verdicts.len());
-            return Err(PeerError::Malformed(message));
-        }
-        Ok(verdicts)
+        let answer = in_time(within, self.exchange(url, encode(call))).await;
+        let verdicts = answer.and_then(|answer| {
+            let verdicts: Vec<Verdict> = decode(&answer).map_err(PeerError::Malformed)?;
+            match verdicts.len() == count {
+                true => Ok(verdicts),
+                false => {
+                    let message = format!("{} verdicts on {count} deliveries", verdicts.len());
+                    Err(PeerError::Malformed(message))
+                }
+            }
+        });
+        self.health.note(url, &verdicts);
+        verdicts
     }
 
     async fn fetch(&self, url: &str, path: &str, body: Bytes) -> Result<Bytes, PeerError> {
@@ -144,8 +157,24 @@ impl Idle {
     }
 }
 
+/// The error with its causes: the outermost says no more than that there is one.
 fn unreachable(error: impl Into<Box<dyn Error + Send + Sync>>) -> PeerError {
-    PeerError::Unreachable(error.into().to_string())
+    let error = error.into();
+    let mut causes: Vec<String> = Vec::new();
+    let mut next: Option<&dyn Error> = Some(&*error);
+    while let Some(cause) = next {
+        let text = cause.to_string();
+        // Some say what their cause says.
+        if causes.iter().all(|outer| !outer.contains(&text)) {
+            causes.push(text);
+        }
+        next = cause.source();
+    }
+    let text = causes.join(": ");
+    match causes.iter().any(|cause| cause.contains("dns error")) {
+        true => PeerError::Unresolved(text),
+        false => PeerError::Unreachable(text),
+    }
 }
 
 #[async_trait]
@@ -178,11 +207,13 @@ impl PeerLink for HttpPeers {
         within: Duration,
     ) -> Result<Option<Bytes>, PeerError> {
         let path = format!("{}{session}{}", RELEASE_PATH.0, RELEASE_PATH.1);
-        match in_time(within, self.fetch(url, &path, encode(&epoch))).await {
+        let released = match in_time(within, self.fetch(url, &path, encode(&epoch))).await {
             Ok(released) => Ok(Some(released)),
             Err(PeerError::Refused(status)) if status == StatusCode::NOT_FOUND => Ok(None),
             Err(error) => Err(error),
-        }
+        };
+        self.health.note(url, &released);
+        released
     }
 }
 

@@ -6,7 +6,11 @@
 use bytes::Bytes;
 use registry::RequestId;
 
-use crate::{bus::Incoming, wire::Reply};
+use crate::{
+    bus::Incoming,
+    peer::{REPLY_BYTES_MAX, reply_bytes},
+    wire::Reply,
+};
 
 /// Carries the RequestId both ways.
 pub const CORRELATION_ID: &str = "kafka_correlationId";
@@ -19,9 +23,6 @@ const NEST_ERROR: &str = "kafka_nest-err";
 /// Where a service's status may stand; the first that is there counts.
 const STATUSES: [&str; 3] = ["roundtrip-status", ":status", "x-status-code"];
 const BAD_GATEWAY: u16 = 502;
-/// Bytes of a reply's value and headers. A larger one is answered for the service, with 502: it
-/// would block the way of all others to the node or the socket that waits.
-const REPLY_BYTES_MAX: usize = 32 * 1024 * 1024;
 
 /// Why a record is no reply.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -84,12 +85,12 @@ pub fn read(record: &Incoming<'_>, keep: impl Fn(&str) -> bool) -> Reply {
     }
 }
 
-/// Whether a reply is larger than any that is handed on.
+/// Whether a reply is larger than any that is handed on. It is answered for the service, with 502:
+/// it would block the way of all others to the socket that waits, and no peer would read it.
 pub fn is_too_large(record: &Incoming<'_>) -> bool {
-    let headers = record.headers.iter();
-    let headers: usize =
-        headers.map(|(name, value)| name.len() + value.map_or(0, <[u8]>::len)).sum();
-    record.value.map_or(0, <[u8]>::len) + headers > REPLY_BYTES_MAX
+    let length = |value: Option<&[u8]>| value.map_or(0, <[u8]>::len);
+    let headers = record.headers.iter().map(|(name, value)| (name.len(), length(*value)));
+    reply_bytes(length(record.value), headers) > REPLY_BYTES_MAX
 }
 
 fn header<'r>(record: &Incoming<'r>, name: &str) -> Option<&'r [u8]> {
@@ -187,6 +188,12 @@ mod tests {
         record.headers = &headers;
         let reply = read(&record, |_| true);
         assert_eq!((reply.status, reply.payload.len()), (Some(502), 0));
+
+        // Many small headers count with all that they take on the way to a peer.
+        let many = vec![("x", Some(b"1".as_slice())); REPLY_BYTES_MAX / 4];
+        record.value = None;
+        record.headers = &many;
+        assert_eq!(read(&record, |_| true).status, Some(502));
     }
 
     #[test]

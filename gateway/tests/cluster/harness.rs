@@ -55,6 +55,16 @@ impl Cluster {
         bus: MemoryBus,
         producer: fn(&MemoryBus) -> MemoryProducer,
     ) -> Self {
+        Self::start_each(nodes, bus, producer, config).await
+    }
+
+    /// Nodes that are configured by their numbers.
+    pub(crate) async fn start_each(
+        nodes: usize,
+        bus: MemoryBus,
+        producer: fn(&MemoryBus) -> MemoryProducer,
+        config: impl Fn(usize) -> Config,
+    ) -> Self {
         let registry = Table::default();
         let mut this = Self {
             bus,
@@ -170,7 +180,7 @@ impl Cluster {
     }
 }
 
-fn config(number: usize) -> Config {
+pub(crate) fn config(number: usize) -> Config {
     let text = format!(
         r#"
         node_id = "gw-{number}"

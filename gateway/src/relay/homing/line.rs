@@ -12,7 +12,7 @@ use tokio::{sync::Notify, time::Instant};
 
 use super::{Guide, Stray, Wants, lines::Lines};
 use crate::{
-    peer::{BATCH_BYTES_MAX, BATCH_RECORDS_MAX, Delivery, PeerError, Verdict},
+    peer::{BATCH_BYTES_MAX, BATCH_RECORDS_MAX, Delivery, PeerError, Verdict, delivery_bytes},
     relay::window::Hold,
     tasks::locked,
     telemetry::Way,
@@ -58,7 +58,7 @@ impl PeerQueue {
         let mut strays = locked(&self.strays);
         let mut bytes = 0;
         let fits = |stray: &&Stray| {
-            bytes += stray.reply.payload.len();
+            bytes += delivery_bytes(&stray.reply);
             bytes <= BATCH_BYTES_MAX
         };
         let count = strays.iter().take(BATCH_RECORDS_MAX).take_while(fits).count();
