@@ -58,8 +58,15 @@ pub struct Adapters {
 #[derive(Debug, thiserror::Error)]
 pub enum StartFailure {
     /// A listener's address cannot be bound.
-    #[error("cannot listen on {0}: {1}")]
-    Listen(SocketAddr, io::Error),
+    #[error("{option}: cannot listen on {address}: {source}")]
+    Listen {
+        /// The option that names the address.
+        option: &'static str,
+        /// The address.
+        address: SocketAddr,
+        /// Why not.
+        source: io::Error,
+    },
     /// A Kafka client cannot be set up.
     #[error(transparent)]
     Kafka(#[from] StartError),
@@ -141,14 +148,16 @@ impl App {
     /// # Errors
     /// An address that cannot be bound.
     pub fn build(config: Config, adapters: Adapters) -> Result<Self, StartFailure> {
-        let bind = |address: SocketAddr, connections_max: usize| {
+        let bind = |option: &'static str, address: SocketAddr, connections_max: usize| {
             Server::bind(address, connections_max)
                 .and_then(|server| Ok((server.address()?, server)))
-                .map_err(|error| StartFailure::Listen(address, error))
+                .map_err(|source| StartFailure::Listen { option, address, source })
         };
         let connections_max = config.limits.connections_max.saturating_add(SPARE_CONNECTIONS);
-        let (public_address, public) = bind(config.public.listen, connections_max)?;
-        let (internal_address, internal) = bind(config.internal.listen, INTERNAL_CONNECTIONS_MAX)?;
+        let (public_address, public) =
+            bind("public.listen", config.public.listen, connections_max)?;
+        let (internal_address, internal) =
+            bind("internal.listen", config.internal.listen, INTERNAL_CONNECTIONS_MAX)?;
         Ok(Self { config, adapters, public, internal, public_address, internal_address })
     }
 

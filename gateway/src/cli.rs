@@ -16,8 +16,11 @@ use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 use crate::{
     app::{Adapters, App, kafka_settings},
-    bus::kafka::admin::{TopicOutcome, TopicResult, TopicSpec, create_topics},
-    config::{Config, process_environment},
+    bus::kafka::{
+        admin::{TopicOutcome, TopicResult, TopicSpec, create_topics},
+        refusal_of_property,
+    },
+    config::{Config, PropertyCheck, Unused, process_environment},
     dev,
     samples::Samples,
     tasks::Tasks,
@@ -68,8 +71,12 @@ enum Command {
     },
     /// Say everything that is wrong with a configuration, or show it as it takes effect.
     CheckConfig {
-        /// The configuration.
-        file: PathBuf,
+        /// The configuration of a node.
+        #[arg(value_name = "FILE", required_unless_present = "config")]
+        file: Option<PathBuf>,
+        /// The same, as the other commands take it.
+        #[arg(long, value_name = "FILE", conflicts_with = "file")]
+        config: Option<PathBuf>,
     },
     /// Run the sample services for those of echo, slow, fail and orders that are configured.
     Samples {
@@ -132,9 +139,10 @@ fn execute(command: Command) -> Result<(), Exit> {
             telemetry::init_logs(config.log.format);
             in_runtime(async move { topics(&config, dry_run).await })
         }
-        Command::CheckConfig { file } => {
-            load(&file)?;
-            let shown = Config::explain(Some(&file), process_environment())
+        Command::CheckConfig { file, config } => {
+            let file = file.or(config);
+            let check: PropertyCheck = refusal_of_property;
+            let shown = Config::explain(file.as_deref(), process_environment(), Some(check))
                 .map_err(|problems| Exit { code: BAD_USAGE, message: problems.to_string() })?;
             say(&shown);
             Ok(())
@@ -148,12 +156,9 @@ fn execute(command: Command) -> Result<(), Exit> {
 }
 
 fn load(file: &Path) -> Result<Config, Exit> {
-    let config = Config::load(Some(file), process_environment())
-        .map_err(|problems| Exit { code: BAD_USAGE, message: problems.to_string() })?;
-    match kafka_settings(&config).refused_properties() {
-        refused if refused.is_empty() => Ok(config),
-        refused => Err(Exit { code: BAD_USAGE, message: refused.join("\n") }),
-    }
+    let check: PropertyCheck = refusal_of_property;
+    Config::load(Some(file), process_environment(), Some(check))
+        .map_err(|problems| Exit { code: BAD_USAGE, message: problems.to_string() })
 }
 
 /// Worker threads on a machine of so many cores: librdkafka's own threads take about half of a busy
@@ -183,8 +188,8 @@ fn in_runtime(command: impl Future<Output = Result<(), Exit>>) -> Result<(), Exi
 }
 
 async fn serve(config: Config, shutdown: Shutdown) -> Result<(), Exit> {
-    for key in &config.unused {
-        tracing::warn!(key, "this option has no effect in this version");
+    for Unused { key, reason } in &config.unused {
+        tracing::warn!(key, reason, "this option has no effect");
     }
     let adapters = Adapters::connect(&config).await.map_err(Exit::failed)?;
     let app = App::build(config, adapters).map_err(Exit::failed)?;

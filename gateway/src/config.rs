@@ -50,9 +50,22 @@ pub struct Config {
     /// The backend services by name. A name is 1 to 64 characters out of
     /// `A-Z a-z 0-9 . _ -`.
     pub services: BTreeMap<String, ServiceConfig>,
-    /// Keys that were set although this version has no use for them yet: accepted, and told of.
-    pub unused: Vec<String>,
+    /// Keys that were set and have no effect: accepted, and told of.
+    pub unused: Vec<Unused>,
 }
+
+/// A key that was set and has no effect.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unused {
+    /// The dotted path of the option.
+    pub key: String,
+    /// Why it has none.
+    pub reason: String,
+}
+
+/// What is wrong with a property of librdkafka's, given its name and value, if anything; never shows
+/// the value. Only who knows librdkafka can say.
+pub type PropertyCheck = fn(&str, &str) -> Option<String>;
 
 /// The listener for clients.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -73,7 +86,8 @@ pub struct InternalConfig {
     /// `http://host[:port]` without a final `/`, as peers reach this node. Port 0 stands for the
     /// bound port. `None`: derived from the bound address. See [`InternalConfig::advertised`].
     pub advertise: Option<String>,
-    /// Shared by the nodes of a cluster: 1 to 1024 visible ASCII characters.
+    /// Shared by the nodes of a cluster: 16 to 1024 visible ASCII characters, at least 32 where
+    /// `listen` is no loopback address.
     pub secret: Secret,
 }
 
@@ -243,8 +257,9 @@ impl Config {
     pub fn load(
         file: Option<&Path>,
         environment: impl Iterator<Item = (String, String)>,
+        check_property: Option<PropertyCheck>,
     ) -> Result<Self, ConfigProblems> {
-        read(File::open(file), environment).map(|(config, _)| config)
+        read(File::open(file), environment, check_property).map(|(config, _)| config)
     }
 
     /// As [`Config::load`], with the text of a file that was never one.
@@ -256,20 +271,21 @@ impl Config {
         environment: impl Iterator<Item = (String, String)>,
     ) -> Result<Self, ConfigProblems> {
         let file = File { path: Path::new("<text>"), text: Ok(text.to_owned()) };
-        read(Some(file), environment).map(|(config, _)| config)
+        read(Some(file), environment, None).map(|(config, _)| config)
     }
 
     /// The configuration that [`Config::load`] would give, as TOML with `***` for secrets. A
-    /// comment says where each value comes from.
+    /// comment says where each value comes from, and which have no effect.
     ///
     /// # Errors
     /// Those of [`Config::load`].
     pub fn explain(
         file: Option<&Path>,
         environment: impl Iterator<Item = (String, String)>,
+        check_property: Option<PropertyCheck>,
     ) -> Result<String, ConfigProblems> {
-        read(File::open(file), environment)
-            .map(|(_, findings)| effective::render(&findings.declared))
+        read(File::open(file), environment, check_property)
+            .map(|(config, findings)| effective::render(&findings.declared, &config.unused))
     }
 }
 
@@ -312,6 +328,7 @@ impl<'p> File<'p> {
 fn read(
     file: Option<File<'_>>,
     environment: impl Iterator<Item = (String, String)>,
+    check_property: Option<PropertyCheck>,
 ) -> Result<(Config, reader::Findings), ConfigProblems> {
     let (mut tree, broken) = match file.map_or_else(|| Ok(tree::Table::new()), File::parse) {
         Ok(tree) => (tree, Vec::new()),
@@ -327,12 +344,15 @@ fn read(
     problems.extend(environment::merge(&mut tree, environment));
 
     let mut findings = reader::Findings::default();
+    findings.check_property = check_property;
     findings.problems = problems;
     findings.lacks_file = !broken.is_empty();
-    let config = options::read(&mut findings, tree, host_name);
+    let mut config = options::read(&mut findings, tree, host_name);
     findings.report_unknown();
     if broken.is_empty() {
         relations::check(&config, &mut findings);
+        relations::find_unused(&config, &mut findings);
+        config.unused = findings.unused.clone();
     } else {
         // Without the file's values, all that is known is which variables are wrong by themselves.
         findings.problems.extend(broken);

@@ -69,7 +69,12 @@ pub async fn run(
         let config = config(number + 1, port, broker.bootstrap_servers())?;
         let settings = settings(&broker, &format!("roundtrip-{}", config.node_id));
         let adapters = Adapters::with(&settings, &config, Arc::clone(&registry))?;
-        let app = App::build(config, adapters)?;
+        let app = App::build(config, adapters).map_err(|failure| match failure {
+            StartFailure::Listen { option: "public.listen", address, source } => {
+                StartFailure::Listen { option: "--port", address, source }
+            }
+            other => other,
+        })?;
         say(&format!(
             "listening public={}\nlistening internal={}\n",
             app.public_address(),

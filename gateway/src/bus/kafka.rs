@@ -97,22 +97,18 @@ impl KafkaSettings {
         config.set("bootstrap.servers", &self.bootstrap_servers);
         config
     }
+}
 
-    /// The user's properties that librdkafka does not take, each with the reason; values, which may
-    /// be secret, are not shown.
-    pub fn refused_properties(&self) -> Vec<String> {
-        let refusal = |(key, value): (&String, &String)| {
-            let mut config = ClientConfig::new();
-            config.set(key, value);
-            match config.create_native_config() {
-                Ok(_) => None,
-                Err(KafkaError::ClientConfig(RDKafkaConfRes::RD_KAFKA_CONF_UNKNOWN, ..)) => {
-                    Some(format!("kafka.properties.{key}: librdkafka has no such property"))
-                }
-                Err(_) => Some(format!("kafka.properties.{key}: librdkafka refuses the value")),
-            }
-        };
-        self.properties.iter().filter_map(refusal).collect()
+/// What librdkafka has against a property, if anything; the value, which may be secret, is not shown.
+pub fn refusal_of_property(key: &str, value: &str) -> Option<String> {
+    let mut config = ClientConfig::new();
+    config.set(key, value);
+    match config.create_native_config() {
+        Ok(_) => None,
+        Err(KafkaError::ClientConfig(RDKafkaConfRes::RD_KAFKA_CONF_UNKNOWN, ..)) => {
+            Some("librdkafka has no such property".to_owned())
+        }
+        Err(_) => Some("librdkafka refuses the value".to_owned()),
     }
 }
 

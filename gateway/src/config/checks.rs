@@ -175,14 +175,20 @@ pub(super) fn header(text: &str) -> Result<String, String> {
     Err(format!("{}: {refused}", shown(name)))
 }
 
+/// Characters of a secret that peers share, at least.
+const SECRET_MIN: usize = 16;
+
 /// The secret that peers share, which travels in a header. The reason never shows it.
 pub(super) fn shared_secret(text: &str) -> Result<(), String> {
     if !text.bytes().all(|b| b.is_ascii_graphic()) {
         Err("must be visible ASCII characters only, without spaces".to_owned())
-    } else if (1..=1024).contains(&text.len()) {
+    } else if (SECRET_MIN..=1024).contains(&text.len()) {
         Ok(())
     } else {
-        Err(format!("must be 1 to 1024 characters, is {}", text.len()))
+        let is = text.len();
+        Err(format!(
+            "must be {SECRET_MIN} to 1024 characters, is {is}; openssl rand -hex 32 makes one"
+        ))
     }
 }
 
@@ -373,10 +379,19 @@ mod tests {
 
     #[test]
     fn wants_a_secret_that_fits_a_header() {
-        for text in ["s", "0123456789abcdef", "!\"#~", &"x".repeat(1024)] {
+        for text in ["0123456789abcdef", "0123456789ab!\"#~", &"x".repeat(1024)] {
             assert_eq!(shared_secret(text), Ok(()), "{text}");
         }
-        for text in ["", " ", "0123456789 abcdef", "a\n", "0123456789abcdefü", &"x".repeat(1025)] {
+        for text in [
+            "",
+            " ",
+            "s",
+            "0123456789abcde",
+            "0123456789 abcdef",
+            "a\n",
+            "0123456789abcdefü",
+            &"x".repeat(1025),
+        ] {
             assert!(shared_secret(text).is_err(), "{text}");
         }
     }

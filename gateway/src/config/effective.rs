@@ -3,10 +3,11 @@
 
 use std::fmt::Write as _;
 
-use super::{problems::Source, reader::Declared, tree::KeyPath};
+use super::{Unused, problems::Source, reader::Declared, tree::KeyPath};
 
-/// Every option with its value and source, a comment where there is no value.
-pub(super) fn render(declared: &[Declared]) -> String {
+/// Every option with its value and source, a comment where there is no value; then what has no
+/// effect.
+pub(super) fn render(declared: &[Declared], unused: &[Unused]) -> String {
     let mut out = String::new();
     let mut table: &[String] = &[];
     for option in declared {
@@ -29,6 +30,12 @@ pub(super) fn render(declared: &[Declared]) -> String {
         // A file's name may hold a line end, which would end the comment.
         out.push_str(&line.replace(['\n', '\r'], " "));
         out.push('\n');
+    }
+    if !unused.is_empty() {
+        out.push_str("\n# Set, and without effect:\n");
+    }
+    for Unused { key, reason } in unused {
+        writeln!(out, "# {key}: {reason}").expect("a String takes every text");
     }
     out
 }

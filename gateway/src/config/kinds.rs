@@ -58,6 +58,9 @@ fn text_of(setting: &Setting) -> Result<&str, String> {
     match (&setting.value, &setting.source) {
         (Value::Text(text), _) => Ok(text),
         (Value::Scalar(scalar), Source::Variable(_)) => Ok(&scalar.text),
+        (Value::Scalar(scalar), _) => {
+            Err(format!("expected a string, found {}; text needs quotes", scalar.kind))
+        }
         (other, _) => Err(format!("expected a string, found {}", other.kind())),
     }
 }

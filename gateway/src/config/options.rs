@@ -10,7 +10,7 @@ use super::{
     RegistryConfig, Secret, ServiceConfig, SessionConfig, ShutdownConfig, checks,
     kinds::{Count, Hidden, LISTEN, List, Parsed, Period, Size, Text, Word},
     reader::{Findings, Preset, Section},
-    tree::Table,
+    tree::{KeyPath, Table},
 };
 
 const SECOND: u64 = 1_000;
@@ -21,11 +21,21 @@ const MIB: u32 = 1 << 20;
 
 /// Reads the configuration. Where there are problems the values are stand-ins.
 pub(super) fn read(findings: &mut Findings, tree: Table, host_name: Option<NodeId>) -> Config {
-    let config = Section::root(findings, tree, |root| {
+    Section::root(findings, tree, |root| {
         root.accept_unused(&["rest"]);
         all(root, host_name)
-    });
-    Config { unused: findings.unused.clone(), ..config }
+    })
+}
+
+/// The names of the options that every service has.
+pub(super) fn of_a_service() -> Vec<String> {
+    let mut findings = Findings::for_reference();
+    read(&mut findings, Table::new(), None);
+    let of_services = |path: &KeyPath| match path.0.as_slice() {
+        [table, _, option] if table == "services" => Some(option.clone()),
+        _ => None,
+    };
+    findings.declared.iter().filter_map(|option| of_services(&option.path)).collect()
 }
 
 fn all(root: &mut Section<'_>, host_name: Option<NodeId>) -> Config {
@@ -114,13 +124,14 @@ fn internal(section: &mut Section<'_>) -> InternalConfig {
         secret: section.required(
             "secret",
             &Hidden {
-                name: "string, 1 to 1024 characters",
+                name: "string, 16 to 1024 characters",
                 check: checks::shared_secret,
                 is_url: false,
             },
             "Shared by all nodes of the cluster; a call between nodes without it is answered with \
-             HTTP 401. Visible ASCII without spaces. Make it long and random: whoever guesses it \
-             may call the node as its peers do. Never shown.",
+             HTTP 401. Visible ASCII without spaces; at least 32 characters where `internal.listen` \
+             is no loopback address. Make it long and random, as `openssl rand -hex 32` does: \
+             whoever guesses it may call the node as its peers do. Never shown.",
         ),
     }
 }

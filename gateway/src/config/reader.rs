@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 
 use super::{
+    PropertyCheck, Unused,
     environment::is_service_link,
     kinds::{Kind, Property},
     problems::{Problem, Source},
@@ -51,8 +52,10 @@ pub(super) struct Findings {
     pub(super) declared: Vec<Declared>,
     /// Every table, with what it is for.
     pub(super) sections: Vec<(KeyPath, &'static str)>,
-    /// Keys that were set and have no effect yet.
-    pub(super) unused: Vec<String>,
+    /// Keys that were set and have no effect.
+    pub(super) unused: Vec<Unused>,
+    /// What librdkafka says of a property.
+    pub(super) check_property: Option<PropertyCheck>,
     /// What is wrong.
     pub(super) problems: Vec<Problem>,
     /// What nobody asked for.
@@ -96,6 +99,14 @@ impl Findings {
         }
     }
 
+    /// Records that an option has no effect, where it is set.
+    pub(super) fn add_unused(&mut self, path: &KeyPath, reason: &str) {
+        let is_set = |option: &Declared| option.path == *path && option.source != Source::Unset;
+        if self.declared.iter().any(is_set) && !self.has_problem(path) {
+            self.unused.push(Unused { key: path.to_string(), reason: reason.to_owned() });
+        }
+    }
+
     /// Reports whatever is left as unknown: each key of the file once, and each variable.
     pub(super) fn report_unknown(&mut self) {
         for (path, setting) in std::mem::take(&mut self.left) {
@@ -111,7 +122,11 @@ impl Findings {
         let is_file = matches!(setting.source, Source::File { .. });
         if is_file || inner.is_none_or(BTreeMap::is_empty) {
             let mut reason = "unknown key".to_owned();
-            if let Some(meant) = self.suggest(path) {
+            let meant = match &setting.source {
+                Source::Variable(name) => self.suggest_variable(name),
+                _ => None,
+            };
+            if let Some(meant) = meant.or_else(|| self.suggest(path)) {
                 reason.push_str(&format!("; did you mean {meant}?"));
             }
             if matches!(&setting.source, Source::Variable(name) if is_service_link(name)) {
@@ -126,6 +141,32 @@ impl Findings {
                 self.report_unknown_at(&path.child(name), setting);
             }
         }
+    }
+
+    /// The variable that an unknown one would be with other underscores: two where there is one, or
+    /// the other way round. A service's name may have some of its own.
+    fn suggest_variable(&self, unknown: &str) -> Option<String> {
+        let plain = |variable: &str| variable.to_ascii_uppercase().replace("__", "_");
+        let unknown = plain(unknown);
+        let here = self.declared.iter().map(|option| option.path.variable());
+        if let Some(known) = here.into_iter().find(|known| plain(known) == unknown) {
+            return Some(known);
+        }
+        let name_of = |table: &str, option: &str| {
+            let name = unknown.strip_prefix(table)?.strip_suffix(option)?;
+            (!name.is_empty()).then(|| name.to_owned())
+        };
+        if let Some(property) = name_of("ROUNDTRIP_KAFKA_PROPERTIES_", "") {
+            return Some(format!("ROUNDTRIP_KAFKA__PROPERTIES__{property}"));
+        }
+        // The longest first: `_TIMEOUT` ends `_IDLE_TIMEOUT` as well.
+        let mut options = super::options::of_a_service();
+        options.sort_by_key(|option| std::cmp::Reverse(option.len()));
+        options.iter().find_map(|option| {
+            let option = option.to_ascii_uppercase();
+            let name = name_of("ROUNDTRIP_SERVICES_", &format!("_{option}"))?;
+            Some(format!("ROUNDTRIP_SERVICES__{name}__{option}"))
+        })
     }
 
     /// The known key that an unknown one is nearest to: a neighbour with a similar name, else the
@@ -221,7 +262,9 @@ impl<'f> Section<'f> {
     pub(super) fn accept_unused(&mut self, names: &[&str]) {
         for name in names {
             if self.left.remove(*name).is_some() {
-                self.findings.unused.push(self.path.child(name).to_string());
+                let key = self.path.child(name).to_string();
+                let reason = "it tunes what this version does not have".to_owned();
+                self.findings.unused.push(Unused { key, reason });
             }
         }
     }
@@ -232,7 +275,12 @@ impl<'f> Section<'f> {
             None => (Table::new(), Source::Unset),
             Some(Setting { value: Value::Table(table), source }) => (table, source),
             Some(Setting { value, source }) => {
-                let reason = format!("expected a table, found {}", value.kind());
+                let mut reason = format!("expected a table, found {}", value.kind());
+                if let Source::Variable(name) = &source
+                    && let Some(meant) = self.findings.suggest_variable(name)
+                {
+                    reason.push_str(&format!("; did you mean {meant}?"));
+                }
                 self.findings.add(&self.path.child(name), source.clone(), reason);
                 (Table::new(), source)
             }
@@ -302,7 +350,9 @@ impl<'f> Section<'f> {
     /// Records that the option `name` is missing, unless it is there and has a problem.
     pub(super) fn add_missing(&mut self, name: &str, reason: &str) {
         let path = self.path.child(name);
-        if self.findings.lacks_file || self.findings.has_problem(&path) {
+        // What should be a table and is none has been told of.
+        let is_told = self.findings.has_problem(&path) || self.findings.has_problem(&self.path);
+        if self.findings.lacks_file || is_told {
             return;
         }
         let source = match &self.source {
@@ -332,8 +382,10 @@ impl<'f> Section<'f> {
         let one = |(name, setting): (String, Setting)| {
             let path = path.child(&name);
             let read = Property.read(&setting);
+            let check = self.findings.check_property;
             let refusal = match &read {
-                Ok(value) => properties::refusal(&name, value),
+                Ok(value) => properties::refusal(&name, value)
+                    .or_else(|| check.and_then(|check| check(&name, value))),
                 Err(reason) => Some(reason.clone()),
             };
             if let Some(reason) = refusal {

@@ -1,15 +1,23 @@
-//! What options must be to each other. Owns the checks that need more than one of them.
+//! What options must be to each other, and which have no effect beside others. Owns the checks that
+//! need more than one of them.
 
 use super::{
-    Config,
+    Config, InternalConfig,
     reader::Findings,
     tree::KeyPath,
     units::{format_duration, format_size},
 };
 
+/// Characters of `internal.secret`, at least, where it can be tried from other machines.
+const REMOTE_SECRET_MIN: usize = 32;
+/// librdkafka's limit of a record, and its default.
+const RECORD_BYTES_PROPERTY: &str = "message.max.bytes";
+const RECORD_BYTES_DEFAULT: usize = 1_000_000;
+
 /// Records every mismatch. An option that has a problem of its own is left out.
 pub(super) fn check(config: &Config, findings: &mut Findings) {
     check_listeners(config, findings);
+    check_secret(config, findings);
     check_limits(config, findings);
     for (name, service) in &config.services {
         let path = |key| KeyPath::from(["services", name, key]);
@@ -40,6 +48,49 @@ fn check_listeners(config: &Config, findings: &mut Findings) {
             &[KeyPath::from(["internal", "listen"]), KeyPath::from(["public", "listen"])],
             format!("public.listen and internal.listen overlap: {public} and {internal}"),
         );
+    }
+}
+
+/// Whoever reaches a listener beyond this machine may try secrets at leisure.
+fn check_secret(config: &Config, findings: &mut Findings) {
+    let InternalConfig { listen, secret, .. } = &config.internal;
+    let length = secret.expose().len();
+    if !listen.ip().is_loopback() && length < REMOTE_SECRET_MIN {
+        let path = |key| KeyPath::from(["internal", key]);
+        let reason = format!(
+            "must be at least {REMOTE_SECRET_MIN} characters where internal.listen, {listen}, is no \
+             loopback address, is {length}; openssl rand -hex 32 makes one"
+        );
+        findings.add_mismatch(&[path("secret"), path("listen")], reason);
+    }
+}
+
+/// Records what is set, is right by itself, and has no effect beside other options.
+pub(super) fn find_unused(config: &Config, findings: &mut Findings) {
+    if config.registry.url.expose() == "memory:" {
+        let reason = "nothing is stored outside of the process with registry.url = \"memory:\"";
+        findings.add_unused(&KeyPath::from(["registry", "prefix"]), reason);
+        let reason = "a node with registry.url = \"memory:\" has no peers";
+        findings.add_unused(&KeyPath::from(["internal", "advertise"]), reason);
+    }
+    let origins = config.public.allowed_origins.as_deref().unwrap_or_default();
+    if origins.len() > 1 && origins.iter().any(|origin| origin == "*") {
+        let reason = "of the list only \"*\" has: it allows every origin";
+        findings.add_unused(&KeyPath::from(["public", "allowed_origins"]), reason);
+    }
+    let limits = &config.limits;
+    if limits.in_flight_per_connection_max > limits.in_flight_max {
+        let reason = format!("limits.in_flight_max, {}, is lower", limits.in_flight_max);
+        findings.add_unused(&KeyPath::from(["limits", "in_flight_per_connection_max"]), &reason);
+    }
+    let set = config.kafka.properties.get(RECORD_BYTES_PROPERTY);
+    let record_bytes_max = set.map_or(Some(RECORD_BYTES_DEFAULT), |set| set.parse().ok());
+    if let Some(max) = record_bytes_max.filter(|max| limits.message_bytes_max > *max) {
+        let reason = format!(
+            "the producer takes records of at most {max} bytes: set \
+             kafka.properties.\"{RECORD_BYTES_PROPERTY}\" as well"
+        );
+        findings.add_unused(&KeyPath::from(["limits", "message_bytes_max"]), &reason);
     }
 }
 

@@ -10,7 +10,7 @@ use super::{Config, ConfigProblems, Dialect, LogFormat, Source, reference::EXAMP
 const LEAST: &str = "
 node_id = 'n'
 kafka.bootstrap_servers = 'k:9092'
-internal.secret = '0123456789abcdef'
+internal.secret = '0123456789abcdef0123456789abcdef'
 services.echo.request_topic = 'echo'
 ";
 
@@ -79,9 +79,10 @@ fn the_environment_alone_is_enough() {
         pairs(&[
             ("ROUNDTRIP_NODE_ID", "n"),
             ("ROUNDTRIP_KAFKA__BOOTSTRAP_SERVERS", "k:9092"),
-            ("ROUNDTRIP_INTERNAL__SECRET", "0123456789abcdef"),
+            ("ROUNDTRIP_INTERNAL__SECRET", "0123456789abcdef0123456789abcdef"),
             ("ROUNDTRIP_SERVICES__ECHO__REQUEST_TOPIC", "echo"),
         ]),
+        None,
     );
     assert_eq!(config.unwrap(), load(LEAST, &[]).unwrap());
 }
@@ -142,7 +143,7 @@ jwt = { keys = 'x' }
     let problems = load(text, &[("ROUNDTRIP_LOG__FORMAT", "xml"), ("ROUNDTRIP_LOG__COLOR", "1")]);
     let expected = "\
 kafka.bootstrap_servers: required: set it in the file or as ROUNDTRIP_KAFKA__BOOTSTRAP_SERVERS (<text>:1)
-kafka.reply_topic: expected a string, found an integer (<text>:1)
+kafka.reply_topic: expected a string, found an integer; text needs quotes (<text>:1)
 kafka.reply_partitions: must be 1 to 10000, is 0 (<text>:1)
 limits.in_flight_max: expected an integer, found a string (<text>:3)
 limits.frame_bytes_mx: unknown key; did you mean limits.frame_bytes_max? (<text>:4)
@@ -168,7 +169,7 @@ fn tells_of_tuning_that_has_no_effect_yet() {
     let unused = load(&format!("{LEAST}{}", set.join("\n")), &[]).unwrap().unused;
     assert_eq!(unused.len(), set.len(), "{unused:?}");
     for key in ["kafka.push_topic", "rest"] {
-        assert!(unused.iter().any(|name| name == key), "{key} not in {unused:?}");
+        assert!(unused.iter().any(|unused| unused.key == key), "{key} not in {unused:?}");
     }
 }
 
@@ -223,12 +224,12 @@ fn tells_the_lines_of_syntax_errors_and_the_variables_that_are_wrong() {
 fn tells_a_file_that_cannot_be_read() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("none.toml");
-    let problems = Config::load(Some(&path), std::iter::empty()).unwrap_err();
+    let problems = Config::load(Some(&path), std::iter::empty(), None).unwrap_err();
     let problem = &problems.as_slice()[0];
     assert_eq!(problem.source, Source::File { path: path.clone(), line: None });
     assert!(problem.reason.starts_with("cannot be read: "), "{problem}");
     std::fs::write(&path, LEAST).unwrap();
-    assert_eq!(Config::load(Some(&path), std::iter::empty()), load(LEAST, &[]));
+    assert_eq!(Config::load(Some(&path), std::iter::empty(), None), load(LEAST, &[]));
 }
 
 #[test]
@@ -262,10 +263,10 @@ fn accepts_what_only_looks_wrong() {
         "limits.frame_bytes_max = 921601",
     ] {
         let least = match more.starts_with("internal = {") {
-            true => LEAST.replace("internal.secret = '0123456789abcdef'", ""),
+            true => LEAST.replace("internal.secret = '0123456789abcdef0123456789abcdef'", ""),
             false => LEAST.to_owned(),
         };
-        let more = more.replace("}", ", secret = '0123456789abcdef' }");
+        let more = more.replace("}", ", secret = '0123456789abcdef0123456789abcdef' }");
         let loaded = load(&format!("{least}{more}"), &[]);
         assert!(loaded.is_ok(), "{more}: {loaded:?}");
     }
@@ -279,11 +280,94 @@ fn a_node_needs_no_services() {
 }
 
 #[test]
-fn takes_a_secret_of_any_length() {
-    let config = load(&LEAST.replace("0123456789abcdef", "s"), &[]).unwrap();
-    assert_eq!(config.internal.secret.expose(), "s");
-    let problem = load(&LEAST.replace("0123456789abcdef", ""), &[]).unwrap_err().to_string();
-    assert_eq!(problem, "internal.secret: must be 1 to 1024 characters, is 0 (<text>:4)");
+fn refuses_a_secret_that_can_be_guessed() {
+    let with = |secret: &str, more: &str| {
+        let least = LEAST.replace("0123456789abcdef0123456789abcdef", secret);
+        load(&format!("{least}{more}"), &[]).map_err(|problems| problems.to_string())
+    };
+    let short =
+        "internal.secret: must be 16 to 1024 characters, is 15; openssl rand -hex 32 makes one";
+    assert_eq!(with("0123456789abcde", ""), Err(format!("{short} (<text>:4)")));
+    assert!(with("0123456789abcdef", "").is_ok());
+    assert!(with("0123456789abcdef", "internal.listen = '127.0.0.9:1'").is_ok());
+    assert!(with("0123456789abcdef", "internal.listen = '[::1]:1'").is_ok());
+    for listen in ["0.0.0.0:9080", "10.0.0.5:9080", "[::]:9080"] {
+        let remote = format!("internal.listen = '{listen}'");
+        let problem = with(&"x".repeat(31), &remote).unwrap_err();
+        assert!(
+            problem.starts_with("internal.secret: must be at least 32 characters"),
+            "{problem}"
+        );
+        assert!(problem.contains(listen) && problem.contains("is 31"), "{problem}");
+        assert!(with(&"x".repeat(32), &remote).is_ok());
+    }
+}
+
+#[test]
+fn tells_of_options_that_have_no_effect_beside_others() {
+    for (more, key) in [
+        ("registry = { url = 'memory:', prefix = 'x:' }", "registry.prefix"),
+        ("registry.url = 'memory:'\ninternal.advertise = 'http://a'", "internal.advertise"),
+        ("public.allowed_origins = ['*', 'http://a']", "public.allowed_origins"),
+        (
+            "limits.in_flight_max = 1\nlimits.in_flight_per_connection_max = 2",
+            "limits.in_flight_per_connection_max",
+        ),
+        ("limits.message_bytes_max = '1MiB'", "limits.message_bytes_max"),
+    ] {
+        let unused = load(&format!("{LEAST}{more}"), &[]).unwrap().unused;
+        let keys: Vec<&str> = unused.iter().map(|unused| &*unused.key).collect();
+        assert_eq!(keys, [key], "{more}");
+    }
+    for more in [
+        "",
+        "registry.url = 'memory:'",
+        "limits.in_flight_max = 1",
+        "public.allowed_origins = ['*']",
+        "limits.message_bytes_max = '1MiB'\nkafka.properties.message.max.bytes = 2000000",
+    ] {
+        let unused = load(&format!("{LEAST}{more}"), &[]).unwrap().unused;
+        assert_eq!(unused, [], "{more}");
+    }
+}
+
+#[test]
+fn explains_what_has_no_effect() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("gateway.toml");
+    std::fs::write(&path, format!("{LEAST}rest.response_retention = '1s'")).unwrap();
+    let text = Config::explain(Some(&path), std::iter::empty(), None).unwrap();
+    let end = "\n\n# Set, and without effect:\n# rest: it tunes what this version does not have\n";
+    assert!(text.ends_with(end), "{text}");
+}
+
+#[test]
+fn checks_properties_beside_all_else() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("gateway.toml");
+    let more = "kafka.properties.linger.ms = 'hunter2'\nlimits.in_flight_max = 0";
+    std::fs::write(&path, format!("{LEAST}{more}")).unwrap();
+    let check = |name: &str, _: &str| (name == "linger.ms").then(|| "refused".to_owned());
+    let problems = Config::load(Some(&path), std::iter::empty(), Some(check)).unwrap_err();
+    let problems: Vec<String> = problems.as_slice().iter().map(ToString::to_string).collect();
+    assert_eq!(problems.len(), 2, "{problems:?}");
+    assert!(problems[0].starts_with("kafka.properties.\"linger.ms\": refused ("), "{problems:?}");
+    assert!(problems[1].starts_with("limits.in_flight_max: must be "), "{problems:?}");
+}
+
+#[test]
+fn suggests_the_variable_with_the_right_underscores() {
+    for (name, meant) in [
+        ("ROUNDTRIP_KAFKA_BOOTSTRAP_SERVERS", "ROUNDTRIP_KAFKA__BOOTSTRAP_SERVERS"),
+        ("ROUNDTRIP_KAFKA__BOOTSTRAP__SERVERS", "ROUNDTRIP_KAFKA__BOOTSTRAP_SERVERS"),
+        ("ROUNDTRIP_NODE__ID", "ROUNDTRIP_NODE_ID"),
+        ("ROUNDTRIP_SERVICES_ECHO_TIMEOUT_MAX", "ROUNDTRIP_SERVICES__ECHO__TIMEOUT_MAX"),
+        ("ROUNDTRIP_SERVICES__NEW_ONE_REQUEST_TOPIC", "ROUNDTRIP_SERVICES__NEW_ONE__REQUEST_TOPIC"),
+        ("ROUNDTRIP_KAFKA_PROPERTIES_SASL_PASSWORD", "ROUNDTRIP_KAFKA__PROPERTIES__SASL_PASSWORD"),
+    ] {
+        let problem = problem_of(name, "x");
+        assert!(problem.contains(&format!("did you mean {meant}?")), "{problem}");
+    }
 }
 
 #[test]
@@ -333,7 +417,7 @@ fn explains_values_and_their_sources() {
     let more = "registry.url = 'redis://u:pass@host/1'\nkafka.properties.sasl.password = 'pass'";
     std::fs::write(&path, format!("{LEAST}{more}")).unwrap();
     let variables = [("ROUNDTRIP_SHUTDOWN__GRACE", "60s"), ("ROUNDTRIP_LOG__FORMAT", "json")];
-    let text = Config::explain(Some(&path), pairs(&variables)).unwrap();
+    let text = Config::explain(Some(&path), pairs(&variables), None).unwrap();
     for line in [
         &format!("node_id = \"n\" # {}:2", path.display()),
         "\n[public]\nlisten = \"127.0.0.1:8080\" # default\n# allowed_origins: none\n",
@@ -358,9 +442,10 @@ fn what_is_explained_loads_again() {
     let directory = tempfile::tempdir().unwrap();
     let (first, second) = (directory.path().join("1"), directory.path().join("2"));
     std::fs::write(&first, EXAMPLE).unwrap();
-    let text = Config::explain(Some(&first), std::iter::empty()).unwrap();
-    std::fs::write(&second, text.replace("\"***\"", "\"0123456789abcdef\"")).unwrap();
-    let again = Config::explain(Some(&second), std::iter::empty()).unwrap();
+    let text = Config::explain(Some(&first), std::iter::empty(), None).unwrap();
+    std::fs::write(&second, text.replace("\"***\"", "\"0123456789abcdef0123456789abcdef\""))
+        .unwrap();
+    let again = Config::explain(Some(&second), std::iter::empty(), None).unwrap();
     let values = |text: &str| -> Vec<String> {
         text.lines().map(|line| line.split(" # ").next().unwrap_or_default().to_owned()).collect()
     };

@@ -140,12 +140,44 @@ pub(super) fn parse(text: &str, path: &Path) -> Result<Table, Vec<Problem>> {
         return Ok(convert_table(table.into_inner(), text, &source_at));
     }
     // The error's own text would show the line, and with it perhaps a secret.
-    let problem = |error: toml::de::Error| Problem {
-        key: String::new(),
-        source: source_at(error.span().map_or(0, |span| span.start)),
-        reason: format!("not TOML: {}", error.message()),
+    let problem = |error: toml::de::Error| {
+        let at = error.span().map_or(0, |span| span.start);
+        let reason = match line_at(text, at).split_once('=') {
+            Some((_, value)) if lacks_quotes(value) => {
+                "not TOML: text needs quotes, as in key = \"text\"".to_owned()
+            }
+            _ => format!("not TOML: {}", error.message()),
+        };
+        Problem { key: String::new(), source: source_at(at), reason }
     };
-    Err(errors.into_iter().map(problem).collect())
+    let mut problems: Vec<Problem> = errors.into_iter().map(problem).collect();
+    // A text without quotes is several errors at once.
+    problems.dedup();
+    Err(problems)
+}
+
+fn line_at(text: &str, offset: usize) -> &str {
+    // An error at the end of a line is one of that line.
+    let offset = (0..=offset.min(text.len())).rev().find(|at| text.is_char_boundary(*at));
+    let (before, after) = text.split_at(offset.unwrap_or(0));
+    let start = before.rfind('\n').map_or(0, |at| at + 1);
+    let end = after.find('\n').map_or(text.len(), |at| before.len() + at);
+    &text[start..end]
+}
+
+/// Whether what stands behind a `=` is text without its quotes, by itself or in a list or table.
+fn lacks_quotes(value: &str) -> bool {
+    let value = value.split(" #").next().unwrap_or_default().trim();
+    let inner = |open, close| value.strip_prefix(open)?.strip_suffix(close);
+    if let Some(items) = inner('[', ']') {
+        return items.split(',').any(lacks_quotes);
+    }
+    if let Some(entries) = inner('{', '}') {
+        let values = entries.split(',').filter_map(|entry| entry.split_once('='));
+        return values.map(|(_, value)| value).any(lacks_quotes);
+    }
+    let is_other = value.is_empty() || value.contains(['"', '\'', '[', ']', '{', '}', '=']);
+    !is_other && DeValue::parse(value).is_err()
 }
 
 /// Reads the value of an environment variable: TOML where it is, else a string.
@@ -226,6 +258,28 @@ mod tests {
             assert!(lines.contains(&line.to_owned()), "{lines:?}");
         }
         assert!(!format!("{problems:?}").contains("hunter2"));
+    }
+
+    #[test]
+    fn says_where_text_needs_quotes() {
+        for text in [
+            "listen = 0.0.0.0:8080",
+            "a = 5s\n",
+            "a = json # for machines",
+            "a = redis://u:hunter2@host",
+            "a = [\"b\", x-tenant]",
+            "a = { b = 1, c = x y }",
+        ] {
+            let text = format!("one = 1\n{text}\nlast = 2");
+            let problems = parse(&text, Path::new("x")).err().unwrap();
+            let problems: Vec<String> = problems.iter().map(ToString::to_string).collect();
+            let meant = "not TOML: text needs quotes, as in key = \"text\" (x:2)";
+            assert_eq!(problems, [meant], "{text}");
+        }
+        for text in ["a = \"b", "a = ]", "[a", "a = 'b'c'", "a =", "a b"] {
+            let problems = parse(text, Path::new("x")).err().unwrap();
+            assert!(problems.iter().all(|p| !p.reason.contains("quotes")), "{text}");
+        }
     }
 
     #[test]

@@ -17,6 +17,8 @@ const BAD: &str = r#"
 listen = "nowhere"
 [internal]
 secret = "do-not-show-me"
+[kafka.properties]
+no.such.property = 1
 [limits]
 message_bytes_max = "many"
 no_such_limit = 1
@@ -26,8 +28,13 @@ timeout_max = "1m"
 request_topic = "echo.requests"
 "#;
 
-const NAMED: [&str; 4] =
-    ["public.listen", "limits.message_bytes_max", "limits.no_such_limit", "services.echo.timeout"];
+const NAMED: [&str; 5] = [
+    "public.listen",
+    "kafka.properties.\"no.such.property\": librdkafka has no such property",
+    "limits.message_bytes_max",
+    "limits.no_such_limit",
+    "services.echo.timeout",
+];
 
 async fn run(cluster: &Cluster, arguments: &[&str]) -> Result<Output> {
     run_with(cluster, arguments, &[]).await
@@ -54,7 +61,12 @@ async fn every_mistake_is_named_at_once() -> Result<()> {
     std::fs::write(&bad, BAD)?;
     let bad = bad.to_string_lossy().into_owned();
 
-    for arguments in [vec!["check-config", &bad], vec!["serve", "--config", &bad]] {
+    let commands = [
+        vec!["check-config", &bad],
+        vec!["check-config", "--config", &bad],
+        vec!["serve", "--config", &bad],
+    ];
+    for arguments in commands {
         let output = run(&cluster, &arguments).await?;
         let shown = shown(&output);
         assert_eq!(output.status.code(), Some(64), "{arguments:?}: {shown}");
@@ -104,10 +116,37 @@ async fn the_environment_goes_over_the_file() -> Result<()> {
 }
 
 #[tokio::test]
+async fn an_address_that_is_taken_is_named_with_its_option() -> Result<()> {
+    let cluster = Cluster::builder().prepare().await?;
+    let config = cluster.node(0).config().to_string_lossy().into_owned();
+    let taken = std::net::TcpListener::bind("127.0.0.1:0")?;
+    let address = taken.local_addr()?;
+    let (text, port) = (address.to_string(), address.port().to_string());
+    let (serve, dev) = (["serve", "--config", &config], ["dev", "--port", &port]);
+    for (arguments, variable, option) in [
+        (&serve[..], "ROUNDTRIP_PUBLIC__LISTEN", "public.listen"),
+        (&serve[..], "ROUNDTRIP_INTERNAL__LISTEN", "internal.listen"),
+        (&dev[..], "UNUSED", "--port"),
+    ] {
+        let output = run_with(&cluster, arguments, &[(variable, &text)]).await?;
+        let shown = shown(&output);
+        assert_eq!(output.status.code(), Some(1), "{arguments:?}: {shown}");
+        let expected = format!("{option}: cannot listen on {address}");
+        ensure!(shown.contains(&expected), "no {expected} in {shown}");
+    }
+    cluster.finish().await
+}
+
+#[tokio::test]
 async fn bad_usage_is_64() -> Result<()> {
     let cluster = Cluster::builder().prepare().await?;
-    for arguments in [vec!["no-such-command"], vec!["serve"], vec!["serve", "--config", "/no/file"]]
-    {
+    for arguments in [
+        vec!["no-such-command"],
+        vec!["serve"],
+        vec!["serve", "--config", "/no/file"],
+        vec!["check-config"],
+        vec!["check-config", "/a/file", "--config", "/no/file"],
+    ] {
         let output = run(&cluster, &arguments).await?;
         assert_eq!(output.status.code(), Some(64), "{arguments:?}: {}", shown(&output));
     }
