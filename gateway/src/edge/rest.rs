@@ -98,8 +98,8 @@ impl Edge {
         let announced = call.headers.get(header::CONTENT_LENGTH);
         let announced: Option<u64> =
             announced.and_then(|length| length.to_str().ok()?.parse().ok());
-        if announced.is_some_and(|length| length > max as u64) {
-            return Err(too_large());
+        if let Some(length) = announced.filter(|length| *length > max as u64) {
+            return Err(too_large().adding(format_args!("the body has {length} bytes")));
         }
         let mut bytes = BytesMut::new();
         let read = async {
@@ -108,8 +108,10 @@ impl Edge {
                 let mut piece = piece.map_err(|error| {
                     Failure::new(ErrorCode::BadRequest, format!("body not read: {error}"))
                 })?;
-                if bytes.len() + piece.remaining() > max {
-                    return Err(too_large());
+                let length = bytes.len() + piece.remaining();
+                if length > max {
+                    let what_came = format_args!("the body has {length} bytes or more");
+                    return Err(too_large().adding(what_came));
                 }
                 while piece.has_remaining() {
                     let chunk = piece.chunk().len();

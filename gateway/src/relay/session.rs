@@ -278,6 +278,11 @@ impl Session {
         locked(&self.state).outbox.last_written()
     }
 
+    /// The number of the last frame that was sent, 0 before the first.
+    pub fn last_sent(&self) -> u64 {
+        locked(&self.state).outbox.last_taken()
+    }
+
     /// Whether a frame with this number has been sent.
     pub fn has_sent(&self, seq: u64) -> bool {
         seq <= locked(&self.state).outbox.last_taken()

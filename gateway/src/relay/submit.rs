@@ -132,8 +132,11 @@ impl Relay {
         let submission = of_frame(frame, &headers);
         let service = self.admit(&submission, Some(session))?;
         let max = self.limits.in_flight_per_connection_max;
-        if session.in_flight() >= max {
-            return Err(self.limit_hit("in_flight_per_connection_max", max, ErrorCode::Overloaded));
+        let in_flight = session.in_flight();
+        if in_flight >= max {
+            return Err(self
+                .limit_hit("in_flight_per_connection_max", max, ErrorCode::Overloaded)
+                .adding(format_args!("{in_flight} in flight")));
         }
         let choice = self.choose()?;
         let id = frame.id.clone().unwrap_or_else(|| ClientId::from_request(choice.request));
@@ -191,12 +194,18 @@ impl Relay {
             ));
         };
         let max = self.limits.message_bytes_max;
-        if submission.payload.len() > max {
-            return Err(self.limit_hit("message_bytes_max", max, ErrorCode::TooLarge));
+        let bytes = submission.payload.len();
+        if bytes > max {
+            return Err(self
+                .limit_hit("message_bytes_max", max, ErrorCode::TooLarge)
+                .adding(format_args!("the payload has {bytes} bytes")));
         }
         let max = self.limits.in_flight_max;
-        if self.pending.len() >= max {
-            return Err(self.limit_hit("in_flight_max", max, ErrorCode::Overloaded));
+        let waiting = self.pending.len();
+        if waiting >= max {
+            return Err(self
+                .limit_hit("in_flight_max", max, ErrorCode::Overloaded)
+                .adding(format_args!("{waiting} wait on this node")));
         }
         // A session goes on until it has its turn: its client, and what it waits for, go elsewhere.
         if session.map_or_else(|| self.is_draining(), Session::is_draining) {

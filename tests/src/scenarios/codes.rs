@@ -10,10 +10,11 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use http::Method;
+use nix::sys::signal::Signal;
 use rdkafka::admin::{NewTopic, TopicReplication};
 use tests::{
     SOON,
-    client::{Frame, Handshake},
+    client::{Connect, Frame, Handshake},
     cluster::Cluster,
     eventually,
     http::{HttpClient, Response},
@@ -104,10 +105,11 @@ async fn what_the_client_got_wrong() -> Result<()> {
     let large = format!("\"{}\"", "x".repeat(2_000));
     let frame = ws.request("echo", &large).await?;
     check_frame(&frame, "too_large", false, false)?;
-    check_names_limit(&frame, "message_bytes_max")?;
+    check_names_limit(&frame, "message_bytes_max is 1024; the payload has 2002 bytes")?;
     let answer = http.post("/v1/services/echo", &large).await?;
     check_problem(&answer, 413, "too_large")?;
-    ensure!(answer.text().contains("message_bytes_max"), "unnamed limit: {}", answer.text());
+    let sizes = "message_bytes_max is 1024; the body has 2002 bytes";
+    ensure!(answer.text().contains(sizes), "unnamed limit: {}", answer.text());
     // Neither connection nor node has suffered.
     assert_eq!(ws.request("echo", "1").await?.status(), 200);
     assert_eq!(post(&http, "echo").await?.status, 200);
@@ -160,7 +162,7 @@ async fn what_happens_to_a_request_in_flight() -> Result<()> {
     assert!(!duplicate.is_terminal());
     let over = ws.ask(r#"{"service":"silent","id":"b"}"#).await?;
     check_frame(&over, "overloaded", true, false)?;
-    check_names_limit(&over, "in_flight_per_connection_max")?;
+    check_names_limit(&over, "in_flight_per_connection_max is 1; 1 in flight")?;
     let cancelled = ws.ask(r#"{"type":"cancel","id":"a"}"#).await?;
     check_frame(&cancelled, "cancelled", false, true)?;
     assert_eq!(cancelled.get::<String>("id").as_deref(), Some("a"));
@@ -171,6 +173,24 @@ async fn what_happens_to_a_request_in_flight() -> Result<()> {
     let answer = http.send(POST, "/v1/services/silent", &prefer, "1").await?;
     check_problem(&answer, 504, "timeout")?;
     ensure!(answer.json()?["recorded"] == true, "recorded: {}", answer.text());
+    cluster.finish().await
+}
+
+/// A reliable session's request is produced once the registry has it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_timeout_says_whether_kafka_may_have_the_request() -> Result<()> {
+    let cluster = Cluster::builder().service("silent").own_redis().start().await?;
+    let silent = cluster.worker("silent").silent()?;
+    let (mut ws, _) = Connect::to(cluster.node(0).public()).query("reliable=1").welcome().await?;
+
+    cluster.redis().signal(Signal::SIGSTOP)?;
+    let early = ws.ask(r#"{"service":"silent","id":"a","timeout_ms":300}"#).await?;
+    check_frame(&early, "timeout", true, false)?;
+    cluster.redis().signal(Signal::SIGCONT)?;
+    let late = ws.ask(r#"{"service":"silent","id":"b","payload":2,"timeout_ms":5000}"#).await?;
+    check_frame(&late, "timeout", true, true)?;
+    let seen: Vec<String> = silent.seen().iter().map(|seen| seen.text()).collect();
+    ensure!(seen == ["2"], "what was never recorded is not there: {seen:?}");
     cluster.finish().await
 }
 

@@ -81,6 +81,35 @@ async fn each_violation_has_its_close_code() -> Result<()> {
 }
 
 #[tokio::test]
+async fn a_close_says_what_was_wrong() -> Result<()> {
+    let limits = "[limits]\nframe_bytes_max = \"32KiB\"\nmessage_bytes_max = \"8KiB\"";
+    let cluster = Cluster::builder().service("echo").config(limits).start().await?;
+    let large = RawFrame::new(TEXT, "x".repeat(40_000));
+    for (frame, code, why) in [
+        (
+            RawFrame::new(TEXT, r#"{"type":"ack","seq":999}"#),
+            4500,
+            "ack of 999; the last frame is 0",
+        ),
+        (large, TOO_BIG, "message of 40000 bytes or more; frame_bytes_max is 32768"),
+    ] {
+        let mut raw = RawWs::connect(cluster.node(0).public()).await?;
+        raw.text().await?;
+        raw.send(&frame).await?;
+        let said = loop {
+            let (opcode, payload) = raw.next().await?.expect("a close frame comes first");
+            if opcode == CLOSE {
+                break payload;
+            }
+        };
+        let (number, reason) = said.split_at(2);
+        assert_eq!(number, u16::to_be_bytes(code));
+        assert_eq!(String::from_utf8_lossy(reason), why);
+    }
+    cluster.finish().await
+}
+
+#[tokio::test]
 async fn byte_by_byte_is_lawful() -> Result<()> {
     let cluster = Cluster::builder().service("echo").start().await?;
     let _echo = cluster.worker("echo").echo()?;

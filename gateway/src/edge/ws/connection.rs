@@ -162,9 +162,9 @@ impl Connection {
 
     fn on_message<S>(&self, message: Message, socket: &mut Socket<S>) -> Option<CloseCode> {
         match message {
-            Message::Text(text) => self.on_text(text.as_str()),
+            Message::Text(text) => self.on_text(text.as_str(), socket),
             Message::Binary(bytes) => match std::str::from_utf8(&bytes) {
-                Ok(text) => self.on_text(text),
+                Ok(text) => self.on_text(text, socket),
                 Err(_) => {
                     self.tell_bad(BadFrame {
                         id: None,
@@ -192,7 +192,7 @@ impl Connection {
         }
     }
 
-    fn on_text(&self, text: &str) -> Option<CloseCode> {
+    fn on_text<S>(&self, text: &str, socket: &mut Socket<S>) -> Option<CloseCode> {
         match ClientFrame::parse(text) {
             Ok(ClientFrame::Request(frame)) => {
                 self.relay.request(&self.session, &frame, || self.rate.take(&self.relay));
@@ -203,6 +203,8 @@ impl Connection {
             }
             Ok(ClientFrame::Ack(seq)) => {
                 if !self.session.has_sent(seq) {
+                    let last = self.session.last_sent();
+                    socket.explain(format!("ack of {seq}; the last frame is {last}"));
                     return Some(CloseCode::ContractViolation);
                 }
                 self.relay.confirm(&self.session, seq);

@@ -43,6 +43,9 @@ const WRITES_MAX: usize = 64;
 /// Written frames that nobody has confirmed, at which a ping asks whether they have come.
 const UNCONFIRMED_MAX: usize = 64;
 
+/// Bytes of a close frame's reason (RFC 6455 section 5.5, less the code).
+const REASON_BYTES_MAX: usize = 123;
+
 /// Messages that are read while a session is on its way here.
 const EARLY_MAX: usize = 16;
 
@@ -74,6 +77,8 @@ pub(super) struct Socket<S> {
     pinged: Option<Pinged>,
     /// The client has closed, and said that it will not come back.
     pub(super) is_over: bool,
+    /// What was wrong, where the code alone would not tell.
+    why: Option<String>,
 }
 
 /// A ping that waits for its pong.
@@ -99,6 +104,7 @@ where
             pong_timeout: times.pong_timeout,
             pinged: None,
             is_over: false,
+            why: None,
         }
     }
 
@@ -118,6 +124,13 @@ where
         match Pin::new(&mut self.stream).poll_next(cx) {
             Poll::Ready(Some(Ok(message))) => return Poll::Ready(Event::Message(message)),
             Poll::Ready(Some(Err(error))) => {
+                if let SocketError::Capacity(CapacityError::MessageTooLong { size, max_size }) =
+                    error
+                {
+                    self.explain(format!(
+                        "message of {size} bytes or more; frame_bytes_max is {max_size}"
+                    ));
+                }
                 return Poll::Ready(close_code(&error).map_or(Event::Gone, Event::Close));
             }
             Poll::Ready(None) => return Poll::Ready(Event::Gone),
@@ -210,8 +223,11 @@ where
             CloseCode::TooLarge => relay.telemetry().limit_hit("frame_bytes_max"),
             _ => {}
         }
-        let frame =
-            CloseFrame { code: code.number().into(), reason: Utf8Bytes::from(code.reason()) };
+        let why = self.why.take();
+        let reason = why.as_deref().unwrap_or_else(|| code.reason());
+        // A control frame has no room for more.
+        let reason = &reason[..reason.floor_char_boundary(REASON_BYTES_MAX)];
+        let frame = CloseFrame { code: code.number().into(), reason: Utf8Bytes::from(reason) };
         let said = tokio::time::timeout(CLOSE_TIMEOUT, self.stream.close(Some(frame))).await;
         if matches!(said, Ok(Ok(()))) {
             let lingered = tokio::time::timeout(LINGER_TIMEOUT, self.linger()).await;
@@ -221,6 +237,11 @@ where
 }
 
 impl<S> Socket<S> {
+    /// Has the good-bye say what was wrong.
+    pub(super) fn explain(&mut self, why: String) {
+        self.why = Some(why);
+    }
+
     /// Whether a ping is out.
     pub(super) fn is_pinged(&self) -> bool {
         self.pinged.is_some()
