@@ -231,3 +231,29 @@ impl fmt::Debug for HttpPeers {
         f.debug_struct("HttpPeers").finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Why a peer at this URL cannot be called.
+    async fn trouble(url: &str) -> PeerError {
+        let peers = HttpPeers::new(&Secret::new("a-secret-of-the-tests")).unwrap();
+        peers.deliver(url, &[], Duration::from_secs(60)).await.unwrap_err()
+    }
+
+    #[tokio::test]
+    async fn a_closed_port_is_told_from_a_name_without_an_address() {
+        let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}", taken.local_addr().unwrap());
+        drop(taken);
+        let error = trouble(&url).await;
+        assert!(matches!(&error, PeerError::Unreachable(_)), "{error:?}");
+        assert!(error.to_string().contains("onnection refused"), "{error}");
+
+        // No label of a name is that long, so nobody has to be asked.
+        let error = trouble(&format!("http://{}:1", "x".repeat(64))).await;
+        assert!(matches!(&error, PeerError::Unresolved(_)), "{error:?}");
+        assert!(error.to_string().starts_with("its name cannot be resolved: "), "{error}");
+    }
+}

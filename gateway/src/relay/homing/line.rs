@@ -260,3 +260,47 @@ fn join((delivery, kept): (Delivery, Kept)) -> Stray {
     let is_early = false;
     Stray { request, reply, hold, read_at, read_at_us, guide, wants, is_early }
 }
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::wire::Reply;
+
+    fn stray(headers: Vec<(Box<str>, Bytes)>) -> Stray {
+        Stray {
+            request: RequestId::from_uuid(uuid::Uuid::now_v7()),
+            reply: Reply { headers, ..Reply::default() },
+            hold: None,
+            read_at: Instant::now(),
+            read_at_us: 0,
+            guide: Guide::Mark,
+            wants: None,
+            is_early: false,
+        }
+    }
+
+    /// How many strays go with each batch.
+    fn batches(strays: usize, headers: &[(Box<str>, Bytes)]) -> Vec<usize> {
+        let queue = PeerQueue::default();
+        for _ in 0..strays {
+            assert!(queue.push(stray(headers.to_vec())).is_none());
+        }
+        let batches = std::iter::repeat_with(|| queue.next_batch().len());
+        batches.take_while(|length| *length > 0).collect()
+    }
+
+    #[test]
+    fn headers_count_as_payloads_do() {
+        let large = [("x".into(), Bytes::from(vec![b'1'; BATCH_BYTES_MAX / 2]))];
+        assert_eq!(batches(3, &large), [1, 1, 1]);
+        // Each header has its own lengths beside its bytes.
+        let many = vec![("x".into(), Bytes::from_static(b"1")); BATCH_BYTES_MAX / 24];
+        assert_eq!(batches(4, &many), [1, 1, 1, 1]);
+        // One that is larger than a batch goes alone, and those that are small go together.
+        let larger = [("x".into(), Bytes::from(vec![b'1'; 2 * BATCH_BYTES_MAX]))];
+        assert_eq!(batches(2, &larger), [1, 1]);
+        assert_eq!(batches(3, &[]), [3]);
+    }
+}
