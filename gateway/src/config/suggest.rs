@@ -1,10 +1,54 @@
-//! What a misspelled word may have meant.
+//! What a misspelled key, variable or word may have meant.
+
+use super::{options, reader::Findings, tree::KeyPath};
+
+impl Findings {
+    /// The variable that an unknown one would be with other underscores: two where there is one, or
+    /// the other way round. A service's name may have some of its own.
+    pub(super) fn suggest_variable(&self, unknown: &str) -> Option<String> {
+        let plain = |variable: &str| variable.to_ascii_uppercase().replace("__", "_");
+        let unknown = plain(unknown);
+        let here = self.declared.iter().map(|option| option.path.variable());
+        if let Some(known) = here.into_iter().find(|known| plain(known) == unknown) {
+            return Some(known);
+        }
+        let name_of = |table: &str, option: &str| {
+            let name = unknown.strip_prefix(table)?.strip_suffix(option)?;
+            (!name.is_empty()).then(|| name.to_owned())
+        };
+        if let Some(property) = name_of("ROUNDTRIP_KAFKA_PROPERTIES_", "") {
+            return Some(format!("ROUNDTRIP_KAFKA__PROPERTIES__{property}"));
+        }
+        // The longest first: `_TIMEOUT` ends `_IDLE_TIMEOUT` as well.
+        let mut options = options::of_a_service();
+        options.sort_by_key(|option| std::cmp::Reverse(option.len()));
+        options.iter().find_map(|option| {
+            let option = option.to_ascii_uppercase();
+            let name = name_of("ROUNDTRIP_SERVICES_", &format!("_{option}"))?;
+            Some(format!("ROUNDTRIP_SERVICES__{name}__{option}"))
+        })
+    }
+
+    /// The known key that an unknown one is nearest to: a neighbour with a similar name, else the
+    /// same name elsewhere.
+    pub(super) fn suggest(&self, unknown: &KeyPath) -> Option<String> {
+        let (name, table) = unknown.0.split_last()?;
+        let known = || {
+            let sections = self.sections.iter().map(|(path, _)| path);
+            self.declared.iter().map(|declared| &declared.path).chain(sections)
+        };
+        let neighbours =
+            known().filter_map(|path| path.0.split_last().filter(|(_, parent)| *parent == table));
+        let near = closest(name, neighbours.map(|(name, _)| name.as_str()));
+        if let Some(near) = near {
+            return Some(KeyPath(table.to_vec()).child(near).to_string());
+        }
+        known().find(|path| path.0.last() == Some(name)).map(ToString::to_string)
+    }
+}
 
 /// The candidate nearest to `word`, if it is near enough to be meant.
-pub(super) fn closest<'c>(
-    word: &str,
-    candidates: impl Iterator<Item = &'c str>,
-) -> Option<&'c str> {
+fn closest<'c>(word: &str, candidates: impl Iterator<Item = &'c str>) -> Option<&'c str> {
     let near = word.chars().count().div_ceil(3).min(3);
     let begins = |candidate: &str| {
         word.len() >= 3 && (candidate.starts_with(word) || word.starts_with(candidate))
