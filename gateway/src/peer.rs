@@ -16,6 +16,8 @@ use tokio_util::codec::{Framed, LengthDelimitedCodec};
 
 use crate::wire::Reply;
 
+#[cfg(test)]
+pub(crate) mod alone;
 mod health;
 pub mod http;
 

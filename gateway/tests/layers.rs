@@ -52,7 +52,12 @@ fn sources() -> Vec<(String, String)> {
         let name = path.strip_prefix(&root).unwrap().to_string_lossy().replace('\\', "/");
         (name, product_part(&fs::read_to_string(path).unwrap()))
     };
-    paths.into_iter().map(source).collect()
+    paths.into_iter().map(source).filter(|(name, _)| !is_of_tests(name)).collect()
+}
+
+/// Whether a file has units alone, which join what they need.
+fn is_of_tests(name: &str) -> bool {
+    name.ends_with("/tests.rs") || name.contains("/tests/")
 }
 
 /// The source without its tests and comments.

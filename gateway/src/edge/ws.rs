@@ -6,6 +6,7 @@ use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, header};
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_tungstenite::{
     WebSocketStream,
     tungstenite::{
@@ -25,9 +26,14 @@ use crate::{
 };
 
 mod connection;
+mod listening;
+mod pings;
 mod socket;
 
-use connection::{Place, Wish};
+pub use connection::Wish;
+
+use connection::Place;
+use listening::Listening;
 
 /// The subprotocols of the contract. A client may offer none: `wscat` works bare. With the first
 /// one it acknowledges frames.
@@ -55,6 +61,24 @@ pub fn route(
             let call = Handshake { method, headers, query, upgrade };
             edge.accept(call, rate).unwrap_or_else(|refusal| *refusal).into_response()
         })
+}
+
+/// Serves a WebSocket, whose handshake is over, on any stream of bytes: for as long as its client or
+/// its session lets it. Dropping it is as good as a network that breaks.
+pub async fn serve<S>(edge: &Edge, wish: Wish, rate: Rate, stream: S)
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    serve_upgraded(edge, wish, rate, Place::take(&edge.relay), stream).await;
+}
+
+async fn serve_upgraded<S>(edge: &Edge, wish: Wish, rate: Rate, place: Place, stream: S)
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let (stream, config) = (Listening::new(stream), edge.socket_config());
+    let socket = WebSocketStream::from_raw_socket(stream, Role::Server, Some(config)).await;
+    connection::serve(edge, wish, rate, place, socket).await;
 }
 
 /// A call of `/ws`.
@@ -87,17 +111,13 @@ impl Edge {
             let failure = self.relay.limit_hit("connections_max", max, ErrorCode::Overloaded);
             return Err(refused(&failure));
         }
-        let config = self.socket_config();
         // Taken from here on, so that handshakes in a burst count against the limit.
         let place = Place::take(&self.relay);
         let edge = Arc::clone(self);
         self.tasks.short_lived(async move {
             match accepted.upgrade.await {
                 Ok(socket) => {
-                    let socket = TokioIo::new(socket);
-                    let role = Role::Server;
-                    let socket = WebSocketStream::from_raw_socket(socket, role, Some(config)).await;
-                    connection::serve(&edge, wish, rate, place, socket).await;
+                    serve_upgraded(&edge, wish, rate, place, TokioIo::new(socket)).await;
                 }
                 Err(error) => tracing::debug!(%error, "connection not upgraded"),
             }
@@ -200,3 +220,6 @@ fn switching(accept_key: &str, subprotocol: Option<&'static str>) -> Answer {
     }
     answer
 }
+
+#[cfg(test)]
+mod tests;

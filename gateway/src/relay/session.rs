@@ -30,8 +30,8 @@ mod terms;
 pub use outbox::Unparked;
 use outbox::{Dropped, Outbox};
 pub use terms::{
-    Beginning, Confirmed, ConnectionId, Digest, Duty, HandedOver, InFlight, Known, Pushed,
-    SessionLimits,
+    Beginning, Confirmed, ConnectionId, Digest, Duty, HandedOver, InFlight, Known, NextFrame,
+    Pushed, SessionLimits,
 };
 
 /// One session. Every method is short and takes its lock once.
@@ -232,7 +232,7 @@ impl Session {
         // What another node holds is that node's to write.
         let is_elsewhere = matches!(state.phase, Phase::Fenced(_));
         match if is_elsewhere { None } else { state.outbox.take() } {
-            Some(text) => Poll::Ready(Duty::Write(text)),
+            Some(frame) => Poll::Ready(Duty::Write(frame)),
             None => {
                 state.register(context);
                 Poll::Pending
@@ -288,12 +288,34 @@ impl Session {
         seq <= locked(&self.state).outbox.last_taken()
     }
 
+    /// The number of the last frame that a connection has taken: what it writes now comes after it.
+    /// 0 when the connection does not count any more.
+    pub fn taken(&self, connection: ConnectionId) -> u64 {
+        let state = locked(&self.state);
+        if state.connection == connection { state.outbox.last_taken() } else { 0 }
+    }
+
+    /// Whether a frame with this number was first sent on this connection: a client that has it, has
+    /// it from there.
+    pub fn is_first_sent_on(&self, connection: ConnectionId, seq: u64) -> bool {
+        let state = locked(&self.state);
+        let is_sent = seq <= state.outbox.last_taken();
+        state.connection == connection && is_sent && state.outbox.is_new(seq)
+    }
+
     /// The client has every frame up to this number.
     pub fn confirm(&self, seq: u64) -> Confirmed {
         locked(&self.state).confirm(seq)
     }
 
-    /// The client has been heard on this connection, so it has the present token.
+    /// The same, as heard on a connection. Nothing is confirmed where another one has taken its
+    /// place: the client has said there what it lacks.
+    pub fn confirm_on(&self, connection: ConnectionId, seq: u64) -> Confirmed {
+        let mut state = locked(&self.state);
+        if state.connection == connection { state.confirm(seq) } else { Confirmed::default() }
+    }
+
+    /// The client has read the welcome of this connection, so it has the present token.
     pub fn heard(&self, connection: ConnectionId) -> bool {
         let mut state = locked(&self.state);
         state.connection == connection && state.former_token.take().is_some()

@@ -180,7 +180,16 @@ impl Relay {
 
     /// A client has every frame up to this number.
     pub fn confirm(&self, session: &Arc<Session>, seq: u64) {
-        let Confirmed { over, receipts, trim } = session.confirm(seq);
+        self.confirmed(session, session.confirm(seq));
+    }
+
+    /// The same, as heard on a connection.
+    pub fn confirm_on(&self, session: &Arc<Session>, connection: ConnectionId, seq: u64) {
+        self.confirmed(session, session.confirm_on(connection, seq));
+    }
+
+    fn confirmed(&self, session: &Arc<Session>, confirmed: Confirmed) {
+        let Confirmed { over, receipts, trim } = confirmed;
         if !session.is_reliable() {
             return;
         }
@@ -199,8 +208,9 @@ impl Relay {
         }
     }
 
-    /// The client is there: whatever token it came with is of no use any more, once this has
-    /// ended. Cancel safe.
+    /// The client is known to have read its welcome, and the token in it: whatever token it came with
+    /// is of no use any more, once this has ended. Nothing less will do: what a client has sent
+    /// without having read is no proof that it can come back with anything else. Cancel safe.
     pub async fn heard(&self, session: &Arc<Session>, connection: ConnectionId) {
         if session.heard(connection) {
             let (written, is_written) = oneshot::channel::<()>();

@@ -104,8 +104,8 @@ pub(crate) async fn serve(
             },
             duty = std::future::poll_fn(|cx| session.poll_duty(id, cx)) => match duty {
                 Duty::Close(code) => return drop(to_client.send(ToClient::Close(code)).await),
-                Duty::Write(text) => {
-                    if to_client.send(ToClient::Frame(text)).await.is_err() {
+                Duty::Write(frame) => {
+                    if to_client.send(ToClient::Frame(frame.text())).await.is_err() {
                         return;
                     }
                     if world.chance(20) {

@@ -11,6 +11,7 @@ use tokio_tungstenite::{
 
 use super::{
     super::{Edge, Rate},
+    listening::Listening,
     socket::{Event, Socket},
 };
 use crate::{
@@ -21,12 +22,12 @@ use crate::{
 };
 
 /// What a client wants to go on with.
-#[derive(Debug)]
-pub(super) struct Wish {
+#[derive(Debug, Default)]
+pub struct Wish {
     /// Whether it acknowledges frames. A session that is resumed is as it was.
-    pub(super) is_reliable: bool,
+    pub is_reliable: bool,
     /// The session's token, none when it is no token at all, and the last frame that has come.
-    pub(super) resume: Option<(Option<Token>, u64)>,
+    pub resume: Option<(Option<Token>, u64)>,
 }
 
 /// A socket that counts against the limit for as long as this lives.
@@ -43,6 +44,14 @@ struct Connection {
     resumed: bool,
     times: SessionConfig,
     rate: Rate,
+}
+
+/// What follows from a message.
+enum Next {
+    Nothing,
+    /// The client has read its welcome.
+    Heard,
+    Close(CloseCode),
 }
 
 impl Place {
@@ -65,7 +74,7 @@ pub(super) async fn serve<S>(
     wish: Wish,
     rate: Rate,
     place: Place,
-    stream: WebSocketStream<S>,
+    stream: WebSocketStream<Listening<S>>,
 ) where
     S: AsyncRead + AsyncWrite + Unpin,
 {
@@ -123,12 +132,16 @@ impl Connection {
         loop {
             let event = std::future::poll_fn(|cx| socket.poll_event(&self.session, cx)).await;
             let close = match event {
-                Event::Message(message) => {
-                    if !std::mem::replace(&mut is_heard, true) {
-                        self.relay.heard(&self.session, self.id).await;
+                Event::Message(message) => match self.on_message(message, socket) {
+                    Next::Nothing => None,
+                    Next::Heard => {
+                        if !std::mem::replace(&mut is_heard, true) {
+                            self.relay.heard(&self.session, self.id).await;
+                        }
+                        None
                     }
-                    self.on_message(message, socket)
-                }
+                    Next::Close(code) => Some(code),
+                },
                 Event::Close(code) => Some(code),
                 Event::Beat => self.on_beat(socket),
                 Event::Gone => return None,
@@ -160,7 +173,7 @@ impl Connection {
         .render()
     }
 
-    fn on_message<S>(&self, message: Message, socket: &mut Socket<S>) -> Option<CloseCode> {
+    fn on_message<S>(&self, message: Message, socket: &mut Socket<S>) -> Next {
         match message {
             Message::Text(text) => self.on_text(text.as_str(), socket),
             Message::Binary(bytes) => match std::str::from_utf8(&bytes) {
@@ -170,29 +183,31 @@ impl Connection {
                         id: None,
                         message: "a binary message is UTF-8 JSON too".into(),
                     });
-                    None
+                    Next::Nothing
                 }
             },
-            Message::Pong(_) => {
-                if let Some(seq) = socket.pong(self.times.ping_interval)
-                    && !self.session.is_reliable()
-                {
-                    // Whatever left before the ping has come too.
-                    self.relay.confirm(&self.session, seq);
+            Message::Pong(payload) => match socket.pong(&payload) {
+                Some(seq) => {
+                    if !self.session.is_reliable() {
+                        // Whatever left before the ping has come too.
+                        self.relay.confirm_on(&self.session, self.id, seq);
+                    }
+                    Next::Heard
                 }
-                None
-            }
+                // Nobody has asked for it: it says that the client lives, and not what it has read.
+                None => Next::Nothing,
+            },
             // The end of the stream follows.
             Message::Close(frame) => {
                 socket.is_over = frame.is_some_and(|frame| frame.code == FrameCode::Normal);
-                None
+                Next::Nothing
             }
             // Answered by the library.
-            Message::Ping(_) | Message::Frame(_) => None,
+            Message::Ping(_) | Message::Frame(_) => Next::Nothing,
         }
     }
 
-    fn on_text<S>(&self, text: &str, socket: &mut Socket<S>) -> Option<CloseCode> {
+    fn on_text<S>(&self, text: &str, socket: &mut Socket<S>) -> Next {
         match ClientFrame::parse(text) {
             Ok(ClientFrame::Request(frame)) => {
                 self.relay.request(&self.session, &frame, || self.rate.take(&self.relay));
@@ -205,13 +220,17 @@ impl Connection {
                 if !self.session.has_sent(seq) {
                     let last = self.session.last_sent();
                     socket.explain(format!("ack of {seq}; the last frame is {last}"));
-                    return Some(CloseCode::ContractViolation);
+                    return Next::Close(CloseCode::ContractViolation);
                 }
-                self.relay.confirm(&self.session, seq);
+                let is_of_this_connection = self.session.is_first_sent_on(self.id, seq);
+                self.relay.confirm_on(&self.session, self.id, seq);
+                if is_of_this_connection {
+                    return Next::Heard;
+                }
             }
             Err(bad) => self.tell_bad(bad),
         }
-        None
+        Next::Nothing
     }
 
     fn on_cancel(&self, id: ClientId) {
@@ -244,10 +263,8 @@ impl Connection {
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
-        if socket.is_pinged() || !socket.ping(&self.session) {
-            return Some(CloseCode::HeartbeatLost);
-        }
-        None
+        let is_alive = socket.still_waits() || (!socket.is_pinged() && socket.ping(&self.session));
+        (!is_alive).then_some(CloseCode::HeartbeatLost)
     }
 }
 

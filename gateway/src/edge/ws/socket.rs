@@ -25,6 +25,7 @@ use tokio_tungstenite::{
     },
 };
 
+use super::{listening::Listening, pings::Pings};
 use crate::{
     config::SessionConfig,
     error::CloseCode,
@@ -64,7 +65,7 @@ pub(super) enum Event {
 /// The socket and what is on its way through it.
 #[derive(Debug)]
 pub(super) struct Socket<S> {
-    stream: WebSocketStream<S>,
+    stream: WebSocketStream<Listening<S>>,
     /// What came before the session was there.
     early: VecDeque<Message>,
     /// Which of its session's connections this is, once there is a session.
@@ -72,21 +73,12 @@ pub(super) struct Socket<S> {
     /// Written, but perhaps not to the network yet.
     unflushed: bool,
     beat: Pin<Box<Sleep>>,
+    pings: Pings,
     pong_timeout: Duration,
-    /// A ping is out.
-    pinged: Option<Pinged>,
     /// The client has closed, and said that it will not come back.
     pub(super) is_over: bool,
     /// What was wrong, where the code alone would not tell.
     why: Option<String>,
-}
-
-/// A ping that waits for its pong.
-#[derive(Clone, Copy, Debug)]
-struct Pinged {
-    at: Instant,
-    /// The last frame that left before it.
-    seq: u64,
 }
 
 impl<S> Socket<S>
@@ -94,15 +86,15 @@ where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     /// A socket that has no session yet.
-    pub(super) fn new(stream: WebSocketStream<S>, times: &SessionConfig) -> Self {
+    pub(super) fn new(stream: WebSocketStream<Listening<S>>, times: &SessionConfig) -> Self {
         Self {
             stream,
             early: VecDeque::new(),
             connection: ConnectionId::NONE,
             unflushed: false,
             beat: Box::pin(tokio::time::sleep(times.ping_interval)),
+            pings: Pings::new(times.ping_interval, times.pong_timeout),
             pong_timeout: times.pong_timeout,
-            pinged: None,
             is_over: false,
             why: None,
         }
@@ -155,8 +147,9 @@ where
                 break;
             }
             match session.poll_duty(self.connection, cx) {
-                Poll::Ready(Duty::Write(text)) => {
-                    if self.start(Message::text(text)).is_err() {
+                Poll::Ready(Duty::Write(frame)) => {
+                    let is_written = self.start(Message::text(frame.text())).is_ok();
+                    if !is_written || (frame.is_last_missed() && !self.ping(session)) {
                         return Some(Event::Gone);
                     }
                 }
@@ -169,11 +162,9 @@ where
                 Poll::Ready(Ok(())) => {
                     self.unflushed = false;
                     session.flushed(self.connection);
-                    if self.pinged.is_none()
-                        && !session.is_reliable()
-                        && session.written().1 >= UNCONFIRMED_MAX
-                    {
-                        self.ping(session);
+                    let is_unsure = !session.is_reliable() && !self.pings.is_out();
+                    if is_unsure && session.written().1 >= UNCONFIRMED_MAX && !self.ping(session) {
+                        return Some(Event::Gone);
                     }
                 }
                 Poll::Ready(Err(_)) => return Some(Event::Gone),
@@ -205,13 +196,29 @@ where
         Pin::new(&mut self.stream).start_send(message)
     }
 
-    /// Asks for a sign of life; false when that cannot be written. Behind what the client does not
-    /// read, it waits like all else, and the client is lost after the same time.
+    /// Asks the client to prove that it has read what was written so far; false when that cannot be
+    /// written. Behind what the client does not read, it waits like all else, and the client is lost
+    /// after the same time.
     pub(super) fn ping(&mut self, session: &Session) -> bool {
-        let at = Instant::now();
-        self.pinged = Some(Pinged { at, seq: session.written().0 });
-        self.beat.as_mut().reset(at + self.pong_timeout);
-        self.start(Message::Ping(bytes::Bytes::new())).is_ok()
+        let now = Instant::now();
+        if !self.pings.is_out() {
+            self.stream.get_mut().take_has_come();
+        }
+        let Some(payload) = self.pings.begin(now, session.taken(self.connection)) else {
+            return true;
+        };
+        self.beat.as_mut().reset(self.pings.due(now));
+        self.start(Message::Ping(payload)).is_ok()
+    }
+
+    /// Whether a client that owes a pong may have more time, because it says other things; then it
+    /// has.
+    pub(super) fn still_waits(&mut self) -> bool {
+        let now = Instant::now();
+        let end = self.pings.due_at_last().filter(|end| *end > now);
+        let Some(end) = end.filter(|_| self.stream.get_mut().take_has_come()) else { return false };
+        self.beat.as_mut().reset(end.min(now + self.pong_timeout));
+        true
     }
 
     /// Says why, and gives the client time to read it: closing at once would let the network drop
@@ -244,13 +251,13 @@ impl<S> Socket<S> {
 
     /// Whether a ping is out.
     pub(super) fn is_pinged(&self) -> bool {
-        self.pinged.is_some()
+        self.pings.is_out()
     }
 
-    /// The client lives; the last frame that it has for sure.
-    pub(super) fn pong(&mut self, ping_interval: Duration) -> Option<u64> {
-        let Pinged { at, seq } = self.pinged.take()?;
-        self.beat.as_mut().reset(at + ping_interval);
+    /// A pong has come: the last frame that the client has for sure, if it proves anything.
+    pub(super) fn pong(&mut self, payload: &[u8]) -> Option<u64> {
+        let (at, seq) = self.pings.end(payload)?;
+        self.beat.as_mut().reset(self.pings.due(at));
         Some(seq)
     }
 }

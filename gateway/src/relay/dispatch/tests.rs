@@ -3,14 +3,13 @@
 use std::sync::Mutex;
 
 use async_trait::async_trait;
-use bytes::Bytes;
-use registry::{MemoryRegistry, NodeId, NodeRef, RequestId, SessionId};
+use registry::{MemoryRegistry, NodeId, NodeRef, RequestId};
 
 use super::*;
 use crate::{
     bus::{Lag, OnDelivery, Outgoing, ProduceError, Producer},
     config::Config,
-    peer::{Delivery as Forwarded, PeerError, PeerLink, Verdict},
+    peer::alone::Alone,
     relay::{
         parts::Parts,
         session::{ConnectionId, Duty, Session},
@@ -44,41 +43,6 @@ impl Producer for Mute {
     }
 
     async fn flush(&self, _: Duration) {}
-}
-
-/// There are no other nodes.
-#[derive(Debug)]
-struct Alone;
-
-#[async_trait]
-impl PeerLink for Alone {
-    async fn deliver(
-        &self,
-        _: &str,
-        _: &[Forwarded],
-        _: Duration,
-    ) -> Result<Vec<Verdict>, PeerError> {
-        Err(PeerError::Unreachable("nobody".to_owned()))
-    }
-
-    async fn settle(
-        &self,
-        _: &str,
-        _: &[(RequestId, SessionId)],
-        _: Duration,
-    ) -> Result<Vec<Verdict>, PeerError> {
-        Err(PeerError::Unreachable("nobody".to_owned()))
-    }
-
-    async fn release(
-        &self,
-        _: &str,
-        _: SessionId,
-        _: u64,
-        _: Duration,
-    ) -> Result<Option<Bytes>, PeerError> {
-        Err(PeerError::Unreachable("nobody".to_owned()))
-    }
 }
 
 /// What the reader has told its consumer.
@@ -189,10 +153,10 @@ impl Bed {
 fn write(session: &Session, connection: ConnectionId) -> Vec<String> {
     let mut context = std::task::Context::from_waker(std::task::Waker::noop());
     let mut texts = Vec::new();
-    while let std::task::Poll::Ready(Duty::Write(text)) =
+    while let std::task::Poll::Ready(Duty::Write(frame)) =
         session.poll_duty(connection, &mut context)
     {
-        texts.push(text);
+        texts.push(frame.text());
     }
     session.flushed(connection);
     texts

@@ -7,6 +7,7 @@ use registry::RequestId;
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
+use super::NextFrame;
 use crate::{
     relay::window::Hold,
     wire::{ClientId, Frame},
@@ -126,17 +127,20 @@ impl Outbox {
         self.owed.push_back(Owed { seq, frame, ends, hold, since, backing });
     }
 
-    /// The text of the next frame that waits.
-    pub(super) fn take(&mut self) -> Option<String> {
+    /// The next frame that waits.
+    pub(super) fn take(&mut self) -> Option<NextFrame> {
         let next = self.owed.get(self.taken)?;
-        let (text, weight) = (next.frame.render(next.seq), next.frame.weight());
+        let is_last_missed = !self.is_acknowledged
+            && self.backlog.contains(&next.seq)
+            && next.seq + 1 == self.backlog.end;
+        let (seq, frame, weight) = (next.seq, next.frame.clone(), next.frame.weight());
         self.taken += 1;
         self.waiting_bytes -= weight;
         self.taken_bytes += weight;
         if self.taken == self.owed.len() && !self.is_acknowledged {
             self.backlog_bytes = 0;
         }
-        Some(text)
+        Some(NextFrame { seq, frame, is_last_missed })
     }
 
     /// All that was taken has left for the network. `free` gets the requests that are over with it
@@ -175,6 +179,11 @@ impl Outbox {
     /// The number of the last frame that the connection has taken.
     pub(super) fn last_taken(&self) -> u64 {
         self.last_of(self.taken)
+    }
+
+    /// Whether the number is that of a frame which was not there yet when the client came back.
+    pub(super) fn is_new(&self, seq: u64) -> bool {
+        seq >= self.backlog.end
     }
 
     fn last_of(&self, count: usize) -> u64 {

@@ -89,10 +89,31 @@ impl ConnectionId {
 /// What a connection has to do for its session.
 #[derive(Debug)]
 pub enum Duty {
-    /// Write this text.
-    Write(String),
+    /// Write this frame.
+    Write(NextFrame),
     /// Close the socket with this code; nothing is written any more.
     Close(CloseCode),
+}
+
+/// The next frame for a connection.
+#[derive(Debug)]
+pub struct NextFrame {
+    pub(super) seq: u64,
+    pub(super) frame: Frame,
+    pub(super) is_last_missed: bool,
+}
+
+impl NextFrame {
+    /// What to write. A large frame takes its time: never rendered under the session's lock.
+    pub fn text(&self) -> String {
+        self.frame.render(self.seq)
+    }
+
+    /// Whether it is the last of what a client lacked when it came back that does not acknowledge
+    /// frames: with the pong to a ping behind it, all of that has come.
+    pub fn is_last_missed(&self) -> bool {
+        self.is_last_missed
+    }
 }
 
 /// What has changed by a client's having got its frames.

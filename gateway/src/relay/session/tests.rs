@@ -112,7 +112,7 @@ fn seq_of(text: &str) -> u64 {
 /// The numbers of all frames that the connection takes now.
 fn seqs(session: &Session) -> Vec<u64> {
     std::iter::from_fn(|| match next(session)? {
-        Duty::Write(text) => Some(seq_of(&text)),
+        Duty::Write(frame) => Some(seq_of(&frame.text())),
         Duty::Close(_) => None,
     })
     .collect()
@@ -398,4 +398,54 @@ fn what_waits_for_a_plain_client_is_kept_beyond_the_bound() {
     assert!(session.detach(session.connection()));
     assert!(session.resume(0, beginning(2, 0)).is_some());
     assert_eq!(write_all(&session).len(), 2 * KEPT_FRAMES_MAX);
+}
+
+#[test]
+fn what_a_former_connection_confirms_is_not_taken_from_the_present_one() {
+    let session = plain();
+    end(&session, 1);
+    write_all(&session);
+    let former = session.connection();
+    assert_eq!(session.taken(former), 1);
+    session.detach(former);
+    let present = session.resume(0, beginning(2, 0)).unwrap();
+    assert_eq!(session.taken(former), 0);
+    session.confirm_on(former, 1);
+    assert_eq!(write_all(&session), [1], "its client has said that it lacks it");
+    session.confirm_on(present, 1);
+    assert_eq!(session.written(), (1, 0));
+}
+
+#[test]
+fn only_frames_of_this_connection_tell_that_its_welcome_was_read() {
+    let session = reliable();
+    end(&session, 1);
+    end(&session, 2);
+    write_all(&session);
+    let former = session.connection();
+    session.detach(former);
+    let present = session.resume(1, beginning(2, 1)).unwrap();
+    end(&session, 3);
+    assert!(!session.is_first_sent_on(present, 3), "not written yet");
+    write_all(&session);
+    let is_first = |seq| session.is_first_sent_on(present, seq);
+    assert_eq!([1, 2, 3, 4].map(is_first), [false, false, true, false]);
+    assert!(!session.is_first_sent_on(former, 3));
+}
+
+#[test]
+fn the_last_of_what_was_missed_is_told() {
+    for is_reliable in [false, true] {
+        let session = with_limits(is_reliable, WIDE);
+        (1..=3).for_each(|number| drop(end(&session, number)));
+        session.detach(session.connection());
+        session.resume(1, beginning(2, 1)).unwrap();
+        end(&session, 4);
+        let last: Vec<bool> = std::iter::from_fn(|| match next(&session)? {
+            Duty::Write(frame) => Some(frame.is_last_missed()),
+            Duty::Close(_) => None,
+        })
+        .collect();
+        assert_eq!(last, [false, !is_reliable, false]);
+    }
 }

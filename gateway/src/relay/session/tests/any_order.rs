@@ -107,7 +107,8 @@ impl Model {
 
     fn take(&mut self) -> Result<(), TestCaseError> {
         match next(&self.session) {
-            Some(Duty::Write(text)) => {
+            Some(Duty::Write(frame)) => {
+                let text = frame.text();
                 prop_assert!(!self.is_closing, "nothing is written to a closing connection");
                 let seq = seq_of(&text);
                 if seq > 0 {

@@ -1,0 +1,48 @@
+//! The peers of a node that is alone, for tests.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use registry::{RequestId, SessionId};
+
+use super::{Delivery, PeerError, PeerLink, Verdict};
+
+/// Reaches nobody.
+#[derive(Debug)]
+pub(crate) struct Alone;
+
+fn nobody<T>() -> Result<T, PeerError> {
+    Err(PeerError::Unreachable("nobody is there".to_owned()))
+}
+
+#[async_trait]
+impl PeerLink for Alone {
+    async fn deliver(
+        &self,
+        _: &str,
+        _: &[Delivery],
+        _: Duration,
+    ) -> Result<Vec<Verdict>, PeerError> {
+        nobody()
+    }
+
+    async fn settle(
+        &self,
+        _: &str,
+        _: &[(RequestId, SessionId)],
+        _: Duration,
+    ) -> Result<Vec<Verdict>, PeerError> {
+        nobody()
+    }
+
+    async fn release(
+        &self,
+        _: &str,
+        _: SessionId,
+        _: u64,
+        _: Duration,
+    ) -> Result<Option<Bytes>, PeerError> {
+        nobody()
+    }
+}
