@@ -109,16 +109,31 @@ impl Reply {
     }
 }
 
-/// Appends a JSON string.
+/// Appends a JSON string. Line and paragraph separators are escaped too: JSON does not ask for it,
+/// but not everything that reads lines knows that they end none.
 fn push_string(out: &mut String, text: &str) {
-    let plain = |b: u8| b >= 0x20 && b != b'"' && b != b'\\';
-    if text.bytes().all(plain) {
-        out.push('"');
-        out.push_str(text);
-        out.push('"');
-    } else {
-        out.push_str(&serde_json::Value::from(text).to_string());
+    use std::fmt::Write;
+    out.push('"');
+    let mut rest = text;
+    let special = |c: char| c < ' ' || matches!(c, '"' | '\\' | '\u{2028}' | '\u{2029}');
+    while let Some(at) = rest.find(special) {
+        let (plain, from) = rest.split_at(at);
+        out.push_str(plain);
+        let mut chars = from.chars();
+        match chars.next() {
+            Some(c @ ('"' | '\\')) => out.extend(['\\', c]),
+            Some('\n') => out.push_str("\\n"),
+            Some('\r') => out.push_str("\\r"),
+            Some('\t') => out.push_str("\\t"),
+            Some(c) => {
+                write!(out, "\\u{:04x}", u32::from(c)).expect("writing to a String cannot fail");
+            }
+            None => break,
+        }
+        rest = chars.as_str();
     }
+    out.push_str(rest);
+    out.push('"');
 }
 
 #[cfg(test)]

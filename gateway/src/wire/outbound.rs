@@ -18,6 +18,8 @@ pub struct Welcome<'a> {
     pub resume: &'a str,
     /// Whether it goes on: nothing is missing.
     pub resumed: bool,
+    /// Whether the session is reliable: its client acknowledges frames.
+    pub reliable: bool,
     /// This node.
     pub node: &'a str,
     /// Milliseconds between two WebSocket pings.
@@ -39,6 +41,7 @@ impl Welcome<'_> {
         out.push_str(r#"","resume":"#);
         push_string(&mut out, self.resume);
         out.push_str(if self.resumed { r#","resumed":true"# } else { r#","resumed":false"# });
+        out.push_str(if self.reliable { r#","reliable":true"# } else { r#","reliable":false"# });
         out.push_str(r#","node":"#);
         push_string(&mut out, self.node);
         out.push_str(r#","user":null,"ping_interval_ms":"#);
@@ -252,6 +255,9 @@ fn push_reply(out: &mut String, status: u16, reply: &Reply) {
         out.push_str("null");
     } else if let Some(json) = reply.json() {
         out.push_str(json);
+    } else if let Ok(text) = str::from_utf8(&reply.payload) {
+        push_string(out, text);
+        out.push_str(r#","encoding":"text""#);
     } else {
         out.push('"');
         BASE64.encode_string(&reply.payload, out);

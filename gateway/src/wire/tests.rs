@@ -1,4 +1,5 @@
-use proptest::prelude::{ProptestConfig, any, prop_assert_eq, proptest};
+use base64::{Engine, engine::general_purpose::STANDARD};
+use proptest::prelude::{ProptestConfig, Strategy, any, prop_assert_eq, prop_oneof, proptest};
 use serde_json::{Value, json};
 
 use super::*;
@@ -129,8 +130,46 @@ fn other_bytes_go_as_base64() {
     let frame: Value = serde_json::from_str(&response(&[0xff, 0x00])).unwrap();
     assert_eq!(frame["encoding"], "base64");
     assert_eq!(frame["payload"], "/wA=");
-    let frame: Value = serde_json::from_str(&response(b"plain text")).unwrap();
-    assert_eq!(frame["encoding"], "base64");
+}
+
+#[test]
+fn text_that_is_not_json_goes_as_a_string() {
+    for text in [
+        "plain text",
+        "01",
+        "\"half a string",
+        "a\0b\u{1}\u{1f}\u{7f}\r\n\t\u{8}\u{c}",
+        "\u{2028}\u{2029}\u{feff}",
+        "\\u0041 \\ / \"",
+        "<!--</script>",
+        "\u{10ffff}\u{fffd}",
+        " ",
+    ] {
+        let frame = response(text.as_bytes());
+        let plain = |c: char| c >= ' ' && c != '\u{2028}' && c != '\u{2029}';
+        assert!(frame.chars().all(plain), "one line, whoever reads it: {frame:?}");
+        let frame: Value = serde_json::from_str(&frame).unwrap();
+        assert_eq!((&frame["payload"], &frame["encoding"]), (&json!(text), &json!("text")));
+    }
+}
+
+/// The bytes that a service sent, as a client finds them in a frame.
+fn decoded(frame: &str) -> Vec<u8> {
+    #[derive(serde::Deserialize)]
+    struct Read<'a> {
+        #[serde(borrow)]
+        payload: &'a serde_json::value::RawValue,
+        encoding: Option<String>,
+    }
+    let read: Read<'_> = serde_json::from_str(frame).unwrap();
+    let text = || serde_json::from_str::<String>(read.payload.get()).unwrap();
+    match read.encoding.as_deref() {
+        None if read.payload.get() == "null" => Vec::new(),
+        None => read.payload.get().as_bytes().to_vec(),
+        Some("text") => text().into_bytes(),
+        Some("base64") => STANDARD.decode(text()).unwrap(),
+        Some(other) => panic!("{other}"),
+    }
 }
 
 #[test]
@@ -159,12 +198,35 @@ fn an_error_says_everything() {
     );
 }
 
+/// Any bytes; texts, and what is nearly JSON, often enough.
+fn payloads() -> impl Strategy<Value = Vec<u8>> {
+    prop_oneof![
+        any::<Vec<u8>>(),
+        any::<String>().prop_map(String::into_bytes),
+        "[\\x00-\\x1f\"\\\\ \u{2028}\u{2029}\u{e2}]{0,8}".prop_map(String::into_bytes),
+        r#"[ \n]?[{}\[\]:,"0-9a-enrtu\\.+-]{0,6}[ \n]?"#.prop_map(String::into_bytes),
+        any::<String>().prop_map(|text| Value::from(text).to_string().into_bytes()),
+    ]
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(2000))]
 
     #[test]
     fn no_text_breaks_the_reader(text in any::<String>()) {
         drop(ClientFrame::parse(&text));
+    }
+
+    #[test]
+    fn a_client_decodes_what_the_service_sent(bytes in payloads()) {
+        let is_null = bytes == b"null";
+        let decoded = decoded(&response(&bytes));
+        // White space around JSON may go; nothing else may.
+        let json = serde_json::from_slice::<&serde_json::value::RawValue>(&bytes);
+        match json {
+            Ok(json) if !is_null => prop_assert_eq!(decoded, json.get().as_bytes()),
+            _ => prop_assert_eq!(decoded, if is_null { Vec::new() } else { bytes }),
+        }
     }
 
     #[test]

@@ -164,6 +164,7 @@ impl Connection {
             session: self.session.id(),
             resume: &self.session.token().to_text(),
             resumed: self.resumed,
+            reliable: self.session.is_reliable(),
             resume_window_ms: self.times.resume_window.as_millis(),
             node: self.relay.node().id.as_str(),
             ping_interval_ms: self.times.ping_interval.as_millis(),
