@@ -16,11 +16,12 @@ use crate::{
         },
     },
     config::Config,
+    descriptors::Budget,
     edge::{
         Edge,
         internal::{self, Internal},
         public,
-        server::Server,
+        server::{Capacity, Server, Site, Voice},
     },
     error::CloseCode,
     peer::http::HttpPeers,
@@ -33,11 +34,11 @@ use crate::{
 /// TCP connections of the public listener beyond `limits.connections_max` sockets: HTTP callers,
 /// and those that are told that the node is full.
 const SPARE_CONNECTIONS: usize = 4096;
-/// TCP connections of the internal listener.
-const INTERNAL_CONNECTIONS_MAX: usize = 4096;
+/// The limit that clients hit who cannot have a file descriptor.
+const DESCRIPTORS: &str = "descriptors";
 /// How often lag and readiness are looked at.
 const UPKEEP_INTERVAL: Duration = Duration::from_millis(500);
-/// The same for who waits for a node to start.
+/// The same while the node starts: clients wait for it.
 const READINESS_INTERVAL: Duration = Duration::from_millis(20);
 /// The end of `shutdown.grace` that is kept for telling those who could not be answered, and for
 /// leaving in order.
@@ -131,6 +132,24 @@ pub fn kafka_settings(config: &Config) -> KafkaSettings {
     }
 }
 
+/// What the public listener may hold.
+fn for_clients(config: &Config, budget: Budget) -> Capacity {
+    let connections_max = config.limits.connections_max;
+    let wanted = connections_max.saturating_add(SPARE_CONNECTIONS);
+    let (connections, limit) = match budget.clients < wanted {
+        true => (budget.clients, DESCRIPTORS),
+        false => (wanted, "connections_max"),
+    };
+    if connections < connections_max {
+        tracing::warn!(
+            clients = connections,
+            connections_max,
+            "there are file descriptors for fewer clients than limits.connections_max (ulimit -n)"
+        );
+    }
+    Capacity { connections, refusals: budget.refusals, limit }
+}
+
 /// A node that has bound its ports and runs nothing yet.
 #[derive(Debug)]
 pub struct App {
@@ -143,21 +162,25 @@ pub struct App {
 }
 
 impl App {
-    /// Binds both listeners.
+    /// Binds both listeners. `budget` is what they may use of the process's descriptors.
     ///
     /// # Errors
     /// An address that cannot be bound.
-    pub fn build(config: Config, adapters: Adapters) -> Result<Self, StartFailure> {
-        let bind = |option: &'static str, address: SocketAddr, connections_max: usize| {
-            Server::bind(address, connections_max)
+    pub fn build(config: Config, adapters: Adapters, budget: Budget) -> Result<Self, StartFailure> {
+        let bind = |option: &'static str, address: SocketAddr, capacity: Capacity| {
+            Server::bind(address, capacity)
                 .and_then(|server| Ok((server.address()?, server)))
                 .map_err(|source| StartFailure::Listen { option, address, source })
         };
-        let connections_max = config.limits.connections_max.saturating_add(SPARE_CONNECTIONS);
-        let (public_address, public) =
-            bind("public.listen", config.public.listen, connections_max)?;
+        let for_clients = for_clients(&config, budget);
+        let (public_address, public) = bind("public.listen", config.public.listen, for_clients)?;
+        let for_peers = Capacity {
+            connections: budget.internal,
+            refusals: budget.refusals,
+            limit: DESCRIPTORS,
+        };
         let (internal_address, internal) =
-            bind("internal.listen", config.internal.listen, INTERNAL_CONNECTIONS_MAX)?;
+            bind("internal.listen", config.internal.listen, for_peers)?;
         Ok(Self { config, adapters, public, internal, public_address, internal_address })
     }
 
@@ -278,14 +301,15 @@ impl Node {
         result
     }
 
-    /// Waits until the node takes requests.
+    /// Waits until the node takes requests, and clients are let in.
     pub fn ready(&self) -> impl Future<Output = ()> + use<> {
-        let readiness = Arc::clone(&self.readiness);
+        let (readiness, relay) = (Arc::clone(&self.readiness), Arc::clone(&self.relay));
         async move {
             let mut tick = tokio::time::interval(READINESS_INTERVAL);
             while !readiness.is_ready() {
                 tick.tick().await;
             }
+            relay.open();
         }
     }
 
@@ -308,6 +332,9 @@ impl Node {
                     true => NodeState::Ready,
                     false => NodeState::Starting,
                 });
+                if report.ready {
+                    relay.open();
+                }
                 if !is_draining {
                     match announcer.look(&report, Instant::now()) {
                         Some(Announcement::Ready) => tracing::info!(node, "ready: takes requests"),
@@ -329,8 +356,14 @@ impl Node {
         let edge = Arc::new(Edge::new(&self.config, relay, handover, tasks));
         let (tasks, stop) = (self.tasks.clone(), self.stops.accepting.clone());
         let routes = public::routes(&edge);
+        let site = Site {
+            routes,
+            voice: Voice::Problems(public::node(&self.relay)),
+            rate: Box::new(move || edge.rate()),
+            relay: Arc::clone(&self.relay),
+        };
         drop(self.tasks.until("public listener", &self.stops.accepting, async move {
-            public.run(routes, || edge.rate(), &tasks, stop).await;
+            public.run(site, &tasks, stop).await;
         }));
         let internal_edge = Arc::new(Internal {
             relay: Arc::clone(&self.relay),
@@ -341,8 +374,14 @@ impl Node {
         });
         let routes = internal::routes(internal_edge);
         let (tasks, stop) = (self.tasks.clone(), self.stops.internal.clone());
+        let site = Site {
+            routes,
+            voice: Voice::Plain,
+            rate: Box::new(crate::edge::Rate::unlimited),
+            relay: Arc::clone(&self.relay),
+        };
         drop(self.tasks.until("internal listener", &self.stops.internal, async move {
-            internal.run(routes, crate::edge::Rate::unlimited, &tasks, stop).await;
+            internal.run(site, &tasks, stop).await;
         }));
     }
 

@@ -20,7 +20,8 @@ use crate::{
         admin::{TopicOutcome, TopicResult, TopicSpec, create_topics},
         refusal_of_property,
     },
-    config::{Config, PropertyCheck, Unused, process_environment},
+    config::{self, Config, PropertyCheck, Unused, process_environment},
+    descriptors::{self, Budget},
     dev,
     samples::Samples,
     tasks::Tasks,
@@ -59,6 +60,10 @@ enum Command {
         /// Port of the first node's public listener; the others follow. 0: any free ones.
         #[arg(long, default_value_t = 8080)]
         port: u16,
+        /// A web page's origin that may connect, scheme://host[:port]; may come several times. Pages
+        /// of this machine may anyway.
+        #[arg(long = "allow-origin", value_name = "ORIGIN", value_parser = config::origin)]
+        allow_origins: Vec<String>,
     },
     /// Create the topics that the configuration names, and say what differs where they exist.
     Topics {
@@ -126,12 +131,15 @@ fn execute(command: Command) -> Result<(), Exit> {
         Command::Serve { config } => {
             let config = load(&config)?;
             telemetry::init_logs(config.log.format);
+            descriptors::raise();
             in_runtime(until_signalled(|shutdown| serve(config, shutdown)))
         }
-        Command::Dev { nodes, port } => {
+        Command::Dev { nodes, port, allow_origins } => {
             telemetry::init_logs(crate::config::LogFormat::Text);
+            descriptors::raise();
+            let wish = dev::Wish { nodes, port, allow_origins };
             in_runtime(until_signalled(async |shutdown| {
-                dev::run(nodes, port, shutdown, say).await.map_err(Exit::failed)
+                dev::run(&wish, shutdown, say).await.map_err(Exit::failed)
             }))
         }
         Command::Topics { config, dry_run } => {
@@ -192,7 +200,8 @@ async fn serve(config: Config, shutdown: Shutdown) -> Result<(), Exit> {
         tracing::warn!(key, reason, "this option has no effect");
     }
     let adapters = Adapters::connect(&config).await.map_err(Exit::failed)?;
-    let app = App::build(config, adapters).map_err(Exit::failed)?;
+    let budget = Budget::of_process(1);
+    let app = App::build(config, adapters, budget).map_err(Exit::failed)?;
     say(&format!(
         "listening public={}\nlistening internal={}\n",
         app.public_address(),

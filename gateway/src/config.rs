@@ -76,6 +76,9 @@ pub struct PublicConfig {
     /// as well, in the form browsers send them: lower case, without the scheme's usual port. The
     /// entry `*` allows every origin.
     pub allowed_origins: Option<Vec<String>>,
+    /// Whether pages of this machine may connect too, from any port. No option: dev mode alone has
+    /// users who are known to sit at the machine.
+    pub loopback_origins: bool,
 }
 
 /// The listener for peers and operators.
@@ -295,6 +298,14 @@ impl Config {
 pub fn process_environment() -> impl Iterator<Item = (String, String)> {
     let lossy = |text: std::ffi::OsString| text.to_string_lossy().into_owned();
     std::env::vars_os().map(move |(name, value)| (lossy(name), lossy(value)))
+}
+
+/// An entry of `public.allowed_origins`, in the form browsers send it.
+///
+/// # Errors
+/// Why no page can have this origin.
+pub fn origin(text: &str) -> Result<String, String> {
+    checks::origin(text)
 }
 
 /// The reference of every option in Markdown, which is `gateway/CONFIG.md`.

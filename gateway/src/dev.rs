@@ -3,7 +3,7 @@
 
 use std::{net::SocketAddr, sync::Arc};
 
-use futures_util::future::{join_all, select_all};
+use futures_util::future::join_all;
 use registry::{MemoryRegistry, Registry};
 use tokio_util::sync::CancellationToken;
 
@@ -11,6 +11,7 @@ use crate::{
     app::{Adapters, App, Node, StartFailure, Stopped},
     bus::kafka::{KafkaSettings, dev_broker::DevBroker},
     config::{Config, ConfigProblems},
+    descriptors::Budget,
     samples::Samples,
     tasks::Tasks,
 };
@@ -41,16 +42,28 @@ pub enum DevFailure {
     Stopped(#[from] Stopped),
 }
 
-/// Runs `nodes` nodes until `shutdown`, the first on `port`; `say` is how it speaks to the user.
+/// What the user has asked for.
+#[derive(Debug)]
+pub struct Wish {
+    /// How many nodes.
+    pub nodes: u16,
+    /// Where the first one listens; the others follow. 0: anywhere.
+    pub port: u16,
+    /// Web pages that may connect beside those of this machine, as [`crate::config::origin`] has
+    /// read them.
+    pub allow_origins: Vec<String>,
+}
+
+/// Runs nodes until `shutdown`; `say` is how it speaks to the user.
 ///
 /// # Errors
 /// Whatever keeps a part from starting, or stops it.
 pub async fn run(
-    nodes: u16,
-    port: u16,
+    wish: &Wish,
     shutdown: impl Future<Output = ()>,
     say: fn(&str),
 ) -> Result<(), DevFailure> {
+    let &Wish { nodes, port, .. } = wish;
     if port != 0 && port.checked_add(nodes - 1).is_none() {
         return Err(DevFailure::Ports(port, nodes));
     }
@@ -66,32 +79,21 @@ pub async fn run(
     let mut apps = Vec::new();
     for number in 0..nodes {
         let port = if port == 0 { 0 } else { port + number };
-        let config = config(number + 1, port, broker.bootstrap_servers())?;
+        let config = config(number + 1, port, broker.bootstrap_servers(), &wish.allow_origins)?;
         let settings = settings(&broker, &format!("roundtrip-{}", config.node_id));
         let adapters = Adapters::with(&settings, &config, Arc::clone(&registry))?;
-        let app = App::build(config, adapters).map_err(|failure| match failure {
-            StartFailure::Listen { option: "public.listen", address, source } => {
-                StartFailure::Listen { option: "--port", address, source }
-            }
-            other => other,
-        })?;
-        say(&format!(
-            "listening public={}\nlistening internal={}\n",
-            app.public_address(),
-            app.internal_address()
-        ));
-        apps.push(app);
+        apps.push(build(config, adapters, Budget::of_process(nodes.into()))?);
     }
     let addresses: Vec<SocketAddr> = apps.iter().map(App::public_address).collect();
-    let any_config = config(1, 0, broker.bootstrap_servers())?;
+    let listening: String = apps.iter().map(listening).collect();
+    let any_config = config(1, 0, broker.bootstrap_servers(), &[])?;
     let (tasks, mut lost) = Tasks::new();
     let samples = Samples::start(&settings(&broker, "samples"), &any_config, &tasks)?;
     let nodes: Vec<Node> = apps.into_iter().map(App::start).collect::<Result<_, _>>()?;
 
     let stop = CancellationToken::new();
-    // One that is ready reads every partition until the others have joined, and brings their replies
-    // home as well.
-    let ready = select_all(nodes.iter().map(|node| Box::pin(node.ready())).collect::<Vec<_>>());
+    // Nothing is said before all let clients in: whoever reads a line may connect at once.
+    let ready = join_all(nodes.iter().map(Node::ready).collect::<Vec<_>>());
     let run = join_all(nodes.into_iter().map(|node| {
         let (asked, stop) = (stop.clone().cancelled_owned(), stop.clone());
         async move {
@@ -102,9 +104,16 @@ pub async fn run(
         }
     }));
     let introduce = async {
-        let ((), first, _) = ready.await;
-        say(&introduction(addresses[first], &addresses, broker.bootstrap_servers(), &samples));
-        shutdown.await;
+        let introduced = async {
+            ready.await;
+            say(&listening);
+            say(&introduction(&addresses, broker.bootstrap_servers(), &samples));
+            std::future::pending::<()>().await;
+        };
+        tokio::select! {
+            () = introduced => {}
+            () = shutdown => {}
+        }
     };
     let mut run = std::pin::pin!(run);
     let results = tokio::select! {
@@ -140,7 +149,28 @@ fn request_topic(service: &str) -> String {
     format!("{service}.requests")
 }
 
-fn config(number: u16, port: u16, bootstrap_servers: &str) -> Result<Config, DevFailure> {
+/// A node that has bound its ports. What cannot be bound is told by the option of dev mode.
+fn build(config: Config, adapters: Adapters, budget: Budget) -> Result<App, StartFailure> {
+    App::build(config, adapters, budget).map_err(|failure| match failure {
+        StartFailure::Listen { option: "public.listen", address, source } => {
+            StartFailure::Listen { option: "--port", address, source }
+        }
+        other => other,
+    })
+}
+
+/// Where a node listens, as `serve` says it.
+fn listening(app: &App) -> String {
+    let (public, internal) = (app.public_address(), app.internal_address());
+    format!("listening public={public}\nlistening internal={internal}\n")
+}
+
+fn config(
+    number: u16,
+    port: u16,
+    bootstrap_servers: &str,
+    allow_origins: &[String],
+) -> Result<Config, DevFailure> {
     let services: String = SERVICES
         .iter()
         .map(|service| {
@@ -158,16 +188,15 @@ fn config(number: u16, port: u16, bootstrap_servers: &str) -> Result<Config, Dev
         {services}
         "#
     );
-    Config::parse(&text, std::iter::empty()).map_err(DevFailure::Config)
+    let mut config = Config::parse(&text, std::iter::empty()).map_err(DevFailure::Config)?;
+    config.public.allowed_origins = Some(allow_origins.to_vec());
+    config.public.loopback_origins = true;
+    Ok(config)
 }
 
-fn introduction(
-    first: SocketAddr,
-    addresses: &[SocketAddr],
-    bootstrap_servers: &str,
-    samples: &Samples,
-) -> String {
+fn introduction(addresses: &[SocketAddr], bootstrap_servers: &str, samples: &Samples) -> String {
     let addresses: Vec<String> = addresses.iter().map(ToString::to_string).collect();
+    let first = &addresses[0];
     let nodes = addresses.join(" ");
     let samples = samples.names().join(", ");
     format!(

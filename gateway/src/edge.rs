@@ -16,6 +16,7 @@ use crate::{
     tasks::Tasks,
 };
 
+pub(crate) mod authority;
 pub mod internal;
 pub mod origin;
 pub mod public;
@@ -47,8 +48,25 @@ impl Edge {
             Quota::per_second(rate)
                 .allow_burst(rate.saturating_mul(NonZeroU32::MIN.saturating_add(1)))
         });
-        let origins = Origins::new(config.public.allowed_origins.as_deref());
+        let origins = Origins::new(&config.public);
         Self { relay, handover, tasks, origins, session: config.session.clone(), quota }
+    }
+
+    /// Whether the page that calls may do so.
+    ///
+    /// # Errors
+    /// `forbidden`, counted.
+    fn check_origin(&self, headers: &HeaderMap) -> Result<(), Failure> {
+        self.origins.check(headers).inspect_err(|_| self.relay.telemetry().origin_refused())
+    }
+
+    /// Whether clients are served yet.
+    ///
+    /// # Errors
+    /// `unavailable`: a node that has just begun to listen would refuse what they ask for.
+    fn is_open(&self) -> Result<(), Failure> {
+        let failure = || Failure::new(ErrorCode::Unavailable, "this node is not ready yet");
+        self.relay.is_open().then_some(()).ok_or_else(failure)
     }
 
     /// What one connection may ask for per second.

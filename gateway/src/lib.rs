@@ -10,12 +10,13 @@
 //! * [`bus`], [`peer`] and the `registry` crate: the traits below the relay, and their adapters.
 //! * [`wire`], [`error`]: frames and codes.
 //! * [`app`], [`dev`]: the only places that choose adapters and join all of it; [`cli`], [`config`],
-//!   [`telemetry`], [`readiness`] and [`tasks`] around them.
+//!   [`telemetry`], [`readiness`], [`tasks`] and [`descriptors`] around them.
 
 pub mod app;
 pub mod bus;
 pub mod cli;
 pub mod config;
+pub mod descriptors;
 pub mod dev;
 pub mod edge;
 pub mod error;

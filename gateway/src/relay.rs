@@ -85,6 +85,7 @@ pub struct Relay {
     producer: Arc<dyn Producer>,
     telemetry: Arc<Telemetry>,
     nature: Nature,
+    open: AtomicBool,
     draining: AtomicBool,
 }
 
@@ -118,6 +119,7 @@ impl Relay {
             producer,
             telemetry,
             nature: Nature::default(),
+            open: AtomicBool::new(false),
             draining: AtomicBool::new(false),
         }
     }
@@ -170,6 +172,17 @@ impl Relay {
     /// Where replies go that nobody on this node waits for.
     pub fn strays(&self) -> &Arc<Inbox> {
         &self.strays
+    }
+
+    /// From now on clients are let in: the node can serve them. It stays so, because clients that
+    /// are turned away when Kafka is away for a while are worse off than those that are told so.
+    pub fn open(&self) {
+        self.open.store(true, Ordering::SeqCst);
+    }
+
+    /// Whether clients are let in.
+    pub fn is_open(&self) -> bool {
+        self.open.load(Ordering::SeqCst)
     }
 
     /// From now on no new request is taken.

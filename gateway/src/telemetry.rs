@@ -97,6 +97,7 @@ pub struct Telemetry {
     resumes: Family<ResultLabels, Counter>,
     closes: Family<CloseLabels, Counter>,
     limit_hits: Family<LimitLabels, Counter>,
+    origins_refused: Counter,
     frames_abandoned: Family<ReasonLabels, Counter>,
     records_skipped: Family<ReasonLabels, Counter>,
     registry_seconds: Seconds<OperationLabels>,
@@ -121,6 +122,7 @@ impl Telemetry {
             resumes: Family::default(),
             closes: Family::default(),
             limit_hits: Family::default(),
+            origins_refused: Counter::default(),
             frames_abandoned: Family::default(),
             records_skipped: Family::default(),
             registry_seconds: Family::new_with_constructor(Buckets),
@@ -182,6 +184,11 @@ impl Telemetry {
             "limit_hits",
             "Times a limit was hit, by the last part of its option's name",
             self.limit_hits.clone(),
+        );
+        registry.register(
+            "origins_refused",
+            "Calls and handshakes of web pages whose origin is not allowed",
+            self.origins_refused.clone(),
         );
         registry.register(
             "frames_abandoned",
@@ -266,6 +273,11 @@ impl Telemetry {
     pub fn limit_hit(&self, limit: &'static str) {
         debug_assert!(LIMITS.contains(&limit), "{limit} is not in labels::LIMITS");
         self.limit_hits.get_or_create(&LimitLabels { limit }).inc();
+    }
+
+    /// A web page was turned away.
+    pub fn origin_refused(&self) {
+        self.origins_refused.inc();
     }
 
     /// An answer was given up.

@@ -5,9 +5,11 @@ mod scenarios {
     mod bare_clients;
     mod codes;
     mod configuration;
+    mod descriptors;
     mod dev_mode;
     mod drain;
     mod fidelity;
+    mod http_clients;
     mod instruments;
     mod internal;
     mod kafka_bus;

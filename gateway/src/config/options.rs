@@ -102,6 +102,7 @@ fn public(section: &mut Section<'_>) -> PublicConfig {
              one whose origin is the `Host` may always; any other is refused with HTTP 403. `*` \
              allows every page there is.",
         ),
+        loopback_origins: false,
     }
 }
 

@@ -146,6 +146,10 @@ impl Internal {
 
     fn probe(&self) -> Answer {
         let report = self.readiness.report();
+        if report.ready {
+            // Whoever reads this may send clients at once.
+            self.relay.open();
+        }
         let mut body = serde_json::to_vec(&report).expect("plain data in memory can be encoded");
         body.push(b'\n');
         let mut answer = Response::new(body);
@@ -228,17 +232,27 @@ pub fn routes(internal: Arc<Internal>) -> Routes {
             let upgrade = upgrade.filter(|_| upgrades);
             internal.post(path, upgrade, &body).await.into_response()
         });
+    let get = || warp::get().or(warp::head()).unify();
     let metrics = warp::path!("metrics")
-        .and(warp::get())
+        .and(get())
         .and(with())
         .map(|internal: Arc<Internal>| internal.metrics().into_response());
-    let get = || warp::get().or(warp::head()).unify();
     let livez =
         warp::path!("livez").and(get()).map(|| plain(StatusCode::OK, "alive").into_response());
     let readyz = warp::path!("readyz")
         .and(get())
         .and(with())
         .map(|internal: Arc<Internal>| internal.probe().into_response());
+    let get_only = warp::path!("metrics")
+        .or(warp::path!("livez"))
+        .unify()
+        .or(warp::path!("readyz"))
+        .unify()
+        .map(|| {
+            let mut answer = plain(StatusCode::METHOD_NOT_ALLOWED, "this takes GET and HEAD");
+            answer.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET, HEAD"));
+            answer.into_response()
+        });
     // What is not there is as forbidden as what is: no hint without the secret.
     let other = with().and(warp::header::headers_cloned()).map(
         |internal: Arc<Internal>, headers: HeaderMap| {
@@ -250,5 +264,6 @@ pub fn routes(internal: Arc<Internal>) -> Routes {
             answer.into_response()
         },
     );
-    peers.or(metrics).unify().or(livez).unify().or(readyz).unify().or(other).unify().boxed()
+    let probes = metrics.or(livez).unify().or(readyz).unify().or(get_only).unify();
+    peers.or(probes).unify().or(other).unify().boxed()
 }

@@ -1,49 +1,132 @@
 //! Which web pages may call: the same rule for WebSocket handshakes and for REST (CORS, as the
-//! Fetch standard describes it).
+//! Fetch standard describes it; origins as in RFC 6454).
 
-use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
+use std::{collections::HashSet, sync::Mutex};
 
-use super::Answer;
-use crate::error::{ErrorCode, Failure};
+use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
+
+use super::{Answer, authority::Authority};
+use crate::{
+    config::PublicConfig,
+    error::{ErrorCode, Failure},
+    tasks::locked,
+};
 
 /// How long a browser may remember a preflight's answer, in seconds.
 const PREFLIGHT_MAX_AGE: u32 = 600;
+/// What pages may use.
+const METHODS: &str = "GET, HEAD, POST, PUT, PATCH, DELETE";
 /// What pages may read of an answer beside the headers that they always may.
 const EXPOSED: &str = "roundtrip-request-id, roundtrip-node, server-timing, retry-after";
+/// What a preflight's answer depends on.
+const PREFLIGHT_VARY: &str =
+    "origin, access-control-request-method, access-control-request-headers";
+/// Refused origins that are remembered, so that each is logged once; further ones are only counted.
+const REFUSED_MAX: usize = 100;
+/// Bytes of an origin that are logged.
+const LOGGED_BYTES_MAX: usize = 200;
+
+const PRIVATE_NETWORK_ASKED: HeaderName =
+    HeaderName::from_static("access-control-request-private-network");
+const PRIVATE_NETWORK_ALLOWED: HeaderName =
+    HeaderName::from_static("access-control-allow-private-network");
 
 /// The configured origins.
 #[derive(Debug)]
 pub struct Origins {
-    allowed: Vec<String>,
+    allowed: Vec<Origin>,
     any: bool,
+    loopback: bool,
+    refused: Mutex<HashSet<Box<str>>>,
+}
+
+/// Scheme, host and port.
+#[derive(Debug, PartialEq, Eq)]
+struct Origin {
+    scheme: Box<str>,
+    authority: Authority,
+}
+
+impl Origin {
+    /// `None` for `null`, which every page without an origin of its own has, and for whatever no
+    /// browser says.
+    fn parse(text: &str) -> Option<Self> {
+        let (scheme, authority) = text.split_once("://")?;
+        let scheme = scheme.to_ascii_lowercase().into();
+        Some(Self { scheme, authority: Authority::parse(authority)? })
+    }
+
+    fn usual_port(&self) -> Option<u16> {
+        match &*self.scheme {
+            "http" => Some(80),
+            "https" => Some(443),
+            _ => None,
+        }
+    }
+
+    /// Whether both name the same host and the same port, as this one's scheme has it.
+    fn is_at(&self, authority: &Authority) -> bool {
+        let usual = self.usual_port();
+        self.authority.has_host_of(authority)
+            && self.authority.port_or(usual) == authority.port_or(usual)
+    }
+
+    fn is_same(&self, other: &Self) -> bool {
+        self.scheme == other.scheme && self.is_at(&other.authority)
+    }
 }
 
 impl Origins {
-    /// `None` allows only a page's own origin; `*` allows all.
-    pub fn new(allowed: Option<&[String]>) -> Self {
-        let allowed: Vec<String> = allowed.unwrap_or_default().to_vec();
-        Self { any: allowed.iter().any(|origin| origin == "*"), allowed }
+    /// No list allows only a page's own origin; `*` allows all.
+    pub fn new(config: &PublicConfig) -> Self {
+        let allowed = config.allowed_origins.as_deref().unwrap_or_default();
+        Self {
+            any: allowed.iter().any(|origin| origin == "*"),
+            allowed: allowed.iter().filter_map(|origin| Origin::parse(origin)).collect(),
+            loopback: config.loopback_origins,
+            refused: Mutex::default(),
+        }
     }
 
     /// Whether a call may come: it names no origin, an allowed one, or the host it calls.
     ///
     /// # Errors
-    /// `forbidden`.
+    /// `forbidden`. The first refusal of an origin is logged, with what would let it in.
     pub fn check(&self, headers: &HeaderMap) -> Result<(), Failure> {
-        let Some(origin) = headers.get(header::ORIGIN) else { return Ok(()) };
-        let origin = origin.to_str().unwrap_or_default();
-        let same_host = || {
-            let host = headers.get(header::HOST).and_then(|host| host.to_str().ok());
-            let authority = origin.split_once("://").map(|(_, authority)| authority);
-            authority.is_some_and(|of_origin| {
-                host.is_some_and(|host| host.eq_ignore_ascii_case(of_origin))
-            })
-        };
-        let listed = || self.allowed.iter().any(|allowed| allowed.eq_ignore_ascii_case(origin));
-        if self.any || listed() || same_host() {
+        let mut given = headers.get_all(header::ORIGIN).iter();
+        let Some(first) = given.next() else { return Ok(()) };
+        let text = first.to_str().unwrap_or_default();
+        // A browser says one origin. Of several, nobody knows which page has called.
+        let is_allowed = given.next().is_none() && (self.any || self.allows(text, headers));
+        if is_allowed {
             return Ok(());
         }
-        Err(Failure::new(ErrorCode::Forbidden, "this origin may not call; see allowed_origins"))
+        self.log(&String::from_utf8_lossy(first.as_bytes()));
+        let message = "this origin may not call: public.allowed_origins does not have it";
+        Err(Failure::new(ErrorCode::Forbidden, message))
+    }
+
+    fn allows(&self, text: &str, headers: &HeaderMap) -> bool {
+        let Some(origin) = Origin::parse(text) else { return false };
+        let host = || Authority::parse(headers.get(header::HOST)?.to_str().ok()?);
+        let is_web = origin.usual_port().is_some();
+        self.allowed.iter().any(|allowed| allowed.is_same(&origin))
+            || is_web && self.loopback && origin.authority.is_loopback()
+            || is_web && host().is_some_and(|host| origin.is_at(&host))
+    }
+
+    fn log(&self, origin: &str) {
+        let end = origin.floor_char_boundary(LOGGED_BYTES_MAX);
+        let origin = &origin[..end];
+        let mut refused = locked(&self.refused);
+        if refused.len() < REFUSED_MAX && refused.insert(origin.into()) {
+            drop(refused);
+            tracing::warn!(
+                ?origin,
+                "a web page was refused: public.allowed_origins (dev: --allow-origin) lets its \
+                 origin in"
+            );
+        }
     }
 
     /// The answer to a preflight from an allowed origin.
@@ -51,23 +134,39 @@ impl Origins {
         let mut answer = Response::new(Vec::new());
         *answer.status_mut() = StatusCode::NO_CONTENT;
         let headers = answer.headers_mut();
-        let methods = HeaderValue::from_static("GET, POST, PUT, PATCH, DELETE");
+        let methods = HeaderValue::from_static(METHODS);
         headers.insert(header::ACCESS_CONTROL_ALLOW_METHODS, methods);
-        if let Some(wanted) = request.get(header::ACCESS_CONTROL_REQUEST_HEADERS) {
-            headers.insert(header::ACCESS_CONTROL_ALLOW_HEADERS, wanted.clone());
+        for wanted in request.get_all(header::ACCESS_CONTROL_REQUEST_HEADERS) {
+            headers.append(header::ACCESS_CONTROL_ALLOW_HEADERS, wanted.clone());
+        }
+        // The page is on a public network, this node on a private one: whoever lists an origin
+        // means it.
+        if request.get(PRIVATE_NETWORK_ASKED).is_some_and(|asked| asked == "true") {
+            headers.insert(PRIVATE_NETWORK_ALLOWED, HeaderValue::from_static("true"));
         }
         headers.insert(header::ACCESS_CONTROL_MAX_AGE, PREFLIGHT_MAX_AGE.into());
-        Self::allow(request, headers);
+        headers.insert(header::VARY, HeaderValue::from_static(PREFLIGHT_VARY));
+        Self::allow_origin(request, headers);
         answer
     }
 
     /// Lets the page that asked read the answer.
     pub fn allow(request: &HeaderMap, answer: &mut HeaderMap) {
+        Self::vary(answer);
+        Self::allow_origin(request, answer);
+    }
+
+    /// Says that another origin, or none, might have got another answer: caches must not mix them
+    /// up.
+    pub fn vary(answer: &mut HeaderMap) {
+        answer.append(header::VARY, HeaderValue::from_static("origin"));
+    }
+
+    fn allow_origin(request: &HeaderMap, answer: &mut HeaderMap) {
         if let Some(origin) = request.get(header::ORIGIN) {
             answer.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin.clone());
             let exposed = HeaderValue::from_static(EXPOSED);
             answer.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, exposed);
-            answer.append(header::VARY, HeaderValue::from_static("origin"));
         }
     }
 }
@@ -76,30 +175,135 @@ impl Origins {
 mod tests {
     use super::*;
 
-    fn call(origin: Option<&'static str>) -> HeaderMap {
+    fn origins(allowed: Option<&[&str]>, loopback_origins: bool) -> Origins {
+        let listen = ([127, 0, 0, 1], 0).into();
+        let allowed = allowed.map(|list| list.iter().map(|&origin| origin.into()).collect());
+        Origins::new(&PublicConfig { listen, allowed_origins: allowed, loopback_origins })
+    }
+
+    fn is_let_in(origins: &Origins, host: &'static str, given: &[&'static str]) -> bool {
         let mut headers = HeaderMap::new();
-        headers.insert(header::HOST, HeaderValue::from_static("gw.example:8080"));
-        if let Some(origin) = origin {
-            headers.insert(header::ORIGIN, HeaderValue::from_static(origin));
+        headers.insert(header::HOST, HeaderValue::from_static(host));
+        for origin in given {
+            headers.append(header::ORIGIN, HeaderValue::from_static(origin));
         }
-        headers
+        origins.check(&headers).is_ok()
     }
 
     #[test]
     fn no_origin_and_the_own_host_are_always_allowed() {
-        for origins in [Origins::new(None), Origins::new(Some(&["https://a.example".into()]))] {
-            assert!(origins.check(&call(None)).is_ok());
-            assert!(origins.check(&call(Some("http://gw.example:8080"))).is_ok());
-            assert!(origins.check(&call(Some("http://evil.example"))).is_err());
-            assert!(origins.check(&call(Some("null"))).is_err());
+        for origins in [origins(None, false), origins(Some(&["https://a.example"]), false)] {
+            assert!(is_let_in(&origins, "gw.example:8080", &[]));
+            assert!(is_let_in(&origins, "gw.example:8080", &["http://gw.example:8080"]));
+            assert!(!is_let_in(&origins, "gw.example:8080", &["http://gw.example"]));
+            assert!(!is_let_in(&origins, "gw.example:8080", &["http://evil.example"]));
+            for none in ["null", "", "gw.example:8080", "ftp://gw.example:8080", "http://"] {
+                assert!(!is_let_in(&origins, "gw.example:8080", &[none]), "{none}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_port_that_goes_without_saying_may_be_said() {
+        let own = origins(None, false);
+        for (host, origin) in [
+            ("gw.example", "http://gw.example"),
+            ("gw.example", "http://gw.example:80"),
+            ("gw.example", "https://gw.example:443"),
+            ("gw.example:80", "http://gw.example"),
+            ("gw.example:443", "https://gw.example"),
+            ("GW.example", "http://gw.EXAMPLE"),
+            ("[0::1]:8080", "http://[::1]:8080"),
+            ("[::1]", "HTTP://[::1]:80"),
+        ] {
+            assert!(is_let_in(&own, host, &[origin]), "{origin} at {host}");
+        }
+        for (host, origin) in [
+            ("gw.example", "http://gw.example:443"),
+            ("gw.example:443", "http://gw.example"),
+            ("gw.example:8080", "https://gw.example"),
+            ("[::1]:1", "http://[::1]:2"),
+        ] {
+            assert!(!is_let_in(&own, host, &[origin]), "{origin} at {host}");
+        }
+        let listed = origins(Some(&["https://a.example", "http://b.example:81"]), false);
+        for origin in ["https://a.example:443", "HTTPS://A.example", "http://b.example:81"] {
+            assert!(is_let_in(&listed, "gw.example", &[origin]), "{origin}");
+        }
+        for origin in ["http://a.example", "https://a.example:80", "http://b.example"] {
+            assert!(!is_let_in(&listed, "gw.example", &[origin]), "{origin}");
         }
     }
 
     #[test]
     fn listed_origins_are_allowed_and_a_star_allows_all() {
-        let listed = Origins::new(Some(&["https://a.example".into()]));
-        assert!(listed.check(&call(Some("https://a.example"))).is_ok());
-        assert!(listed.check(&call(Some("https://a.example.evil"))).is_err());
-        assert!(Origins::new(Some(&["*".into()])).check(&call(Some("https://b.example"))).is_ok());
+        let listed = origins(Some(&["https://a.example", "capacitor://localhost"]), false);
+        assert!(is_let_in(&listed, "gw.example", &["https://a.example"]));
+        assert!(is_let_in(&listed, "gw.example", &["capacitor://localhost"]));
+        assert!(!is_let_in(&listed, "gw.example", &["https://a.example.evil"]));
+        let any = origins(Some(&["*"]), false);
+        for origin in ["https://b.example", "null", "file://"] {
+            assert!(is_let_in(&any, "gw.example", &[origin]), "{origin}");
+        }
+    }
+
+    #[test]
+    fn of_several_origins_none_counts() {
+        for origins in [origins(Some(&["https://a.example"]), false), origins(Some(&["*"]), false)]
+        {
+            let twice = ["https://a.example", "https://a.example"];
+            assert!(!is_let_in(&origins, "gw.example", &twice));
+            assert!(!is_let_in(&origins, "gw.example", &["http://gw.example", "null"]));
+        }
+        let listed = origins(Some(&["https://a.example"]), false);
+        assert!(!is_let_in(&listed, "gw.example", &["https://a.example https://b.example"]));
+    }
+
+    #[test]
+    fn pages_of_this_machine_come_in_where_they_may() {
+        let loopback = origins(None, true);
+        for origin in [
+            "http://localhost:3000",
+            "https://localhost",
+            "http://127.0.0.1:5173",
+            "http://127.8.0.1",
+            "http://[::1]:8080",
+        ] {
+            assert!(is_let_in(&loopback, "127.0.0.1:8080", &[origin]), "{origin}");
+            assert!(!is_let_in(&origins(None, false), "127.0.0.1:8080", &[origin]), "{origin}");
+        }
+        for origin in ["http://localhost.evil.example", "null", "http://10.0.0.1"] {
+            assert!(!is_let_in(&loopback, "127.0.0.1:8080", &[origin]), "{origin}");
+        }
+    }
+
+    #[test]
+    fn refused_origins_are_remembered_up_to_a_number() {
+        let own = origins(None, false);
+        for number in 0..2 * REFUSED_MAX {
+            own.log(&format!("http://{number}.example{}", "x".repeat(1000)));
+        }
+        assert_eq!(locked(&own.refused).len(), REFUSED_MAX);
+        assert!(locked(&own.refused).iter().all(|origin| origin.len() <= LOGGED_BYTES_MAX));
+    }
+
+    #[test]
+    fn a_preflight_says_what_may_come_and_what_it_depends_on() {
+        let mut request = HeaderMap::new();
+        request.insert(header::ORIGIN, HeaderValue::from_static("https://a.example"));
+        let answer = Origins::preflight(&request);
+        assert_eq!(answer.status(), 204);
+        assert_eq!(answer.headers()[header::ACCESS_CONTROL_ALLOW_ORIGIN], "https://a.example");
+        assert_eq!(answer.headers()[header::ACCESS_CONTROL_ALLOW_METHODS], METHODS);
+        assert_eq!(answer.headers()[header::VARY], PREFLIGHT_VARY);
+        assert!(!answer.headers().contains_key(header::ACCESS_CONTROL_ALLOW_HEADERS));
+        assert!(!answer.headers().contains_key(PRIVATE_NETWORK_ALLOWED));
+
+        let wanted = HeaderValue::from_static("content-type, x-tenant");
+        request.insert(header::ACCESS_CONTROL_REQUEST_HEADERS, wanted.clone());
+        request.insert(PRIVATE_NETWORK_ASKED, HeaderValue::from_static("true"));
+        let answer = Origins::preflight(&request);
+        assert_eq!(answer.headers()[header::ACCESS_CONTROL_ALLOW_HEADERS], wanted);
+        assert_eq!(answer.headers()[PRIVATE_NETWORK_ALLOWED], "true");
     }
 }

@@ -6,12 +6,14 @@ use http::HeaderValue;
 use warp::{Filter, Reply, reply::Response};
 
 use super::{Edge, problem, rest, server::Routes, ws};
-use crate::error::{ErrorCode, Failure};
+use crate::{
+    error::{ErrorCode, Failure},
+    relay::Relay,
+};
 
 /// Everything under the public listener. Never anything internal.
 pub fn routes(edge: &Arc<Edge>) -> Routes {
-    let node = HeaderValue::from_str(edge.relay.node().id.as_str());
-    let node = node.expect("a node id fits a header");
+    let node = node(&edge.relay);
     ws::route(edge)
         .or(rest::route(edge))
         .unify()
@@ -25,4 +27,9 @@ pub fn routes(edge: &Arc<Edge>) -> Routes {
             answer
         })
         .boxed()
+}
+
+/// This node, as each answer names it.
+pub fn node(relay: &Relay) -> HeaderValue {
+    HeaderValue::from_str(relay.node().id.as_str()).expect("a node id fits a header")
 }

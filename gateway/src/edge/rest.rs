@@ -7,6 +7,7 @@ use futures_util::{Stream, StreamExt};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, header};
 use percent_encoding::percent_decode_str;
 use registry::RequestId;
+use serde::Serialize;
 use warp::{Filter, Reply as _, path::FullPath, reply::Response as WarpResponse};
 
 use super::{
@@ -22,15 +23,20 @@ use crate::{
 };
 
 const PREFIX: &str = "/v1/services/";
-const METHODS: [Method; 5] =
-    [Method::GET, Method::POST, Method::PUT, Method::PATCH, Method::DELETE];
+/// The list of services.
+const LIST: &str = "/v1/services";
+const METHODS: [Method; 6] =
+    [Method::GET, Method::HEAD, Method::POST, Method::PUT, Method::PATCH, Method::DELETE];
+const ALLOW: &str = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS";
+const LIST_METHODS: [Method; 2] = [Method::GET, Method::HEAD];
+const LIST_ALLOW: &str = "GET, HEAD, OPTIONS";
 /// How long a body may take to arrive.
 const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 /// What a service never says through us: the framing of the answer is ours.
 const FRAMING: [&str; 6] =
     ["connection", "content-length", "keep-alive", "transfer-encoding", "upgrade", "trailer"];
 
-/// The routes under `/v1/services/`.
+/// The routes under `/v1/services`.
 pub fn route(
     edge: &Arc<Edge>,
 ) -> impl Filter<Extract = (WarpResponse,), Error = warp::Rejection> + Clone + use<> {
@@ -66,25 +72,70 @@ impl Edge {
         rate: &Rate,
         body: impl Stream<Item = Result<B, warp::Error>> + Send,
     ) -> Answer {
-        if let Err(failure) = self.origins.check(&call.headers) {
-            return problem(&failure, None);
+        if let Err(failure) = self.check_origin(&call.headers) {
+            let mut answer = problem(&failure, None);
+            Origins::vary(answer.headers_mut());
+            return answer;
         }
         if call.is_preflight() {
             return Origins::preflight(&call.headers);
         }
-        let answer = async {
-            if !METHODS.contains(&call.method) {
-                return Err(Box::new(method_not_allowed()));
-            }
-            let (service, path) = call.target().map_err(|failure| refused(&failure))?;
-            let count = |failure| refused(&self.relay.refused_call(&service, failure));
-            rate.take(&self.relay).map_err(count)?;
-            let body = self.read(call, body).await.map_err(count)?;
-            self.call(call, &service, &path, &body).await
+        let answer = match &*call.path {
+            LIST => self.list(call),
+            _ => self.serve(call, rate, body).await,
         };
-        let mut answer = answer.await.unwrap_or_else(|refusal| *refusal);
+        let mut answer = answer.unwrap_or_else(|refusal| *refusal);
         Origins::allow(&call.headers, answer.headers_mut());
         answer
+    }
+
+    /// The services that the caller may call.
+    fn list(&self, call: &Call) -> Result<Answer, Refusal> {
+        call.check_method(&LIST_METHODS, LIST_ALLOW)?;
+        self.is_open().map_err(|failure| refused(&failure))?;
+        #[derive(Serialize)]
+        struct Listed<'a> {
+            name: &'a str,
+        }
+        let names = self.relay.service_names();
+        let list: Vec<Listed<'_>> = names.iter().map(|name| Listed { name }).collect();
+        let list = serde_json::to_vec(&list).expect("plain data in memory can be encoded");
+        let mut answer = Response::new(list);
+        let media_type = HeaderValue::from_static("application/json");
+        answer.headers_mut().insert(header::CONTENT_TYPE, media_type);
+        Ok(answer)
+    }
+
+    /// Submits a call of a service, and waits for its answer.
+    async fn serve<B: Buf>(
+        &self,
+        call: &Call,
+        rate: &Rate,
+        body: impl Stream<Item = Result<B, warp::Error>> + Send,
+    ) -> Result<Answer, Refusal> {
+        call.check_method(&METHODS, ALLOW)?;
+        let (service, path) = call.target().map_err(|failure| refused(&failure))?;
+        let count = |failure| self.relay.refused_call(&service, failure);
+        self.is_open().map_err(|failure| refused(&count(failure)))?;
+        rate.take(&self.relay).map_err(|failure| refused(&count(failure)))?;
+        self.check_coding(call, &service).map_err(|failure| coded(&count(failure)))?;
+        let body = self.read(call, body).await.map_err(|failure| refused(&count(failure)))?;
+        self.call(call, &service, &path, &body).await
+    }
+
+    /// Whether the service will know how its bytes are coded: they go to it as they came.
+    fn check_coding(&self, call: &Call, service: &str) -> Result<(), Failure> {
+        let is_plain = |value: &HeaderValue| {
+            let mut codings = value.as_bytes().split(|&byte| byte == b',').map(<[u8]>::trim_ascii);
+            codings.all(|coding| coding.is_empty() || coding.eq_ignore_ascii_case(b"identity"))
+        };
+        let is_known = || self.relay.allows_header(service, header::CONTENT_ENCODING.as_str());
+        if call.headers.get_all(header::CONTENT_ENCODING).iter().all(is_plain) || is_known() {
+            return Ok(());
+        }
+        let message = "the service would not learn how the body is coded: send it as it is, or let \
+                       allowed_headers of the service name content-encoding";
+        Err(Failure::new(ErrorCode::BadRequest, message))
     }
 
     /// Reads the body, as far as it may be long.
@@ -171,6 +222,23 @@ impl Edge {
 }
 
 impl Call {
+    /// Takes some methods; says which to those that ask.
+    fn check_method(&self, methods: &[Method], allow: &'static str) -> Result<(), Refusal> {
+        if methods.contains(&self.method) {
+            return Ok(());
+        }
+        let mut answer = if self.method == Method::OPTIONS {
+            let mut answer = Response::new(Vec::new());
+            *answer.status_mut() = StatusCode::NO_CONTENT;
+            answer
+        } else {
+            let failure = Failure::new(ErrorCode::BadRequest, format!("this takes {allow}"));
+            problem_with(StatusCode::METHOD_NOT_ALLOWED.as_u16(), &failure, None)
+        };
+        answer.headers_mut().insert(header::ALLOW, HeaderValue::from_static(allow));
+        Err(Box::new(answer))
+    }
+
     fn is_preflight(&self) -> bool {
         self.method == Method::OPTIONS
             && self.headers.contains_key(header::ORIGIN)
@@ -276,13 +344,13 @@ fn server_timing(timing: &Timing) -> Option<HeaderValue> {
     HeaderValue::from_str(&metrics.join(", ")).ok().filter(|value| !value.is_empty())
 }
 
-fn method_not_allowed() -> Answer {
-    let failure =
-        Failure::new(ErrorCode::BadRequest, "a service takes GET, POST, PUT, PATCH, DELETE");
-    let mut answer = problem_with(StatusCode::METHOD_NOT_ALLOWED.as_u16(), &failure, None);
-    let allow = HeaderValue::from_static("GET, POST, PUT, PATCH, DELETE, OPTIONS");
-    answer.headers_mut().insert(header::ALLOW, allow);
-    answer
+/// The refusal of a coded body (RFC 9110, section 15.5.16).
+fn coded(failure: &Failure) -> Refusal {
+    let status = StatusCode::UNSUPPORTED_MEDIA_TYPE.as_u16();
+    let mut answer = problem_with(status, failure, None);
+    let identity = HeaderValue::from_static("identity");
+    answer.headers_mut().insert(header::ACCEPT_ENCODING, identity);
+    Box::new(answer)
 }
 
 #[cfg(test)]

@@ -1,34 +1,48 @@
 //! One listener: accepts connections and serves a warp filter on each, upgrades included.
 
-use std::{convert::Infallible, io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{convert::Infallible, fmt, io, net::SocketAddr, sync::Arc, time::Duration};
 
-use hyper::server::conn::http1;
-use hyper_util::{
-    rt::{TokioIo, TokioTimer},
-    service::TowerToHyperService,
-};
+use http::{HeaderValue, Request, StatusCode, header};
+use hyper::{body::Incoming, server::conn::http1, service::service_fn};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
     net::{TcpListener, TcpStream},
-    sync::{OwnedSemaphorePermit, Semaphore},
+    time::Instant,
 };
-use tokio_util::{
-    sync::CancellationToken,
-    task::{TaskTracker, task_tracker::TaskTrackerToken},
-};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tower_service::Service;
-use warp::{Filter, filters::BoxedFilter, reply::Response};
+use warp::{Filter, Reply, filters::BoxedFilter, reply::Response};
 
 use super::Rate;
-use crate::tasks::Tasks;
+use crate::{
+    error::{ErrorCode, Failure},
+    relay::{Burst, Relay},
+    tasks::Tasks,
+};
 
-/// How long a client may take for a request's head.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+mod exchange;
+mod places;
+mod requirements;
+mod transport;
+mod voice;
+
+use exchange::{Exchange, Watched};
+pub use places::Capacity;
+use places::{Place, Places};
+use transport::Transport;
+pub use voice::Voice;
+
+/// How long a connection may be kept without a request: longer than proxies keep theirs, which
+/// would otherwise send a request into a connection that is being closed.
+const IDLE_MAX: Duration = Duration::from_secs(75);
+/// The same for one that is only told that there is no place.
+const REFUSED_IDLE_MAX: Duration = Duration::from_secs(1);
 /// Bytes of a request's head.
 const HEAD_BYTES_MAX: usize = 16 * 1024;
 const HEADERS_MAX: usize = 100;
 /// Connections that the kernel keeps while we are busy.
 const BACKLOG: i32 = 4096;
-/// Pause after a failed accept: out of file descriptors, most likely.
+/// Pause after an accept that failed for want of something.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// The routes of a listener: every request gets an answer.
@@ -38,7 +52,25 @@ pub type Routes = BoxedFilter<(Response,)>;
 #[derive(Debug)]
 pub struct Server {
     listener: TcpListener,
-    connections_max: usize,
+    capacity: Capacity,
+}
+
+/// What a listener serves.
+pub struct Site {
+    /// Its routes.
+    pub routes: Routes,
+    /// How it says no by itself.
+    pub voice: Voice,
+    /// Makes one allowance per connection.
+    pub rate: Box<dyn Fn() -> Rate + Send + Sync>,
+    /// Where its limits are counted.
+    pub relay: Arc<Relay>,
+}
+
+impl fmt::Debug for Site {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Site").field("voice", &self.voice).finish_non_exhaustive()
+    }
 }
 
 impl Server {
@@ -46,7 +78,7 @@ impl Server {
     ///
     /// # Errors
     /// Whatever the system says.
-    pub fn bind(address: SocketAddr, connections_max: usize) -> io::Result<Self> {
+    pub fn bind(address: SocketAddr, capacity: Capacity) -> io::Result<Self> {
         let socket = socket2::Socket::new(
             socket2::Domain::for_address(address),
             socket2::Type::STREAM,
@@ -56,7 +88,7 @@ impl Server {
         socket.set_nonblocking(true)?;
         socket.bind(&address.into())?;
         socket.listen(BACKLOG)?;
-        Ok(Self { listener: TcpListener::from_std(socket.into())?, connections_max })
+        Ok(Self { listener: TcpListener::from_std(socket.into())?, capacity })
     }
 
     /// Where it listens: the port is known even if 0 was asked for.
@@ -68,36 +100,57 @@ impl Server {
     }
 
     /// Serves until `stop`, then closes the listener, lets the calls in progress end, and returns.
-    /// Upgraded connections live on. `rate` makes one allowance per connection.
-    pub async fn run(
-        self,
-        routes: Routes,
-        rate: impl Fn() -> Rate,
-        tasks: &Tasks,
-        stop: CancellationToken,
-    ) {
-        let mut http = http1::Builder::new();
-        http.timer(TokioTimer::new())
-            .header_read_timeout(HEAD_TIMEOUT)
-            .max_headers(HEADERS_MAX)
-            .max_buf_size(HEAD_BYTES_MAX);
+    /// Upgraded connections live on.
+    pub async fn run(self, site: Site, tasks: &Tasks, stop: CancellationToken) {
+        let (serving, refusing) = (http(IDLE_MAX), http(REFUSED_IDLE_MAX));
+        let Site { routes, voice, rate, relay } = site;
+        let voice = Arc::new(voice);
         let calls = TaskTracker::new();
-        let places = Arc::new(Semaphore::new(self.connections_max));
+        let places = Places::new(self.capacity);
+        let mut burst = Burst::default();
         loop {
+            let accepted = async {
+                let stream = accept(&self.listener, &mut burst).await;
+                (stream, places.take().await)
+            };
             let (stream, place) = tokio::select! {
                 () = stop.cancelled() => break,
-                accepted = accept(&self.listener, &places) => accepted,
+                accepted = accepted => accepted,
             };
-            let service = WithRate { inner: warp::service(routes.clone()), rate: rate() };
-            let connection = http
-                .serve_connection(TokioIo::new(stream), TowerToHyperService::new(service))
-                .with_upgrades();
+            let exchange = Arc::new(Exchange::new());
+            let visit = Arc::new(Visit {
+                routes: routes.clone(),
+                voice: Arc::clone(&voice),
+                rate: rate(),
+                exchange: Arc::clone(&exchange),
+                refusal: refusal(&place, places.capacity(), &relay),
+            });
+            let http = if place.is_refusal() {
+                &refusing
+            } else {
+                places.hold(&exchange);
+                &serving
+            };
+            let service = service_fn(move |request| Arc::clone(&visit).answer(request));
+            let transport = Transport::new(
+                stream,
+                place,
+                Arc::clone(&exchange),
+                Arc::clone(&voice),
+                stop.clone(),
+            );
+            let connection = http.serve_connection(TokioIo::new(transport), service);
+            let connection = connection.with_upgrades();
             let (stop, call) = (stop.clone(), calls.token());
             tasks.short_lived(async move {
-                let _held: (OwnedSemaphorePermit, TaskTrackerToken) = (place, call);
+                let _held = call;
                 let mut connection = std::pin::pin!(connection);
                 let result = tokio::select! {
                     result = connection.as_mut() => result,
+                    () = exchange.evicted() => {
+                        tracing::debug!("connection closed: its place is needed");
+                        return;
+                    }
                     () = stop.cancelled() => {
                         connection.as_mut().graceful_shutdown();
                         connection.await
@@ -114,54 +167,91 @@ impl Server {
     }
 }
 
-/// The next connection, once there is a place for it. Cancel safe.
-async fn accept(
-    listener: &TcpListener,
-    places: &Arc<Semaphore>,
-) -> (TcpStream, OwnedSemaphorePermit) {
-    let place = Arc::clone(places).acquire_owned().await;
-    let place = place.expect("the semaphore is never closed");
+fn http(idle_max: Duration) -> http1::Builder {
+    let mut http = http1::Builder::new();
+    http.timer(TokioTimer::new())
+        .header_read_timeout(idle_max)
+        .max_headers(HEADERS_MAX)
+        .max_buf_size(HEAD_BYTES_MAX);
+    http
+}
+
+/// What a connection is told that has found no place. The first part of its name says which limit it
+/// was.
+fn refusal(place: &Place, capacity: &Capacity, relay: &Relay) -> Option<Failure> {
+    place.is_refusal().then(|| {
+        let Capacity { connections, limit, .. } = capacity;
+        relay.telemetry().limit_hit(limit);
+        let message = format!("{limit}: this node holds {connections} connections already");
+        Failure::new(ErrorCode::Overloaded, message)
+    })
+}
+
+/// The next connection. Cancel safe.
+///
+/// No keep-alive of TCP: a WebSocket has its pings, a parked call its time limit, everything else
+/// its time-outs, and they notice a dead client sooner.
+async fn accept(listener: &TcpListener, burst: &mut Burst) -> TcpStream {
     loop {
         match listener.accept().await {
             Ok((stream, _)) => {
                 if let Err(error) = stream.set_nodelay(true) {
                     tracing::debug!(%error, "connection without nodelay");
                 }
-                return (stream, place);
+                return stream;
             }
+            Err(error) if is_of_one_connection(&error) => {
+                tracing::debug!(%error, "a connection was gone before it was accepted");
+            }
+            // The next one would fail alike, and it would do so at once.
             Err(error) => {
-                tracing::warn!(%error, "connection not accepted");
+                if let Some(muted) = burst.tick(Instant::now()) {
+                    tracing::warn!(%error, muted, "connections are not accepted");
+                }
                 tokio::time::sleep(ACCEPT_PAUSE).await;
             }
         }
     }
 }
 
-/// Hands each request its connection's allowance, as an extension.
-#[derive(Clone, Debug)]
-struct WithRate<S> {
-    inner: S,
-    rate: Rate,
+/// Whether the next accept may well succeed: the failure has taken its connection along.
+fn is_of_one_connection(error: &io::Error) -> bool {
+    use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset, Interrupted};
+    matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset | Interrupted)
 }
 
-impl<S, B> Service<http::Request<B>> for WithRate<S>
-where
-    S: Service<http::Request<B>, Error = Infallible>,
-{
-    type Response = S::Response;
-    type Error = Infallible;
-    type Future = S::Future;
+/// What the requests of one connection are answered with.
+struct Visit {
+    routes: Routes,
+    voice: Arc<Voice>,
+    rate: Rate,
+    exchange: Arc<Exchange>,
+    /// Why there is no place for it.
+    refusal: Option<Failure>,
+}
 
-    fn poll_ready(
-        &mut self,
-        context: &mut std::task::Context<'_>,
-    ) -> std::task::Poll<Result<(), Infallible>> {
-        self.inner.poll_ready(context)
-    }
-
-    fn call(&mut self, mut request: http::Request<B>) -> Self::Future {
-        request.extensions_mut().insert(self.rate.clone());
-        self.inner.call(request)
+impl Visit {
+    async fn answer(self: Arc<Self>, request: Request<Incoming>) -> Result<Response, Infallible> {
+        self.exchange.begun(request.version());
+        let mut request = request.map(|body| Watched::new(body, &self.exchange));
+        let early = match &self.refusal {
+            Some(failure) => Some(self.voice.failure(failure)),
+            None => requirements::check(&mut request).err().map(|unmet| self.voice.unmet(&unmet)),
+        };
+        let mut answer = match early {
+            Some(answer) => answer.into_response(),
+            None => {
+                request.extensions_mut().insert(self.rate.clone());
+                let Ok(answer) = warp::service(self.routes.clone()).call(request).await;
+                answer
+            }
+        };
+        let is_upgrade = answer.status() == StatusCode::SWITCHING_PROTOCOLS;
+        let is_read = self.exchange.answered(is_upgrade);
+        if !is_upgrade && (!is_read || self.refusal.is_some()) {
+            answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
+        Ok(answer)
     }
 }
 
@@ -180,4 +270,20 @@ pub(super) fn exactly(
 /// The raw query of a request, without its question mark.
 pub(super) fn query() -> impl Filter<Extract = (Option<String>,), Error = Infallible> + Clone {
     warp::query::raw().map(Some).or(warp::any().map(|| None)).unify()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_failures_of_one_connection_are_passed_over_at_once() {
+        // As Linux numbers them: ECONNABORTED, EINTR; EMFILE, ENFILE, ENOBUFS, ENOMEM, EINVAL.
+        for number in [103, 4] {
+            assert!(is_of_one_connection(&io::Error::from_raw_os_error(number)), "{number}");
+        }
+        for number in [24, 23, 105, 12, 22] {
+            assert!(!is_of_one_connection(&io::Error::from_raw_os_error(number)), "{number}");
+        }
+    }
 }

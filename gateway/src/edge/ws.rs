@@ -17,7 +17,9 @@ use tokio_tungstenite::{
 use warp::{Filter, Reply, reply::Response as WarpResponse};
 
 use super::{
-    Answer, Edge, Rate, Refusal, has_token, problem_with, refused,
+    Answer, Edge, Rate, Refusal, has_token,
+    origin::Origins,
+    problem_with, refused,
     server::{exactly, query},
 };
 use crate::{
@@ -59,7 +61,11 @@ pub fn route(
         .and(warp::ext::get::<Rate>())
         .map(move |method: Method, headers, query: Option<String>, upgrade, rate| {
             let call = Handshake { method, headers, query, upgrade };
-            edge.accept(call, rate).unwrap_or_else(|refusal| *refusal).into_response()
+            let mut answer = edge.accept(call, rate).unwrap_or_else(|refusal| *refusal);
+            if answer.status() != StatusCode::SWITCHING_PROTOCOLS {
+                Origins::vary(answer.headers_mut());
+            }
+            answer.into_response()
         })
 }
 
@@ -98,10 +104,11 @@ struct Accepted {
 
 impl Edge {
     fn accept(self: &Arc<Self>, call: Handshake, rate: Rate) -> Result<Answer, Refusal> {
-        self.origins.check(&call.headers).map_err(|failure| refused(&failure))?;
+        self.check_origin(&call.headers).map_err(|failure| refused(&failure))?;
         let mut wish = wish(call.query.as_deref())?;
         let accepted = call.check()?;
         wish.is_reliable |= accepted.subprotocol == Some(RELIABLE);
+        self.is_open().map_err(|failure| refused(&failure))?;
         if self.relay.is_draining() {
             let failure = Failure::new(ErrorCode::Unavailable, "this node is draining");
             return Err(refused(&failure));
@@ -141,12 +148,13 @@ impl Handshake {
             let failure = Failure::new(ErrorCode::BadRequest, message);
             Box::new(problem_with(status.as_u16(), &failure, None))
         };
-        if self.method != Method::GET {
+        if ![Method::GET, Method::HEAD].contains(&self.method) {
             let mut answer = bad(StatusCode::METHOD_NOT_ALLOWED, "a handshake is a GET");
-            answer.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET"));
+            answer.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET, HEAD"));
             return Err(answer);
         }
-        let upgrade_wanted = has_token(&self.headers, &header::CONNECTION, "upgrade")
+        let upgrade_wanted = self.method == Method::GET
+            && has_token(&self.headers, &header::CONNECTION, "upgrade")
             && has_token(&self.headers, &header::UPGRADE, "websocket");
         let Some(upgrade) = self.upgrade.filter(|_| upgrade_wanted) else {
             let mut answer = bad(StatusCode::UPGRADE_REQUIRED, "this is a WebSocket endpoint");

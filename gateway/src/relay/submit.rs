@@ -237,6 +237,19 @@ impl Relay {
         Failure::new(code, format!("limits.{limit} is {max}"))
     }
 
+    /// The services that there are, in order.
+    pub fn service_names(&self) -> Vec<&str> {
+        let mut names: Vec<&str> = self.services.keys().map(String::as_str).collect();
+        names.sort_unstable();
+        names
+    }
+
+    /// Whether a service gets this header of its callers, a name in lower case. What is no service
+    /// is refused for that.
+    pub fn allows_header(&self, service: &str, name: &str) -> bool {
+        self.services.get(service).is_none_or(|service| service.passes_to_service(name))
+    }
+
     /// Counts the refusal of an HTTP caller's request.
     pub fn refused_call(&self, service: &str, failure: Failure) -> Failure {
         self.refused(service, Edge::Rest, failure)

@@ -6,6 +6,7 @@ use prometheus_client::encoding::EncodeLabelSet;
 /// What `roundtrip_limit_hits_total` counts.
 pub(super) const LIMITS: &[&str] = &[
     "connections_max",
+    "descriptors",
     "frame_bytes_max",
     "in_flight_max",
     "in_flight_per_connection_max",

@@ -10,6 +10,7 @@ use gateway::{
         memory::{MemoryBus, MemoryProducer},
     },
     config::Config,
+    descriptors::Budget,
     relay::reply::{CORRELATION_ID, REPLY_TOPIC},
 };
 use http_body_util::{BodyExt, Full};
@@ -65,7 +66,23 @@ impl Cluster {
         producer: fn(&MemoryBus) -> MemoryProducer,
         config: impl Fn(usize) -> Config,
     ) -> Self {
+        let this = Self::begin(nodes, bus, producer, config, Setup::default()).await;
+        for &internal in &this.internal {
+            eventually(async || (this.get(internal, "/readyz").await.0 == 200).then_some(())).await;
+        }
+        this
+    }
+
+    /// Nodes that have just begun to listen.
+    pub(crate) async fn begin(
+        nodes: usize,
+        bus: MemoryBus,
+        producer: fn(&MemoryBus) -> MemoryProducer,
+        config: impl Fn(usize) -> Config,
+        setup: Setup,
+    ) -> Self {
         let registry = Table::default();
+        registry.set_away(setup.registry_away);
         let mut this = Self {
             bus,
             registry,
@@ -82,18 +99,12 @@ impl Cluster {
                 consumer: Box::new(this.bus.consumer("roundtrip", "replies")),
                 registry: Arc::new(this.registry.clone()),
             };
-            let app = App::build(config(number), adapters).unwrap();
+            let app = App::build(config(number), adapters, setup.budget).unwrap();
             this.public.push(app.public_address());
             this.internal.push(app.internal_address());
             let node = app.start().unwrap();
             let stop = this.stop.clone();
             this.nodes.spawn(async move { node.run(stop.cancelled_owned()).await.unwrap() });
-        }
-        for node in 0..nodes {
-            eventually(async || {
-                (this.get(this.internal[node], "/readyz").await.0 == 200).then_some(())
-            })
-            .await;
         }
         this
     }
@@ -180,7 +191,27 @@ impl Cluster {
     }
 }
 
+/// What a test wants otherwise.
+#[derive(Clone, Copy)]
+pub(crate) struct Setup {
+    /// What the listeners may hold.
+    pub(crate) budget: Budget,
+    /// Whether the registry cannot be reached at first.
+    pub(crate) registry_away: bool,
+}
+
+impl Default for Setup {
+    fn default() -> Self {
+        Self { budget: Budget::of(65_536), registry_away: false }
+    }
+}
+
 pub(crate) fn config(number: usize) -> Config {
+    config_with(number, "")
+}
+
+/// The same with further options, of tables and of services.
+pub(crate) fn config_with(number: usize, more: &str) -> Config {
     let text = format!(
         r#"
         node_id = "gw-{number}"
@@ -189,6 +220,7 @@ pub(crate) fn config(number: usize) -> Config {
         kafka = {{ bootstrap_servers = "memory", reply_topic = "replies" }}
         registry.url = "memory:"
         shutdown.grace = "10s"
+        {more}
         [services.echo]
         request_topic = "echo"
         timeout = "20s"

@@ -13,9 +13,13 @@ use serde_json::Value;
 
 use crate::harness::{Aim, Cluster, PATIENCE, REPLY_PARTITIONS, eventually};
 
+mod door;
 mod harness;
 mod metrics;
+mod origins;
 mod peers;
+mod raw;
+mod rules;
 mod table;
 
 #[tokio::test]

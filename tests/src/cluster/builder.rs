@@ -28,6 +28,7 @@ pub struct ClusterBuilder {
     proxied: bool,
     log_filter: Option<String>,
     program: Option<PathBuf>,
+    descriptors: Option<u32>,
 }
 
 impl ClusterBuilder {
@@ -43,6 +44,7 @@ impl ClusterBuilder {
             proxied: false,
             log_filter: None,
             program: None,
+            descriptors: None,
         }
     }
 
@@ -118,6 +120,13 @@ impl ClusterBuilder {
         self
     }
 
+    /// How many file descriptors a node may have; as many as the tests, unless said otherwise.
+    #[must_use]
+    pub fn descriptors(mut self, descriptors: u32) -> Self {
+        self.descriptors = Some(descriptors);
+        self
+    }
+
     /// Creates the topics, starts the nodes, and waits until all are ready.
     ///
     /// # Errors
@@ -188,7 +197,10 @@ impl ClusterBuilder {
             None => node_program()?,
         };
         let log_filter = self.log_filter.clone();
-        Node::new(&program, &cluster.dir, &id, &config.to_string(), log_filter, proxy)
+        let mut node =
+            Node::new(&program, &cluster.dir, &id, &config.to_string(), log_filter, proxy)?;
+        node.limit_descriptors(self.descriptors);
+        Ok(node)
     }
 
     async fn create_topics(&self, kafka: &Kafka, tag: &str) -> Result<()> {

@@ -30,6 +30,7 @@ pub struct Node {
     addresses: Option<Addresses>,
     log_filter: Option<String>,
     proxy: Option<Proxy>,
+    descriptors: Option<u32>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -58,7 +59,13 @@ impl Node {
             addresses: None,
             log_filter,
             proxy,
+            descriptors: None,
         })
+    }
+
+    /// From its next start on it may have so many file descriptors, and no more.
+    pub(super) fn limit_descriptors(&mut self, descriptors: Option<u32>) {
+        self.descriptors = descriptors;
     }
 
     /// Its name in the cluster.
@@ -99,7 +106,16 @@ impl Node {
     /// # Errors
     /// When it cannot be started.
     pub fn start(&mut self) -> Result<()> {
-        let mut command = command(&self.program);
+        let mut command = match self.descriptors {
+            None => command(&self.program),
+            // Both limits, the soft and the hard one.
+            Some(descriptors) => {
+                let mut shell = command(Path::new("sh"));
+                let line = format!("ulimit -n {descriptors} && exec \"$0\" \"$@\"");
+                shell.args(["-c", &line]).arg(&self.program);
+                shell
+            }
+        };
         command.args(["serve", "--config"]).arg(&self.config);
         if let Some(filter) = &self.log_filter {
             command.env("RUST_LOG", filter);

@@ -10,7 +10,7 @@ use anyhow::{Context, Result, ensure};
 use nix::sys::signal::Signal;
 use tests::{
     SOON,
-    client::Connect,
+    client::{Connect, Handshake},
     eventually,
     http::HttpClient,
     infra::node_program,
@@ -32,10 +32,14 @@ struct Dev {
 
 impl Dev {
     async fn start(nodes: usize) -> Result<Self> {
+        Self::start_with(nodes, &[]).await
+    }
+
+    async fn start_with(nodes: usize, more: &[&str]) -> Result<Self> {
         let mut command = command(&node_program()?);
-        command.args(["dev", "--port", "0", "--nodes", &nodes.to_string()]);
+        command.args(["dev", "--port", "0", "--nodes", &nodes.to_string()]).args(more);
         let started = Instant::now();
-        let log = run_dir().join(format!("dev-{nodes}.log"));
+        let log = run_dir().join(format!("dev-{nodes}-{}.log", more.len()));
         Self::introduced_by(Process::spawn(command, &log)?, started).await
     }
 
@@ -182,4 +186,35 @@ async fn a_log_that_nobody_reads_stops_nobody() -> Result<()> {
     }
     say(&format!("lines were lost after {asked} requests"));
     dev.stop().await
+}
+
+#[tokio::test]
+async fn pages_of_this_machine_come_in_and_others_by_name() -> Result<()> {
+    let more = ["--allow-origin", "https://shop.example", "--allow-origin", "http://a.example:80"];
+    let dev = Dev::start_with(1, &more).await?;
+    let address = dev.introduced()?;
+    for origin in
+        ["http://localhost:5173", "https://127.0.0.1", "https://shop.example", "http://a.example"]
+    {
+        drop(Connect::to(address).origin(origin).welcome().await.context(origin)?);
+    }
+    for _ in 0..3 {
+        let origin = "http://evil.example";
+        let Handshake::Refused { status, .. } =
+            Connect::to(address).origin(origin).handshake().await?
+        else {
+            panic!("{origin} is let in");
+        };
+        assert_eq!(status, 403);
+    }
+    let output = dev.process.output()?;
+    let told: Vec<&str> = output.lines().filter(|line| line.contains("evil.example")).collect();
+    ensure!(told.len() == 1 && told[0].contains("--allow-origin"), "{told:?}");
+    dev.stop().await?;
+
+    let mut command = command(&node_program()?);
+    command.args(["dev", "--allow-origin", "shop.example"]);
+    let mut process = Process::spawn(command, &run_dir().join("dev-refused.log"))?;
+    assert_eq!(process.end(SOON).await?.code(), Some(64), "{}", process.output()?);
+    Ok(())
 }

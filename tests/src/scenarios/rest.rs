@@ -77,7 +77,7 @@ async fn a_reply_without_a_type_is_json_or_octets() -> Result<()> {
         assert_eq!(answer.header("content-type"), expected, "{body:?}");
         assert_eq!(answer.text(), body);
     }
-    let answer = http.send(Method::HEAD, "/v1/services/echo", &[], "").await?;
+    let answer = http.send(Method::TRACE, "/v1/services/echo", &[], "").await?;
     assert_eq!(answer.status, 405);
     let answer = http.get("/nowhere").await?;
     assert_eq!(answer.status, 404);

@@ -1,0 +1,181 @@
+//! Where a connection's exchange of requests and answers stands: what the routes know and its socket
+//! has to. Decides nothing.
+
+use std::{
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU8, Ordering},
+    },
+    task::{Context, Poll},
+};
+
+use bytes::Bytes;
+use hyper::body::{Body, Frame, Incoming, SizeHint};
+use tokio::sync::Notify;
+
+/// What a connection is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub(super) enum Phase {
+    /// Waits for a request's head.
+    Idle,
+    /// A request has begun; its body has not ended.
+    Reading,
+    /// A whole request waits for its answer.
+    Waiting,
+    /// An answer is on its way to the socket.
+    Answered,
+    /// No HTTP any more.
+    Upgraded,
+}
+
+/// One connection's state. Its socket and its routes run in one task; only [`Exchange::evict`] comes
+/// from another one.
+#[derive(Debug)]
+pub(super) struct Exchange {
+    phase: AtomicU8,
+    /// Whether the client may be sent interim answers: HTTP/1.0 knows none.
+    takes_interim: AtomicBool,
+    /// Whether the client may still be sending what nobody will read.
+    lingers: AtomicBool,
+    evicted: Notify,
+}
+
+impl Exchange {
+    /// Of a connection that was just accepted.
+    pub(super) fn new() -> Self {
+        Self {
+            phase: AtomicU8::new(Phase::Idle as u8),
+            takes_interim: AtomicBool::new(false),
+            lingers: AtomicBool::new(false),
+            evicted: Notify::new(),
+        }
+    }
+
+    pub(super) fn phase(&self) -> Phase {
+        match self.phase.load(Ordering::Relaxed) {
+            0 => Phase::Idle,
+            1 => Phase::Reading,
+            2 => Phase::Waiting,
+            3 => Phase::Answered,
+            _ => Phase::Upgraded,
+        }
+    }
+
+    fn set(&self, phase: Phase) {
+        self.phase.store(phase as u8, Ordering::Relaxed);
+    }
+
+    /// A request's head has come.
+    pub(super) fn begun(&self, version: http::Version) {
+        self.takes_interim.store(version >= http::Version::HTTP_11, Ordering::Relaxed);
+        self.set(Phase::Reading);
+    }
+
+    /// The request's body has ended.
+    fn body_ended(&self) {
+        if self.phase() == Phase::Reading {
+            self.set(Phase::Waiting);
+        }
+    }
+
+    /// An answer is about to be written. Whether the request's body was read to its end: if not, no
+    /// other request can follow.
+    pub(super) fn answered(&self, is_upgrade: bool) -> bool {
+        let is_read = self.phase() != Phase::Reading;
+        if !is_read {
+            self.linger();
+        }
+        self.set(if is_upgrade { Phase::Upgraded } else { Phase::Answered });
+        is_read
+    }
+
+    /// Whatever was to be written has been.
+    pub(super) fn flushed(&self) -> bool {
+        let is_answer = self.phase() == Phase::Answered;
+        if is_answer {
+            self.set(Phase::Idle);
+        }
+        is_answer
+    }
+
+    pub(super) fn takes_interim(&self) -> bool {
+        self.takes_interim.load(Ordering::Relaxed)
+    }
+
+    /// The client may still be sending: closing at once could cost it the answer.
+    pub(super) fn linger(&self) {
+        self.lingers.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn lingers(&self) -> bool {
+        self.lingers.load(Ordering::Relaxed)
+    }
+
+    /// Ends the connection, if no request is on it.
+    pub(super) fn evict(&self) -> bool {
+        let is_idle = self.phase() == Phase::Idle;
+        if is_idle {
+            self.evicted.notify_one();
+        }
+        is_idle
+    }
+
+    /// Ready when another connection needs the place. Cancel safe.
+    pub(super) async fn evicted(&self) {
+        loop {
+            self.evicted.notified().await;
+            // A request may have come in between.
+            if self.phase() == Phase::Idle {
+                return;
+            }
+        }
+    }
+}
+
+/// A request's body that tells when it has been read to its end.
+#[derive(Debug)]
+pub(super) struct Watched {
+    body: Incoming,
+    exchange: Arc<Exchange>,
+}
+
+impl Watched {
+    pub(super) fn new(body: Incoming, exchange: &Arc<Exchange>) -> Self {
+        if body.is_end_stream() {
+            exchange.body_ended();
+        }
+        Self { body, exchange: Arc::clone(exchange) }
+    }
+}
+
+impl Body for Watched {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        let polled = Pin::new(&mut self.body).poll_frame(cx);
+        let is_over = match &polled {
+            Poll::Ready(None) => true,
+            Poll::Ready(Some(Ok(_))) => self.body.is_end_stream(),
+            // What follows a body that cannot be read is no request.
+            Poll::Ready(Some(Err(_))) | Poll::Pending => false,
+        };
+        if is_over {
+            self.exchange.body_ended();
+        }
+        polled
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}

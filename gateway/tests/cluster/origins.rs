@@ -1,0 +1,99 @@
+//! Web pages, as the Fetch standard and RFC 6454 have them call.
+
+use gateway::bus::memory::MemoryBus;
+
+use crate::{
+    harness::{Aim, Cluster, REPLY_PARTITIONS, config_with},
+    raw::{Answer, Raw},
+};
+
+const ALLOWED: &str = "Origin: https://shop.example\r\n";
+
+async fn cluster() -> Cluster {
+    let bus = MemoryBus::new(&[("replies", REPLY_PARTITIONS), ("echo", 4), ("silent", 1)]);
+    let config =
+        |number| config_with(number, "public.allowed_origins = [\"https://shop.example\"]");
+    let mut cluster = Cluster::start_each(1, bus, MemoryBus::producer, config).await;
+    cluster.serve(Aim::Affinity, std::time::Duration::ZERO);
+    cluster
+}
+
+async fn ask(cluster: &Cluster, line: &str, headers: &str) -> Answer {
+    let text = format!("{line} HTTP/1.1\r\nHost: gw.example\r\n{headers}\r\n");
+    Raw::send(cluster.public[0], text).await.answer().await
+}
+
+#[tokio::test]
+async fn answers_say_that_they_depend_on_the_origin() {
+    let cluster = cluster().await;
+    for path in ["/v1/services", "/v1/services/echo", "/v1/services/none"] {
+        let own = ask(&cluster, &format!("GET {path}"), "").await;
+        assert_eq!(
+            (own.header("vary"), own.header("access-control-allow-origin")),
+            (Some("origin"), None)
+        );
+        let allowed = ask(&cluster, &format!("GET {path}"), ALLOWED).await;
+        assert_eq!(allowed.header("vary"), Some("origin"));
+        assert_eq!(allowed.header("access-control-allow-origin"), Some("https://shop.example"));
+        assert!(allowed.header("access-control-expose-headers").is_some());
+        let foreign = ask(&cluster, &format!("GET {path}"), "Origin: null\r\n").await;
+        foreign.is_problem(403, "forbidden");
+        assert_eq!(foreign.header("vary"), Some("origin"));
+        assert_eq!(foreign.header("access-control-allow-origin"), None);
+    }
+    let foreign = ask(&cluster, "GET /ws", "Origin: http://evil.example\r\n").await;
+    foreign.is_problem(403, "forbidden");
+    assert_eq!(foreign.header("vary"), Some("origin"));
+    assert_eq!(cluster.metric("roundtrip_origins_refused_total", &[]).await, 4.0);
+    cluster.finish().await;
+}
+
+#[tokio::test]
+async fn an_origin_is_compared_as_a_browser_would() {
+    let cluster = cluster().await;
+    for origin in ["http://gw.example", "http://gw.example:80", "HTTPS://shop.example:443"] {
+        let answer = ask(&cluster, "GET /v1/services", &format!("Origin: {origin}\r\n")).await;
+        assert_eq!(answer.status, 200, "{origin}");
+    }
+    for headers in [
+        "Origin: http://gw.example:81\r\n".to_owned(),
+        "Origin:\r\n".to_owned(),
+        "Origin: https://shop.example https://shop.example\r\n".to_owned(),
+        format!("{ALLOWED}{ALLOWED}"),
+        format!("{ALLOWED}Origin: null\r\n"),
+    ] {
+        let answer = ask(&cluster, "GET /v1/services", &headers).await;
+        answer.is_problem(403, "forbidden");
+    }
+    let own =
+        "GET /v1/services HTTP/1.1\r\nHost: [0:0::1]:8080\r\nOrigin: http://[::1]:8080\r\n\r\n";
+    assert_eq!(Raw::send(cluster.public[0], own).await.answer().await.status, 200);
+    cluster.finish().await;
+}
+
+#[tokio::test]
+async fn a_preflight_is_answered_for_those_who_may() {
+    let cluster = cluster().await;
+    let wish = "Access-Control-Request-Method: PUT\r\n";
+    let line = "OPTIONS /v1/services/echo/a";
+    let answer = ask(&cluster, line, &format!("{ALLOWED}{wish}")).await;
+    assert_eq!((answer.status, answer.header("access-control-allow-headers")), (204, None));
+    assert_eq!(answer.header("access-control-allow-origin"), Some("https://shop.example"));
+    let methods = answer.header("access-control-allow-methods").unwrap();
+    assert!(
+        ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"].iter().all(|one| methods.contains(one))
+    );
+    assert!(answer.header("vary").unwrap().contains("access-control-request-headers"));
+
+    let more = "Access-Control-Request-Headers: content-type,x-tenant\r\n\
+                Access-Control-Request-Private-Network: true\r\n";
+    let answer = ask(&cluster, line, &format!("{ALLOWED}{wish}{more}")).await;
+    assert_eq!(answer.header("access-control-allow-headers"), Some("content-type,x-tenant"));
+    assert_eq!(answer.header("access-control-allow-private-network"), Some("true"));
+
+    let foreign = format!("Origin: https://evil.example\r\n{wish}{more}");
+    let answer = ask(&cluster, line, &foreign).await;
+    answer.is_problem(403, "forbidden");
+    assert_eq!(answer.header("access-control-allow-private-network"), None);
+    cluster.finish().await;
+}
