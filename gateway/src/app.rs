@@ -8,6 +8,7 @@ use registry::{
 use tokio::{sync::watch, task::JoinHandle, time::Instant};
 use tokio_util::sync::CancellationToken;
 
+use self::steps::{Steps, holds};
 use crate::{
     bus::{
         Consumer, ConsumerControl, Producer,
@@ -30,6 +31,8 @@ use crate::{
     tasks::{LostTasks, Tasks},
     telemetry::Telemetry,
 };
+
+mod steps;
 
 /// TCP connections of the public listener beyond `limits.connections_max` sockets: HTTP callers,
 /// and those that are told that the node is full.
@@ -392,12 +395,15 @@ impl Node {
         needed.max(self.config.shutdown.closes_per_second)
     }
 
-    /// The ordered end, within `shutdown.grace`.
+    /// The ordered end, within `shutdown.grace`: each step has a bound of its own, and what it cannot
+    /// finish is left behind.
     async fn drain(self) {
         let grace = self.config.shutdown.grace;
-        let deadline = Instant::now() + grace;
-        let waiting = self.relay.pending().len();
-        tracing::info!(waiting, sessions = self.relay.hub().len(), "draining");
+        let farewell = FAREWELL.min(grace / 2);
+        let steps = Steps::new(Instant::now() + grace, &self.relay);
+        let end = steps.deadline() - farewell;
+        let waits = steps.waits();
+        tracing::info!(%waits, sessions = self.relay.hub().len(), "draining");
         // 1. Not ready; peers see it.
         self.relay.drain();
         self.membership.set_state(NodeState::Draining);
@@ -406,43 +412,32 @@ impl Node {
         // 3. Sockets close one after the other: those of sessions that go on elsewhere without loss
         //    at once, the others when they are owed nothing. Parked HTTP calls are answered, as far
         //    as the services answer in time.
-        let farewell = FAREWELL.min(grace / 2);
-        let end = deadline - farewell;
-        let pace = self.pace(end);
-        let closing = self.relay.close_sessions(pace);
-        if tokio::time::timeout_at(end, closing).await.is_err() {
-            tracing::warn!("not all sessions had their turn");
-        }
+        steps.until(end, "sockets", self.relay.close_sessions(self.pace(end))).await;
         let is_idle = || self.relay.pending().calls() == 0 && self.relay.connections() == 0;
-        wait_for(end, is_idle).await;
+        steps.until(end, "answers", holds(is_idle)).await;
         // 4. HTTP callers are told that they will not be answered; sessions go with what they are
         //    owed and what they wait for, which the registry has now.
         let given_up = self.relay.give_up_calls();
         self.relay.hub().close(CloseCode::Draining);
         let is_gone = || self.relay.connections() == 0 && self.relay.backups().is_empty();
-        wait_for(deadline - farewell / 2, is_gone).await;
+        steps
+            .within(steps::COPIES_WITHIN, farewell / 2, "copies of sessions", holds(is_gone))
+            .await;
         // 5. Store offsets, leave the group.
         self.stops.reading.cancel();
-        within(deadline, "reader", self.reader).await;
+        steps.within(steps::READER_WITHIN, farewell / 4, "reader", self.reader).await;
         // 6. What is still with the producer.
-        self.producer.flush(deadline.saturating_duration_since(Instant::now())).await;
+        let flushed = self.producer.flush(grace);
+        steps.within(steps::RECORDS_WITHIN, farewell / 8, "records", flushed).await;
         // 7. Out of the node table; peers may not call any more.
-        within(deadline, "node table", self.membership.leave()).await;
+        steps
+            .within(steps::TABLE_WITHIN, farewell / 16, "node table", self.membership.leave())
+            .await;
         self.stops.internal.cancel();
         // 8. The rest: sockets that are still reading their good-bye.
-        within(deadline, "tasks", self.tasks.stop_and_wait()).await;
+        steps
+            .within(steps::TASKS_WITHIN, Duration::ZERO, "tasks", self.tasks.stop_and_wait())
+            .await;
         tracing::info!(given_up, "drained");
-    }
-}
-
-/// Waits until `done`, or the deadline.
-async fn wait_for(deadline: Instant, done: impl Fn() -> bool) {
-    let mut tick = tokio::time::interval(Duration::from_millis(10));
-    while !done() && tick.tick().await < deadline {}
-}
-
-async fn within<T>(deadline: Instant, what: &str, step: impl Future<Output = T>) {
-    if tokio::time::timeout_at(deadline, step).await.is_err() {
-        tracing::warn!(what, "not finished within shutdown.grace");
     }
 }

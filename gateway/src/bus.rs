@@ -51,6 +51,9 @@ pub enum ProduceError {
     /// There is no such topic (or partition); nothing was written.
     #[error("topic does not exist")]
     UnknownTopic,
+    /// No broker has answered yet, and it is not waited for any longer; nothing was written.
+    #[error("no broker has answered yet")]
+    Unreachable,
     /// Refused for another reason; nothing was written.
     #[error("refused: {0}")]
     Refused(String),
@@ -67,15 +70,45 @@ impl ProduceError {
     }
 }
 
-/// Called exactly once for each record that [`Producer::produce`] took, from a thread or task of the
-/// adapter's, perhaps before `produce` has returned: it must be short and must not block.
-pub type OnDelivery = Box<dyn FnOnce(Result<Position, ProduceError>) + Send>;
+/// Whoever waits for a record that [`Producer::produce`] took.
+///
+/// Called by `produce` itself or from a thread or task of the adapter's, perhaps before `produce` has
+/// returned: it must be short, must not block, and must not call the producer. A closure that takes
+/// the outcome is one that never loses interest.
+pub trait Callback: Send {
+    /// The record is kept back for now, and has gone nowhere.
+    fn kept_back(&mut self) {}
+
+    /// Whether a record that is kept back should still be written. One that should not is dropped,
+    /// and nothing is told of it.
+    fn is_wanted(&self) -> bool {
+        true
+    }
+
+    /// A record that was kept back is about to be written, unless the answer is `false`: it is then
+    /// dropped, and nothing more is told.
+    fn goes(&mut self) -> bool {
+        self.is_wanted()
+    }
+
+    /// What became of the record. Called once, and last.
+    fn done(self: Box<Self>, outcome: Result<Position, ProduceError>);
+}
+
+impl<F: FnOnce(Result<Position, ProduceError>) + Send> Callback for F {
+    fn done(self: Box<Self>, outcome: Result<Position, ProduceError>) {
+        self(outcome);
+    }
+}
+
+/// Who is told of a record.
+pub type OnDelivery = Box<dyn Callback>;
 
 /// Writes records, acknowledged by all in-sync replicas, each at most once.
 #[async_trait]
 pub trait Producer: Send + Sync + Debug + 'static {
     /// Queues a record and returns at once. On an error nothing was written, and `on_delivery` is
-    /// not called.
+    /// told nothing.
     ///
     /// # Errors
     /// [`ProduceError::QueueFull`] is the back-pressure: shed the request, do not wait.
@@ -84,6 +117,15 @@ pub trait Producer: Send + Sync + Debug + 'static {
     /// Whether a broker can be reached, as far as is known: `false` until one has answered. A broker
     /// that hangs is noticed within seconds while records are waiting, else with the next record.
     fn is_available(&self) -> bool;
+
+    /// Whether the producer has just been started and has not met a broker yet: a record is worth
+    /// queueing all the same, for the first answer should come at any moment. Ends by itself.
+    fn is_starting(&self) -> bool {
+        false
+    }
+
+    /// How many records were taken and are not acknowledged yet.
+    fn outstanding(&self) -> usize;
 
     /// Waits until every queued record is acknowledged or has failed and has been told so, for
     /// `within` at most. Cancel safe. A producer that is dropped gives up what is still queued.

@@ -5,6 +5,7 @@ use std::{
     path::{Path, PathBuf},
     process::ExitCode,
     thread,
+    time::Duration,
 };
 
 use clap::{Parser, Subcommand, error::ErrorKind};
@@ -33,6 +34,9 @@ type Shutdown = WaitForCancellationFutureOwned;
 
 /// Could not start, or lost a task.
 const FAILED: u8 = 1;
+/// How much longer than `shutdown.grace` a drain may take before the process is ended from outside
+/// of the runtime; half as much again, and it is aborted.
+const LAST_RESORT: Duration = Duration::from_millis(500);
 /// Bad configuration or usage (`EX_USAGE` of `sysexits.h`).
 const BAD_USAGE: u8 = 64;
 
@@ -199,6 +203,7 @@ async fn serve(config: Config, shutdown: Shutdown) -> Result<(), Exit> {
     for Unused { key, reason } in &config.unused {
         tracing::warn!(key, reason, "this option has no effect");
     }
+    let grace = config.shutdown.grace;
     let adapters = Adapters::connect(&config).await.map_err(Exit::failed)?;
     let budget = Budget::of_process(1);
     let app = App::build(config, adapters, budget).map_err(Exit::failed)?;
@@ -207,7 +212,29 @@ async fn serve(config: Config, shutdown: Shutdown) -> Result<(), Exit> {
         app.public_address(),
         app.internal_address()
     ));
+    let shutdown = async {
+        shutdown.await;
+        last_resort(grace + LAST_RESORT);
+    };
     app.start().map_err(Exit::failed)?.run(shutdown).await.map_err(Exit::failed)
+}
+
+/// Ends the process when it has not ended by then, whatever hangs: a thread of the runtime, a client
+/// library, or what they do when the process exits.
+fn last_resort(within: Duration) {
+    let wait = move || {
+        thread::sleep(within);
+        thread::spawn(|| {
+            telemetry::last_words("roundtrip: not drained within shutdown.grace; stopped");
+            // Which runs what the libraries have to do at an exit, and waits for it.
+            std::process::exit(i32::from(FAILED));
+        });
+        thread::sleep(LAST_RESORT / 2);
+        std::process::abort();
+    };
+    if let Err(error) = thread::Builder::new().name("last-resort".to_owned()).spawn(wait) {
+        tracing::warn!(%error, "nobody sees to it that the drain comes to an end");
+    }
 }
 
 async fn topics(config: &Config, dry_run: bool) -> Result<(), Exit> {

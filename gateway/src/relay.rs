@@ -164,6 +164,11 @@ impl Relay {
         self.producer.is_available()
     }
 
+    /// How many records the producer has that are not acknowledged.
+    pub fn unacknowledged(&self) -> usize {
+        self.producer.outstanding()
+    }
+
     /// What the registry has to know of this node's sessions.
     pub fn backups(&self) -> &Backups {
         &self.backups

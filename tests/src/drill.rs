@@ -71,7 +71,7 @@ impl Drill {
         self.fault.list(&cluster, &directory);
         let mut rng = StdRng::seed_from_u64(self.seed);
         let profile = Profile {
-            services: SERVICES.map(str::to_owned).to_vec(),
+            services: self.fault.services(&SERVICES).iter().map(|&name| name.to_owned()).collect(),
             rate: self.rate / self.clients as f64,
             roam: (self.fault == Fault::Join).then_some(ROAM),
             seed: rng.random(),

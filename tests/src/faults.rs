@@ -16,7 +16,9 @@ use crate::{
     cluster::{Cluster, ClusterBuilder},
     eventually,
     infra::proxy::Link,
+    load::meter::Meter,
     reliable::directory::{Directory, Trouble},
+    say,
 };
 
 /// Something that happens.
@@ -38,6 +40,8 @@ pub enum Fault {
     RedisPaused,
     /// Kafka is killed, and comes back.
     KafkaKilled,
+    /// Kafka stands still for ten seconds.
+    KafkaPaused,
     /// A node's peers cannot connect to it.
     LinkCut,
     /// What a node's peers say arrives late.
@@ -56,13 +60,16 @@ pub struct Promise {
 
 const PAUSE: Duration = Duration::from_secs(10);
 const REDIS_PAUSE: Duration = Duration::from_secs(5);
+const KAFKA_PAUSE: Duration = Duration::from_secs(10);
+/// How much of a core a node may use while Kafka stands still.
+const IDLE_SHARE_MAX: f64 = 0.2;
 const LINK_FAULT: Duration = Duration::from_secs(5);
 const LINK_DELAY: Duration = Duration::from_millis(300);
 /// How long what was killed stays away, at most.
 const AWAY_MAX: Duration = Duration::from_secs(8);
 
 impl Fault {
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::KillSockets,
         Self::KillReader,
         Self::Pause,
@@ -71,6 +78,7 @@ impl Fault {
         Self::RedisEmptied,
         Self::RedisPaused,
         Self::KafkaKilled,
+        Self::KafkaPaused,
         Self::LinkCut,
         Self::LinkDelayed,
         Self::LinkBlackHole,
@@ -87,6 +95,7 @@ impl Fault {
             Self::RedisEmptied => "redis-emptied",
             Self::RedisPaused => "redis-paused",
             Self::KafkaKilled => "kafka-killed",
+            Self::KafkaPaused => "kafka-paused",
             Self::LinkCut => "link-cut",
             Self::LinkDelayed => "link-delayed",
             Self::LinkBlackHole => "link-black-hole",
@@ -104,6 +113,7 @@ impl Fault {
             Self::RedisEmptied => "Redis killed and restarted empty",
             Self::RedisPaused => "Redis paused for 5 s",
             Self::KafkaKilled => "Kafka killed and restarted",
+            Self::KafkaPaused => "Kafka paused for 10 s",
             Self::LinkCut => "a node unreachable for its peers for 5 s",
             Self::LinkDelayed => "300 ms of delay towards a node for 5 s",
             Self::LinkBlackHole => "a node's peer links swallow everything for 5 s",
@@ -125,7 +135,7 @@ impl Fault {
             // New requests that would need the registry are refused.
             Self::RedisEmptied | Self::RedisPaused => (drained, None),
             // What Kafka has not acknowledged in time may be there all the same.
-            Self::KafkaKilled => {
+            Self::KafkaKilled | Self::KafkaPaused => {
                 let codes = &["unavailable", "overloaded"];
                 (Allowance { codes, unserved: true, ..NONE }, None)
             }
@@ -134,13 +144,22 @@ impl Fault {
         Promise { allowed, survivors_wait_max }
     }
 
+    /// Which of the services are asked.
+    pub fn services(self, all: &'static [&'static str]) -> &'static [&'static str] {
+        match self {
+            // One has four partitions. librdkafka takes care of more by itself.
+            Self::KafkaPaused => &all[..1],
+            _ => all,
+        }
+    }
+
     /// Adds to a cluster what the fault needs.
     pub fn prepare(self, builder: ClusterBuilder) -> ClusterBuilder {
         match self {
             // Slower than clients come back, so that the pace shows.
             Self::Rolling => builder.config("[shutdown]\ncloses_per_second = 5"),
             Self::RedisEmptied | Self::RedisPaused => builder.own_redis(),
-            Self::KafkaKilled => builder.own_kafka(&[]),
+            Self::KafkaKilled | Self::KafkaPaused => builder.own_kafka(&[]),
             Self::LinkCut | Self::LinkDelayed | Self::LinkBlackHole => builder.proxied(),
             _ => builder,
         }
@@ -198,6 +217,7 @@ impl Fault {
                 cluster.kafka().restart().await?;
                 all_ready(cluster).await
             }
+            Self::KafkaPaused => pause_kafka(cluster).await,
             Self::LinkCut => disturb(cluster, any, Link::Cut).await,
             Self::LinkDelayed => disturb(cluster, any, Link::Delayed(LINK_DELAY)).await,
             Self::LinkBlackHole => disturb(cluster, any, Link::BlackHole).await,
@@ -260,6 +280,30 @@ async fn join(cluster: &mut Cluster, directory: &Directory, stays: Duration) -> 
     directory.delist(cluster.node(index).id());
     drain(cluster, directory, index).await?;
     cluster.balanced().await
+}
+
+/// While nothing is acknowledged, a node has nothing to do but to keep its clients waiting, and to
+/// refuse them.
+async fn pause_kafka(cluster: &Cluster) -> Result<()> {
+    let mut meter = Meter::default();
+    for node in cluster.nodes() {
+        meter.add(node.id(), node.pid()?);
+    }
+    cluster.kafka().signal(Signal::SIGSTOP)?;
+    let before = meter.read()?;
+    sleep(KAFKA_PAUSE).await;
+    let used = before.until(&meter.read()?);
+    cluster.kafka().signal(Signal::SIGCONT)?;
+    cluster.kafka().answers().await?;
+    all_ready(cluster).await?;
+    for node in used.cpu_micros.keys() {
+        let share = used.share(node);
+        let story =
+            format!("while Kafka stood still, {node} used {:.1} % of a core", 100.0 * share);
+        say(&story);
+        ensure!(share <= IDLE_SHARE_MAX, story);
+    }
+    Ok(())
 }
 
 async fn disturb(cluster: &Cluster, index: usize, link: Link) -> Result<()> {

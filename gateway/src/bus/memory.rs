@@ -193,7 +193,7 @@ impl State {
 
 impl Queued {
     fn tell(self, result: Result<Position, ProduceError>) {
-        (self.on_delivery)(result);
+        self.on_delivery.done(result);
         self.outstanding.remove();
     }
 }
@@ -235,6 +235,10 @@ impl Producer for MemoryProducer {
 
     fn is_available(&self) -> bool {
         !self.shared.broker.lock().unavailable
+    }
+
+    fn outstanding(&self) -> usize {
+        self.outstanding.count()
     }
 
     async fn flush(&self, within: Duration) {

@@ -160,8 +160,13 @@ impl Backups {
 
     /// Whether everything has been written.
     pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// How many sessions have something to be written; a batch on its way counts as one.
+    pub fn len(&self) -> usize {
         let queue = locked(&self.queue);
-        queue.work.is_empty() && queue.ends.is_empty() && !queue.is_busy
+        queue.work.len() + queue.ends.len() + usize::from(queue.is_busy)
     }
 
     fn change(&self, session: &Arc<Session>, is_urgent: bool, change: impl FnOnce(&mut Work)) {

@@ -196,7 +196,7 @@ impl Relay {
             ),
             Recording::Waiting => Failure::new(
                 ErrorCode::Timeout,
-                format!("not written within {waited} ms: the registry does not answer"),
+                format!("not written within {waited} ms: the registry or Kafka does not answer"),
             ),
             Recording::Unconfirmed => Failure::new(
                 ErrorCode::Timeout,
@@ -225,8 +225,9 @@ impl Relay {
         let count = waiting.len();
         self.telemetry.frames_abandoned("node_stopped", count as u64);
         for (request, entry) in waiting {
-            let message = "this node stopped before the reply came; the request may be recorded";
-            let failure = Failure::new(ErrorCode::Unavailable, message).recorded(true);
+            let message = "this node stopped before the reply came";
+            let recorded = entry.recording != Recording::Waiting;
+            let failure = Failure::new(ErrorCode::Unavailable, message).recorded(recorded);
             self.fail(request, entry, failure);
         }
         count
@@ -288,9 +289,10 @@ pub(super) fn refusal(error: &ProduceError) -> Failure {
     let code = match error {
         ProduceError::QueueFull => ErrorCode::Overloaded,
         ProduceError::TooLarge => ErrorCode::TooLarge,
-        ProduceError::UnknownTopic | ProduceError::Refused(_) | ProduceError::Unconfirmed(_) => {
-            ErrorCode::Unavailable
-        }
+        ProduceError::UnknownTopic
+        | ProduceError::Unreachable
+        | ProduceError::Refused(_)
+        | ProduceError::Unconfirmed(_) => ErrorCode::Unavailable,
     };
     Failure::new(code, format!("kafka: {error}")).recorded(error.may_be_recorded())
 }

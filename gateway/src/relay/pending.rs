@@ -145,7 +145,8 @@ impl Entry {
 /// What is known of the request's record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Recording {
-    /// Not handed to the producer yet: the registry has to know of it first.
+    /// Not on its way to the broker yet: the registry has to know of it first, or the producer
+    /// keeps it back.
     Waiting,
     /// Handed to the producer: it may be in the log.
     Unconfirmed,

@@ -20,7 +20,7 @@ use super::{
     submit::{METHOD_WS, Submission},
 };
 use crate::{
-    bus::{Outgoing, ProduceError},
+    bus::{Callback, Outgoing, Position, ProduceError},
     config::Dialect,
     error::Failure,
 };
@@ -69,7 +69,8 @@ impl Relay {
         }
         // The id says where the reply belongs: few look the route up, and those look again.
         self.routes.put(request, route, false);
-        let handed = self.hand_to_producer(service, submission, request, session_id, deadline_ms);
+        let first = (request, Before::Nothing);
+        let handed = self.hand_to_producer(service, submission, first, session_id, deadline_ms);
         if let Err(error) = handed {
             if self.pending.take(request).is_none() {
                 // Its deadline was faster: it has ended, and its client has been told.
@@ -107,7 +108,8 @@ impl Relay {
             }
             let handed = submission.with(|submission| {
                 let session = Some(session_id);
-                relay.hand_to_producer(&service, submission, request, session, deadline_ms)
+                let first = (request, Before::Nothing);
+                relay.hand_to_producer(&service, submission, first, session, deadline_ms)
             });
             if let Err(error) = handed {
                 relay.produced(request, Err(error));
@@ -131,14 +133,60 @@ impl Relay {
         self: &Arc<Self>,
         service: &Service,
         submission: &Submission<'_>,
-        request: RequestId,
+        (request, before): (RequestId, Before),
         session: Option<SessionId>,
         deadline_ms: u64,
     ) -> Result<(), ProduceError> {
-        let relay = Arc::clone(self);
         let record = RecordParts::new(self, service, request, session, deadline_ms);
-        let on_delivery = Box::new(move |result| relay.produced(request, result));
+        let on_delivery = Box::new(Written { relay: Arc::clone(self), request, before });
         record.with(service, submission, |record| self.producer.produce(record, on_delivery))
+    }
+}
+
+/// What was produced for a request before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Before {
+    /// Nothing.
+    Nothing,
+    /// A record of which nobody knows whether it is in the log.
+    MayBeRecorded,
+}
+
+/// Tells a request what becomes of its record.
+struct Written {
+    relay: Arc<Relay>,
+    request: RequestId,
+    before: Before,
+}
+
+impl Written {
+    fn mark(&self, recording: Recording) -> bool {
+        let mark = |entry: &mut Entry| {
+            if self.before == Before::Nothing {
+                entry.recording = recording;
+            }
+        };
+        self.relay.pending.look(self.request, mark).is_some()
+    }
+}
+
+impl Callback for Written {
+    /// Should it end now, its client is told that it is not recorded.
+    fn kept_back(&mut self) {
+        self.mark(Recording::Waiting);
+    }
+
+    fn is_wanted(&self) -> bool {
+        self.relay.pending.look(self.request, |_| ()).is_some()
+    }
+
+    /// Whoever ended it meanwhile, or took it to another node, was told that it is not there.
+    fn goes(&mut self) -> bool {
+        self.mark(Recording::Unconfirmed)
+    }
+
+    fn done(self: Box<Self>, outcome: Result<Position, ProduceError>) {
+        self.relay.produced(self.request, outcome);
     }
 }
 

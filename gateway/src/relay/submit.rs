@@ -9,6 +9,7 @@ use super::{
     Relay,
     affinity::Choice,
     pending::{Answer, Entry, Waiter},
+    produce::Before,
     service::Service,
     session::{Digest, InFlight, Known, Session},
 };
@@ -174,7 +175,9 @@ impl Relay {
         let headers = header_slices(&frame.headers);
         let submission = of_frame(frame, &headers);
         let session = Some(session.id());
-        let handed = self.hand_to_producer(&service, &submission, request, session, deadline_ms);
+        let before = Before::MayBeRecorded;
+        let handed =
+            self.hand_to_producer(&service, &submission, (request, before), session, deadline_ms);
         if let Err(error) = handed {
             self.produced(request, Err(error));
         }
@@ -211,7 +214,8 @@ impl Relay {
         if session.map_or_else(|| self.is_draining(), Session::is_draining) {
             return Err(Failure::new(ErrorCode::Unavailable, "this node is draining"));
         }
-        if !self.producer.is_available() {
+        // A producer that has just been started is about to meet its broker: that is a short wait.
+        if !self.producer.is_available() && !self.producer.is_starting() {
             return Err(Failure::new(ErrorCode::Unavailable, "Kafka cannot be reached"));
         }
         Ok(Arc::clone(service))

@@ -3,13 +3,22 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that meets the unexpected has failed")]
 
-use std::{collections::HashSet, time::Duration};
+use std::{collections::HashSet, sync::Arc, time::Duration};
 
+use async_trait::async_trait;
 use bytes::Bytes;
-use gateway::{bus::memory::MemoryBus, relay::mark::NodeMark};
+use gateway::{
+    app::{Adapters, App},
+    bus::{
+        Consumer, ConsumerControl, Outgoing, Producer, Sink,
+        memory::{MemoryBus, MemoryConsumer},
+    },
+    relay::mark::NodeMark,
+};
 use http_body_util::Full;
-use registry::{NodeEntry, NodeId, NodeRef, NodeTable};
+use registry::{MemoryRegistry, NodeEntry, NodeId, NodeRef, NodeTable};
 use serde_json::Value;
+use tokio::time::Instant;
 
 use crate::harness::{Aim, Cluster, PATIENCE, REPLY_PARTITIONS, eventually};
 
@@ -200,6 +209,55 @@ async fn a_drain_answers_who_waits() {
     };
     tokio::join!(cluster.round_trips(10), drain);
     cluster.finish().await;
+}
+
+/// A consumer that never finishes to close.
+#[derive(Debug)]
+struct NeverCloses(MemoryConsumer);
+
+#[async_trait]
+impl Consumer for NeverCloses {
+    async fn next(&mut self, max: usize, sink: &mut Sink<'_>) {
+        self.0.next(max, sink).await;
+    }
+
+    fn control(&self) -> Arc<dyn ConsumerControl> {
+        self.0.control()
+    }
+
+    async fn close(self: Box<Self>, _: Duration) {
+        std::future::pending().await
+    }
+}
+
+#[tokio::test]
+async fn a_drain_step_that_hangs_takes_no_time_from_the_others() {
+    const GRACE: Duration = Duration::from_secs(3);
+    let bus = MemoryBus::new(&[("replies", REPLY_PARTITIONS), ("silent", 1)]);
+    let registry = MemoryRegistry::new();
+    let producer = Arc::new(bus.producer());
+    let mut config = harness::config(0);
+    config.shutdown.grace = GRACE;
+    let adapters = Adapters {
+        producer: Arc::clone(&producer) as Arc<dyn Producer>,
+        consumer: Box::new(NeverCloses(bus.consumer("roundtrip", "replies"))),
+        registry: Arc::new(registry.clone()),
+    };
+    let node = App::build(config, adapters).unwrap().start().unwrap();
+    node.ready().await;
+    assert_eq!(registry.nodes().await.unwrap().len(), 1);
+    // Nor is this one ever acknowledged.
+    bus.set_available(false);
+    let record =
+        Outgoing { topic: "silent", partition: None, key: None, value: None, headers: &[] };
+    producer.produce(&record, Box::new(|_| {})).unwrap();
+
+    let started = Instant::now();
+    node.run(std::future::ready(())).await.unwrap();
+    let took = started.elapsed();
+    assert!(took < GRACE + Duration::from_secs(1), "{took:?}");
+    assert_eq!(producer.outstanding(), 1);
+    assert_eq!(registry.nodes().await.unwrap().len(), 0, "it has not said that it leaves");
 }
 
 #[tokio::test]

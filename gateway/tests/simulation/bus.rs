@@ -51,7 +51,7 @@ impl Producer for Writer {
                 world.sleep(0, 20).await;
                 life.awake().await;
                 if !life.dead.is_cancelled() {
-                    on_delivery(result);
+                    on_delivery.done(result);
                 }
             };
             if is_lost {
@@ -83,6 +83,10 @@ impl Producer for Writer {
 
     fn is_available(&self) -> bool {
         self.inner.is_available()
+    }
+
+    fn outstanding(&self) -> usize {
+        self.inner.outstanding()
     }
 
     async fn flush(&self, _: Duration) {}

@@ -114,6 +114,13 @@ impl Reading {
     }
 }
 
+impl Usage {
+    /// How much of one core a process used, 1 for all of it.
+    pub fn share(&self, name: &str) -> f64 {
+        self.cpu_micros.get(name).map_or(0.0, |micros| micros / 1e6 / self.seconds)
+    }
+}
+
 impl fmt::Display for Machine {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { busy_percent, interrupts_percent, steal_percent, rest_percent } = self;

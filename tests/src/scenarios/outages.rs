@@ -4,6 +4,8 @@
 //! Must hold: every request ends exactly once, in an answer or an honest error; no connection is
 //! closed; readiness says when Kafka is away; then all is as before, by itself.
 
+use std::time::Duration;
+
 use anyhow::{Result, ensure};
 use http::Method;
 use nix::sys::signal::Signal;
@@ -11,9 +13,12 @@ use tests::{
     SOON,
     cluster::Cluster,
     eventually,
+    load::meter::Meter,
+    say,
     traffic::{Tally, Traffic},
     worker::{Reply, Worker},
 };
+use tokio::time::sleep;
 
 /// What a client may be told while Kafka or the registry is away.
 const HONEST: [&str; 4] = ["ok", "timeout", "unavailable", "overloaded"];
@@ -157,6 +162,56 @@ async fn kafka_that_hangs_is_noticed_and_forgiven() -> Result<()> {
     traffic.goes_on(300).await?;
     check(&traffic.finish().await?, &echo)?;
     still_answers(&cluster).await?;
+    cluster.finish().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_whose_broker_hangs_has_nothing_to_do() -> Result<()> {
+    const WAITING: usize = 100;
+    const STILL: Duration = Duration::from_secs(2);
+    // One partition: its requests alone never fill a connection, so that librdkafka keeps trying.
+    let config = "[services.echo]\nrequest_topic = \"{tag}.echo.requests\"";
+    let builder = Cluster::builder().topic("echo.requests", 1).config(config);
+    let cluster = builder.own_kafka(&[]).start().await?;
+    let echo = cluster.worker("echo").echo()?;
+    let node = cluster.node(0);
+    let mut meter = Meter::default();
+    meter.add("node", node.pid()?);
+    let traffic = Traffic::start(&[node.public()], "echo", 8, 4);
+    traffic.goes_on(300).await?;
+
+    cluster.kafka().signal(Signal::SIGSTOP)?;
+    // Some are on their way, and what comes after them cannot be sent.
+    let mut waiting = node.ws().await?;
+    for id in 0..WAITING {
+        waiting.send(format!(r#"{{"service":"echo","id":{id},"timeout_ms":60000}}"#)).await?;
+        sleep(Duration::from_millis(2)).await;
+    }
+    let before = meter.read()?;
+    sleep(STILL).await;
+    let used = before.until(&meter.read()?);
+    // Its time is over before it could go.
+    let mut late = node.ws().await?;
+    let answer = late.ask(r#"{"service":"echo","payload":"late","timeout_ms":100}"#).await?;
+    cluster.kafka().signal(Signal::SIGCONT)?;
+
+    for _ in 0..WAITING {
+        let answer = waiting.frame().await?;
+        ensure!(answer.kind() == "response", "{}", answer.text);
+    }
+    traffic.goes_on(300).await?;
+    let share = used.share("node");
+    say(&format!("while Kafka stood still, the node used {:.1} % of a core", 100.0 * share));
+    ensure!(share < 0.25, "{:.0} % of a core while nothing could be sent", 100.0 * share);
+    ensure!(["timeout", "unavailable"].contains(&answer.code().as_str()), "{}", answer.text);
+    check(&traffic.finish().await?, &echo)?;
+    if answer.raw("recorded") == Some("false") {
+        let seen = echo.seen();
+        ensure!(
+            seen.iter().all(|seen| seen.value.as_deref() != Some(br#""late""#)),
+            "recorded all the same"
+        );
+    }
     cluster.finish().await
 }
 

@@ -83,6 +83,11 @@ async fn kafka_killed_and_back() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn kafka_that_stands_still() -> Result<()> {
+    survives(Fault::KafkaPaused).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_link_that_is_cut() -> Result<()> {
     survives(Fault::LinkCut).await
 }

@@ -1,14 +1,15 @@
-//! The Kafka producer: a queue in memory, a thread that runs the delivery callbacks and one that
-//! finds out whether the cluster can be reached.
+//! The Kafka producer: a queue in memory, a thread that runs the delivery callbacks, one that finds
+//! out whether the cluster can be reached, and one that looks after partitions whose
+//! acknowledgements are late.
 //!
-//! The first is rdkafka's `ThreadedProducer` but for its pace: that one comes back every 100 ms, and
+//! The first thread is rdkafka's `ThreadedProducer` but for its pace: that one comes back every 100 ms, and
 //! each poll ends with up to a millisecond of spinning, because librdkafka counts time-outs in whole
 //! milliseconds. It cost an idle node a hundredth of a core.
 
 use std::{
+    collections::HashMap,
     fmt,
-    panic::{AssertUnwindSafe, catch_unwind},
-    sync::{Arc, Mutex, PoisonError, Weak},
+    sync::{Arc, Mutex, Weak},
     thread,
     time::Duration,
 };
@@ -16,21 +17,32 @@ use std::{
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
 use rdkafka::{
-    ClientContext,
-    config::{FromClientConfigAndContext, RDKafkaLogLevel},
-    error::{KafkaError, RDKafkaErrorCode},
-    message::{DeliveryResult, Header, Message, OwnedHeaders},
-    producer::{BaseProducer, BaseRecord, Producer as _, ProducerContext},
+    config::FromClientConfigAndContext,
+    error::KafkaError,
+    message::{Header, OwnedHeaders},
+    metadata::Metadata,
+    producer::{BaseProducer, BaseRecord, Producer as _},
 };
 use tokio::time::timeout;
 
-use self::health::Health;
-use super::{KafkaSettings, StartError, is_connectivity, log::ClientLog};
-use crate::bus::{
-    OnDelivery, Outgoing, Position, ProduceError, Producer, outstanding::Outstanding,
+use self::{
+    callbacks::{Context, Ticket, produce_error, tell, ticket},
+    health::Health,
+    lane::Sent,
+    lanes::{Kept, Lanes, Limits, SharedLane},
 };
+use super::{KafkaSettings, StartError, is_connectivity, log::ClientLog};
+use crate::bus::{OnDelivery, Outgoing, ProduceError, Producer, outstanding::Outstanding};
 
+mod callbacks;
 mod health;
+mod lane;
+mod lanes;
+mod pause;
+
+const QUEUE_RECORDS: &str = "queue.buffering.max.messages";
+const QUEUE_KBYTES: &str = "queue.buffering.max.kbytes";
+const RECORD_BYTES: &str = "message.max.bytes";
 
 /// What a producer begins with; see `CONFIGURATION.md` of librdkafka for the names.
 const DEFAULTS: &[(&str, &str)] = &[
@@ -41,12 +53,13 @@ const DEFAULTS: &[(&str, &str)] = &[
     ("compression.codec", "none"),
     // A request carries one partition's batch, so with fewer in flight the partitions of a broker
     // wait for each other: 12 partitions at a round trip of 5 ms took 51 ms with 1, 6 ms with 5.
-    // The price: while a broker hangs and fewer partitions than these have a backlog, librdkafka's
-    // idempotent producer spins on a core, until the backlog has timed out.
     ("max.in.flight.requests.per.connection", "5"),
-    // The back-pressure: full after 100,000 records or 128 MiB.
-    ("queue.buffering.max.messages", "100000"),
-    ("queue.buffering.max.kbytes", "131072"),
+    // The back-pressure: full after 100,000 records or 128 MiB. What is kept back counts as well,
+    // the bytes for themselves.
+    (QUEUE_RECORDS, "100000"),
+    (QUEUE_KBYTES, "131072"),
+    // librdkafka's own default.
+    (RECORD_BYTES, "1000000"),
     // Later than this nobody waits for the reply any more.
     ("message.timeout.ms", "10000"),
     // Shorter than a request's usual time-out, so that a missing topic is told as what it is.
@@ -80,8 +93,16 @@ struct Shared {
     /// Replaced by a new client after a fatal error, which is librdkafka's word for a client that
     /// will never produce again.
     client: ArcSwap<Client>,
+    parts: Parts,
+    records_max: usize,
+}
+
+/// What the callbacks need, too.
+#[derive(Clone)]
+struct Parts {
     health: Arc<Health>,
     outstanding: Arc<Outstanding>,
+    lanes: Arc<Lanes>,
 }
 
 type Client = BaseProducer<Context>;
@@ -92,23 +113,29 @@ impl KafkaProducer {
     /// # Errors
     /// A property is unknown or has a bad value.
     pub fn start(settings: &KafkaSettings) -> Result<Self, StartError> {
-        let health = Arc::new(Health::default());
-        let outstanding = Arc::new(Outstanding::default());
-        let client = connect(settings, &health, &outstanding)?;
-        let stop = StopOnDrop(Arc::clone(&health));
+        let config = settings.client_config(DEFAULTS, FIXED);
+        let limit =
+            |key| config.get(key).and_then(|value| value.parse().ok()).unwrap_or(usize::MAX);
+        let parts = Parts {
+            health: Arc::default(),
+            outstanding: Arc::default(),
+            lanes: Arc::new(Lanes::new(Limits {
+                bytes_max: limit(QUEUE_KBYTES).saturating_mul(1024),
+                record_bytes_max: limit(RECORD_BYTES),
+            })),
+        };
+        let client = connect(settings, &parts)?;
+        let stop = StopOnDrop(parts.clone());
         let shared = Arc::new(Shared {
             settings: settings.clone(),
             client: ArcSwap::new(client),
-            health,
-            outstanding,
+            parts,
+            records_max: limit(QUEUE_RECORDS),
         });
-        thread::Builder::new()
-            .name("kafka-health".to_owned())
-            .spawn({
-                let shared = Arc::clone(&shared);
-                move || shared.watch()
-            })
-            .map_err(|error| KafkaError::ClientCreation(error.to_string()))?;
+        let watched = Arc::clone(&shared);
+        start_thread("kafka-health", move || watched.watch())?;
+        let paced = Arc::clone(&shared);
+        start_thread("kafka-pace", move || paced.pace())?;
         Ok(Self { shared, _stop: stop })
     }
 }
@@ -117,24 +144,80 @@ impl fmt::Debug for KafkaProducer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("KafkaProducer")
             .field("settings", &self.shared.settings)
-            .field("health", &self.shared.health)
-            .field("outstanding", &self.shared.outstanding.count())
+            .field("health", &self.shared.parts.health)
+            .field("outstanding", &self.shared.parts.outstanding.count())
             .finish()
     }
 }
 
-/// Ends the health thread.
-struct StopOnDrop(Arc<Health>);
+/// Ends the threads.
+struct StopOnDrop(Parts);
 
 impl Drop for StopOnDrop {
     fn drop(&mut self) {
-        self.0.stop();
+        self.0.health.stop();
+        self.0.lanes.stop();
     }
+}
+
+fn start_thread(name: &str, work: impl FnOnce() + Send + 'static) -> Result<(), KafkaError> {
+    let started = thread::Builder::new().name(name.to_owned()).spawn(work);
+    started.map(drop).map_err(|error| KafkaError::ClientCreation(error.to_string()))
 }
 
 #[async_trait]
 impl Producer for KafkaProducer {
     fn produce(&self, record: &Outgoing<'_>, on_delivery: OnDelivery) -> Result<(), ProduceError> {
+        let Parts { outstanding, lanes, .. } = &self.shared.parts;
+        // Counted before it is queued: the callback may run before `send` returns.
+        outstanding.add();
+        let produced = if outstanding.count() > self.shared.records_max {
+            Err(ProduceError::QueueFull)
+        } else {
+            let (place, is_new) = lanes.place(record);
+            if is_new {
+                self.shared.parts.health.ask();
+            }
+            lanes.enter(&place, record, on_delivery).and_then(|goes| match goes {
+                Some(on_delivery) => self.shared.send(record, place, on_delivery),
+                None => Ok(()),
+            })
+        };
+        if produced.is_err() {
+            outstanding.remove();
+        }
+        produced
+    }
+
+    fn is_available(&self) -> bool {
+        self.shared.parts.health.is_up()
+    }
+
+    fn is_starting(&self) -> bool {
+        self.shared.parts.lanes.is_cold()
+    }
+
+    fn outstanding(&self) -> usize {
+        self.shared.parts.outstanding.count()
+    }
+
+    async fn flush(&self, within: Duration) {
+        let outstanding = &self.shared.parts.outstanding;
+        if timeout(within, outstanding.none()).await.is_err() {
+            let records = outstanding.count();
+            tracing::warn!(records, "gave up waiting for records to be acknowledged");
+        }
+    }
+}
+
+impl Shared {
+    /// Hands a record to librdkafka; its lane has counted it.
+    fn send(
+        &self,
+        record: &Outgoing<'_>,
+        place: SharedLane,
+        on_delivery: OnDelivery,
+    ) -> Result<(), ProduceError> {
         let base = BaseRecord {
             topic: record.topic,
             partition: record.partition,
@@ -142,79 +225,114 @@ impl Producer for KafkaProducer {
             key: record.key,
             timestamp: None,
             headers: owned_headers(record.headers),
-            delivery_opaque: Box::new(Mutex::new(on_delivery)),
+            delivery_opaque: Box::new(Mutex::new(Ticket { place, on_delivery })),
         };
-        // Counted before it is queued: the callback may run before `send` returns.
-        self.shared.outstanding.add();
-        self.shared.client.load().send(base).map_err(|(error, _)| {
-            self.shared.outstanding.remove();
-            self.shared.refused(&error)
+        self.client.load().send(base).map_err(|(error, unsent)| {
+            self.parts.lanes.settle(&ticket(*unsent.delivery_opaque).place);
+            self.refused(&error)
         })
     }
 
-    fn is_available(&self) -> bool {
-        self.shared.health.is_up()
-    }
-
-    async fn flush(&self, within: Duration) {
-        if timeout(within, self.shared.outstanding.none()).await.is_err() {
-            let records = self.shared.outstanding.count();
-            tracing::warn!(records, "gave up waiting for records to be acknowledged");
+    /// The same for one that was kept back, whose caller is told of everything.
+    fn send_kept(&self, mut kept: Kept, place: &SharedLane) -> Sent<Kept> {
+        if !kept.on_delivery.goes() {
+            self.parts.outstanding.remove();
+            return Sent::Dropped;
+        }
+        let headers = kept.headers.iter().map(|(key, value)| (&**key, &**value));
+        let base = BaseRecord {
+            topic: &kept.topic,
+            partition: kept.partition,
+            payload: kept.value.as_deref(),
+            key: kept.key.as_deref(),
+            timestamp: None,
+            headers: owned_headers(&headers.collect::<Vec<_>>()),
+            delivery_opaque: Box::new(Mutex::new(Ticket {
+                place: Arc::clone(place),
+                on_delivery: kept.on_delivery,
+            })),
+        };
+        let Err((error, unsent)) = self.client.load().send(base) else { return Sent::Taken };
+        kept.on_delivery = ticket(*unsent.delivery_opaque).on_delivery;
+        match self.refused(&error) {
+            ProduceError::QueueFull => {
+                kept.on_delivery.kept_back();
+                Sent::Full(kept)
+            }
+            refused => {
+                self.give_up(kept, Some(refused));
+                Sent::Dropped
+            }
         }
     }
-}
 
-impl Shared {
     /// Why librdkafka did not take a record at all.
     fn refused(&self, error: &KafkaError) -> ProduceError {
         match error {
             KafkaError::MessageProduction(code) => {
-                self.health.failed(*code);
+                self.parts.health.failed(*code);
                 produce_error(*code, false)
             }
             other => ProduceError::Refused(other.to_string()),
         }
     }
 
+    /// A record that was kept back will not be written.
+    fn give_up(&self, kept: Kept, error: Option<ProduceError>) {
+        if let Some(error) = error {
+            tell(kept.on_delivery, Err(error));
+        }
+        self.parts.outstanding.remove();
+    }
+
     /// The health thread: asks for metadata while the cluster is not known to answer, and replaces
     /// a client that has failed for good.
     fn watch(&self) {
-        while let Some(task) = self.health.next_task(|| self.outstanding.count()) {
+        let Parts { health, outstanding, lanes } = &self.parts;
+        while let Some(task) = health.next_task(|| outstanding.count()) {
             match task {
                 health::Task::Ask => {
                     // All topics: the one question that names none, and so can create none.
                     let answer = self.client.load().client().fetch_metadata(None, health::PATIENCE);
-                    self.health.answered(answer.is_ok());
-                }
-                health::Task::Replace => {
-                    match connect(&self.settings, &self.health, &self.outstanding) {
-                        // The old one gives up its queue when its callbacks' thread drops it.
-                        Ok(client) => self.client.store(client),
-                        Err(error) => tracing::error!(%error, "cannot replace the producer"),
+                    if let Ok(metadata) = &answer {
+                        lanes.met(partition_counts(metadata));
                     }
+                    health.answered(answer.is_ok());
                 }
+                health::Task::Replace => match connect(&self.settings, &self.parts) {
+                    // The old one gives up its queue when its callbacks' thread drops it.
+                    Ok(client) => self.client.store(client),
+                    Err(error) => tracing::error!(%error, "cannot replace the producer"),
+                },
             }
+        }
+    }
+
+    /// The pacing thread: hands over what was kept back, and pauses what cannot be sent.
+    fn pace(&self) {
+        let lanes = &self.parts.lanes;
+        while let Some(is_tick) = lanes.next_turn() {
+            let send = |kept, place: &SharedLane| self.send_kept(kept, place);
+            let orders = lanes.look_after(is_tick, send, |kept, why| self.give_up(kept, why));
+            pause::carry_out(&self.client.load_full(), &orders);
+        }
+        for kept in lanes.take_all() {
+            self.give_up(kept, Some(ProduceError::Refused("the producer is closed".to_owned())));
         }
     }
 }
 
-fn connect(
-    settings: &KafkaSettings,
-    health: &Arc<Health>,
-    outstanding: &Arc<Outstanding>,
-) -> Result<Arc<Client>, StartError> {
-    let context = Context {
-        health: Arc::clone(health),
-        outstanding: Arc::clone(outstanding),
-        log: ClientLog::new("producer".to_owned()),
-    };
+fn partition_counts(metadata: &Metadata) -> HashMap<String, usize> {
+    let topics = metadata.topics().iter();
+    topics.map(|topic| (topic.name().to_owned(), topic.partitions().len())).collect()
+}
+
+fn connect(settings: &KafkaSettings, parts: &Parts) -> Result<Arc<Client>, StartError> {
+    let context = Context { parts: parts.clone(), log: ClientLog::new("producer".to_owned()) };
     let config = settings.client_config(DEFAULTS, FIXED);
     let client = Arc::new(Client::from_config_and_context(&config, context)?);
     let polled = Arc::downgrade(&client);
-    thread::Builder::new()
-        .name("kafka-delivery".to_owned())
-        .spawn(move || poll(&polled))
-        .map_err(|error| KafkaError::ClientCreation(error.to_string()))?;
+    start_thread("kafka-delivery", move || poll(&polled))?;
     Ok(client)
 }
 
@@ -231,78 +349,4 @@ fn owned_headers(headers: &[(&str, &[u8])]) -> Option<OwnedHeaders> {
         let headers = headers.iter().map(|(key, value)| Header { key, value: Some(*value) });
         headers.fold(none, OwnedHeaders::insert)
     })
-}
-
-/// What a librdkafka code means to the caller. `taken`: the record was in the queue, so that a
-/// broker may have seen it.
-fn produce_error(code: RDKafkaErrorCode, taken: bool) -> ProduceError {
-    match code {
-        RDKafkaErrorCode::QueueFull => ProduceError::QueueFull,
-        RDKafkaErrorCode::MessageSizeTooLarge | RDKafkaErrorCode::InvalidMessageSize => {
-            ProduceError::TooLarge
-        }
-        RDKafkaErrorCode::UnknownTopic
-        | RDKafkaErrorCode::UnknownTopicOrPartition
-        | RDKafkaErrorCode::UnknownPartition
-        | RDKafkaErrorCode::InvalidTopic => ProduceError::UnknownTopic,
-        // The broker refused it before it looked at the log.
-        RDKafkaErrorCode::TopicAuthorizationFailed
-        | RDKafkaErrorCode::ClusterAuthorizationFailed
-        | RDKafkaErrorCode::PolicyViolation
-        | RDKafkaErrorCode::InvalidRecord
-        | RDKafkaErrorCode::InvalidMessage
-        | RDKafkaErrorCode::InvalidTimestamp
-        | RDKafkaErrorCode::UnsupportedVersion
-        | RDKafkaErrorCode::PurgeQueue => ProduceError::Refused(code.to_string()),
-        // librdkafka tries again until the message times out, and does not say whether a try that
-        // was not answered has reached the log. So a time-out stays open even if no broker was
-        // there to take the record; so does every code that is not known to be a refusal.
-        _ if taken => ProduceError::Unconfirmed(code.to_string()),
-        _ => ProduceError::Refused(code.to_string()),
-    }
-}
-
-/// The callbacks of a client; they run on its polling thread.
-struct Context {
-    health: Arc<Health>,
-    outstanding: Arc<Outstanding>,
-    log: ClientLog,
-}
-
-impl ClientContext for Context {
-    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
-        self.log.line(level, facility, message);
-    }
-
-    fn error(&self, error: KafkaError, reason: &str) {
-        if let KafkaError::Global(code) = error {
-            self.health.failed(code);
-        }
-        self.log.error(&error, reason);
-    }
-}
-
-impl ProducerContext for Context {
-    /// librdkafka carries a thin pointer that may be shared; an [`OnDelivery`] is neither.
-    type DeliveryOpaque = Box<Mutex<OnDelivery>>;
-
-    fn delivery(&self, result: &DeliveryResult<'_>, opaque: Self::DeliveryOpaque) {
-        let outcome = match result {
-            Ok(message) => {
-                self.health.delivered();
-                Ok(Position { partition: message.partition(), offset: message.offset() })
-            }
-            Err((KafkaError::MessageProduction(code), _)) => {
-                self.health.failed(*code);
-                Err(produce_error(*code, true))
-            }
-            Err((other, _)) => Err(ProduceError::Unconfirmed(other.to_string())),
-        };
-        let on_delivery = opaque.into_inner().unwrap_or_else(PoisonError::into_inner);
-        // A panic would end the polling thread, and with it every later callback.
-        if catch_unwind(AssertUnwindSafe(|| on_delivery(outcome))).is_err() {
-            tracing::error!("a delivery callback panicked");
-        }
-        self.outstanding.remove();
-    }
 }

@@ -42,6 +42,10 @@ impl Producer for Mute {
         true
     }
 
+    fn outstanding(&self) -> usize {
+        0
+    }
+
     async fn flush(&self, _: Duration) {}
 }
 

@@ -44,6 +44,10 @@ pub(super) struct Health {
 struct State {
     /// Something failed since the last question, so that "up" has to be checked.
     doubtful: bool,
+    /// Somebody wants to know what only the brokers can tell.
+    curious: bool,
+    /// A broker has answered, ever.
+    has_met: bool,
     /// Something was just done: the next thing waits a little.
     rest: bool,
     /// The client will not produce any more.
@@ -79,13 +83,20 @@ impl Health {
         }
     }
 
+    /// There is something to learn about the cluster, such as a topic's partitions.
+    pub(super) fn ask(&self) {
+        self.change(|state| state.curious = true);
+    }
+
     /// What a question has come to.
     pub(super) fn answered(&self, answered: bool) {
         self.change(|state| {
-            // A failure after the question may be newer than the answer: then ask again.
-            if !(answered && state.doubtful) {
+            // A failure after the question may be newer than the answer: then ask again. While brokers
+            // are being looked for there are failures all the time, and the first answer counts.
+            if !answered || !state.doubtful || !state.has_met {
                 self.set_up(answered);
             }
+            state.has_met |= answered;
         });
     }
 
@@ -103,7 +114,7 @@ impl Health {
             if state.stopping {
                 return None;
             }
-            if !(state.broken || state.doubtful) && self.is_up() {
+            if !(state.broken || state.doubtful || state.curious) && self.is_up() {
                 let waited = self.changed.wait_timeout(state, PAUSE);
                 let (woken, timeout) = waited.unwrap_or_else(PoisonError::into_inner);
                 state = woken;
@@ -117,7 +128,7 @@ impl Health {
                 state = rested.unwrap_or_else(PoisonError::into_inner).0;
             } else {
                 state.rest = true;
-                state.doubtful = false;
+                (state.doubtful, state.curious) = (false, false);
                 let broken = std::mem::take(&mut state.broken);
                 return Some(if broken { Task::Replace } else { Task::Ask });
             }
@@ -188,6 +199,31 @@ mod tests {
         health.failed(RDKafkaErrorCode::AllBrokersDown);
         assert!(!health.is_up());
         assert_eq!(health.next_task(|| 0), Some(Task::Ask));
+    }
+
+    #[test]
+    fn the_first_answer_counts_whatever_has_failed_before() {
+        let health = Health::default();
+        assert_eq!(health.next_task(|| 0), Some(Task::Ask));
+        health.failed(RDKafkaErrorCode::AllBrokersDown);
+        health.answered(true);
+        assert!(health.is_up());
+        // And then it is looked into.
+        assert_eq!(health.next_task(|| 0), Some(Task::Ask));
+        health.failed(RDKafkaErrorCode::AllBrokersDown);
+        health.answered(true);
+        assert!(!health.is_up());
+    }
+
+    #[test]
+    fn a_question_may_be_asked_for_and_is_no_doubt() {
+        let health = Health::default();
+        health.answered(true);
+        health.ask();
+        assert_eq!(health.next_task(|| 0), Some(Task::Ask));
+        health.ask();
+        health.answered(true);
+        assert!(health.is_up());
     }
 
     #[test]

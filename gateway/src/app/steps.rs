@@ -1,0 +1,85 @@
+//! The steps of a drain: how long each may take, and what is said meanwhile. Their order is the
+//! drain's own.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::time::Instant;
+
+use crate::relay::Relay;
+
+/// How long each step of a drain may take that nobody is served in. None is a reason to use up the
+/// whole grace: what a copy or an acknowledgement has not come for by then will be found by others.
+pub(super) const COPIES_WITHIN: Duration = Duration::from_secs(5);
+pub(super) const READER_WITHIN: Duration = Duration::from_secs(4);
+pub(super) const RECORDS_WITHIN: Duration = Duration::from_secs(5);
+pub(super) const TABLE_WITHIN: Duration = Duration::from_secs(3);
+pub(super) const TASKS_WITHIN: Duration = Duration::from_secs(3);
+
+/// What the steps of a drain have in common.
+pub(super) struct Steps {
+    deadline: Instant,
+    relay: Arc<Relay>,
+}
+
+impl Steps {
+    pub(super) fn new(deadline: Instant, relay: &Arc<Relay>) -> Self {
+        Self { deadline, relay: Arc::clone(relay) }
+    }
+
+    pub(super) fn deadline(&self) -> Instant {
+        self.deadline
+    }
+
+    /// One step, for so long at most, and so that so much of the grace is left for those after it.
+    pub(super) async fn within<T>(
+        &self,
+        within: Duration,
+        left: Duration,
+        step: &'static str,
+        work: impl Future<Output = T>,
+    ) {
+        let until = (Instant::now() + within).min(self.deadline - left);
+        self.until(until, step, work).await;
+    }
+
+    /// One step, until then at most. Says once a second what it still waits for.
+    pub(super) async fn until<T>(
+        &self,
+        until: Instant,
+        step: &'static str,
+        work: impl Future<Output = T>,
+    ) {
+        let mut work = std::pin::pin!(work);
+        loop {
+            let look = (Instant::now() + Duration::from_secs(1)).min(until);
+            if tokio::time::timeout_at(look, work.as_mut()).await.is_ok() {
+                return;
+            }
+            let waits = self.waits();
+            if Instant::now() >= until {
+                return tracing::warn!(step, %waits, "not finished in time; left behind");
+            }
+            tracing::info!(step, %waits, "still draining");
+        }
+    }
+
+    /// What there is to wait for, by kind.
+    pub(super) fn waits(&self) -> String {
+        let relay = &self.relay;
+        let (connections, requests) = (relay.connections(), relay.pending().len());
+        let (calls, copies) = (relay.pending().calls(), relay.backups().len());
+        let records = relay.unacknowledged();
+        format!(
+            "{connections} connections, {requests} requests ({calls} of them HTTP calls), \
+             {copies} copies of sessions, {records} records"
+        )
+    }
+}
+
+/// Ready once that holds.
+pub(super) async fn holds(that: impl Fn() -> bool) {
+    let mut tick = tokio::time::interval(Duration::from_millis(10));
+    while !that() {
+        tick.tick().await;
+    }
+}

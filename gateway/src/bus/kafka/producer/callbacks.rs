@@ -1,0 +1,110 @@
+//! What librdkafka says of records and of the cluster, and what that means. Its callbacks run on the
+//! polling thread of their client.
+
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::{Mutex, PoisonError},
+};
+
+use rdkafka::{
+    ClientContext,
+    config::RDKafkaLogLevel,
+    error::{KafkaError, RDKafkaErrorCode},
+    message::{DeliveryResult, Message},
+    producer::ProducerContext,
+};
+
+use super::{Parts, lanes::SharedLane};
+use crate::bus::{OnDelivery, Position, ProduceError, kafka::log::ClientLog};
+
+/// What a librdkafka code means to the caller. `taken`: the record was in the queue, so that a
+/// broker may have seen it.
+pub(super) fn produce_error(code: RDKafkaErrorCode, taken: bool) -> ProduceError {
+    match code {
+        RDKafkaErrorCode::QueueFull => ProduceError::QueueFull,
+        RDKafkaErrorCode::MessageSizeTooLarge | RDKafkaErrorCode::InvalidMessageSize => {
+            ProduceError::TooLarge
+        }
+        RDKafkaErrorCode::UnknownTopic
+        | RDKafkaErrorCode::UnknownTopicOrPartition
+        | RDKafkaErrorCode::UnknownPartition
+        | RDKafkaErrorCode::InvalidTopic => ProduceError::UnknownTopic,
+        // The broker refused it before it looked at the log.
+        RDKafkaErrorCode::TopicAuthorizationFailed
+        | RDKafkaErrorCode::ClusterAuthorizationFailed
+        | RDKafkaErrorCode::PolicyViolation
+        | RDKafkaErrorCode::InvalidRecord
+        | RDKafkaErrorCode::InvalidMessage
+        | RDKafkaErrorCode::InvalidTimestamp
+        | RDKafkaErrorCode::UnsupportedVersion
+        | RDKafkaErrorCode::PurgeQueue => ProduceError::Refused(code.to_string()),
+        // librdkafka tries again until the message times out, and does not say whether a try that
+        // was not answered has reached the log. So a time-out stays open even if no broker was
+        // there to take the record; so does every code that is not known to be a refusal.
+        _ if taken => ProduceError::Unconfirmed(code.to_string()),
+        _ => ProduceError::Refused(code.to_string()),
+    }
+}
+
+/// What comes back with librdkafka's word on a record.
+pub(super) struct Ticket {
+    pub(super) place: SharedLane,
+    pub(super) on_delivery: OnDelivery,
+}
+
+pub(super) fn ticket(opaque: Mutex<Ticket>) -> Ticket {
+    opaque.into_inner().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Runs a callback. A panic would end the thread, and with it every later callback.
+pub(super) fn tell(on_delivery: OnDelivery, outcome: Result<Position, ProduceError>) {
+    if catch_unwind(AssertUnwindSafe(|| on_delivery.done(outcome))).is_err() {
+        tracing::error!("a delivery callback panicked");
+    }
+}
+
+/// The callbacks of a client; they run on its polling thread.
+pub(super) struct Context {
+    pub(super) parts: Parts,
+    pub(super) log: ClientLog,
+}
+
+impl ClientContext for Context {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        self.log.line(level, facility, message);
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        if let KafkaError::Global(code) = error {
+            self.parts.health.failed(code);
+        }
+        self.log.error(&error, reason);
+    }
+}
+
+impl ProducerContext for Context {
+    /// librdkafka carries a thin pointer that may be shared; an [`OnDelivery`] is neither.
+    type DeliveryOpaque = Box<Mutex<Ticket>>;
+
+    fn delivery(&self, result: &DeliveryResult<'_>, opaque: Self::DeliveryOpaque) {
+        let Parts { health, outstanding, lanes } = &self.parts;
+        let Ticket { place, on_delivery } = ticket(*opaque);
+        let outcome = match result {
+            Ok(message) => {
+                health.delivered();
+                if lanes.is_news(&place, message.partition()) {
+                    health.ask();
+                }
+                Ok(Position { partition: message.partition(), offset: message.offset() })
+            }
+            Err((KafkaError::MessageProduction(code), _)) => {
+                health.failed(*code);
+                Err(produce_error(*code, true))
+            }
+            Err((other, _)) => Err(ProduceError::Unconfirmed(other.to_string())),
+        };
+        lanes.settle(&place);
+        tell(on_delivery, outcome);
+        outstanding.remove();
+    }
+}

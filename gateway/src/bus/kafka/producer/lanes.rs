@@ -1,0 +1,355 @@
+//! The lanes to all partitions, what is kept back in them together, and who looks after them when.
+//!
+//! Knows of librdkafka only what it is handed: a way to send, and a way to pause.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, Condvar, Mutex, PoisonError,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use arc_swap::ArcSwap;
+use tokio::time::Instant;
+
+use super::lane::{Entered, Lane, Sent};
+use crate::{
+    bus::{OnDelivery, Outgoing, ProduceError, partitioner::partition_for},
+    tasks::locked,
+};
+
+/// How often lanes are looked at while one of them has more than can be on its way.
+const TICK: Duration = Duration::from_millis(10);
+
+/// How often what is kept back is searched for what nobody wants any more, in ticks.
+const SWEEP_TICKS: u32 = 100;
+
+/// Records that a lane gets in one go once it is acknowledged again: about what fits one request.
+const HAND_OVER_MAX: usize = 2_000;
+
+/// How long records are kept back for a broker that has never answered yet.
+const START_PATIENCE: Duration = Duration::from_secs(5);
+
+/// A record that is kept back.
+pub(super) struct Kept {
+    pub(super) topic: String,
+    pub(super) partition: Option<i32>,
+    pub(super) key: Option<Box<[u8]>>,
+    pub(super) value: Option<Box<[u8]>>,
+    pub(super) headers: Vec<(String, Box<[u8]>)>,
+    pub(super) on_delivery: OnDelivery,
+}
+
+impl Kept {
+    pub(super) fn new(record: &Outgoing<'_>, on_delivery: OnDelivery) -> Self {
+        let headers = record.headers.iter();
+        Self {
+            topic: record.topic.to_owned(),
+            partition: record.partition,
+            key: record.key.map(Into::into),
+            value: record.value.map(Into::into),
+            headers: headers.map(|(name, value)| ((*name).to_owned(), (*value).into())).collect(),
+            on_delivery,
+        }
+    }
+
+    fn bytes(&self) -> usize {
+        let headers = self.headers.iter().map(|(name, value)| name.len() + value.len());
+        self.topic.len() + headers.sum::<usize>() + self.content_bytes()
+    }
+
+    fn content_bytes(&self) -> usize {
+        [&self.key, &self.value].into_iter().flatten().map(|part| part.len()).sum()
+    }
+}
+
+/// The lane of a record, by which librdkafka's word on it finds back.
+pub(super) type SharedLane = Arc<Place>;
+
+/// Where a lane leads to.
+pub(super) struct Place {
+    pub(super) topic: String,
+    /// `None`: to a partition that is librdkafka's choice, or not known yet.
+    pub(super) partition: Option<i32>,
+    pub(super) lane: Lane<Kept>,
+}
+
+#[derive(Clone)]
+struct Topic {
+    unplaced: SharedLane,
+    partitions: Vec<SharedLane>,
+}
+
+/// All lanes of a producer.
+pub(super) struct Lanes {
+    topics: ArcSwap<HashMap<String, Topic>>,
+    /// How many partitions the topics of the cluster have, as last told.
+    counts: Mutex<HashMap<String, usize>>,
+    /// No broker has answered yet.
+    is_cold: AtomicBool,
+    cold_until: Instant,
+    kept_bytes: AtomicUsize,
+    limits: Limits,
+    turn: Mutex<Turn>,
+    woken: Condvar,
+    /// The same as in `turn`, to be looked at without its lock.
+    is_awake: AtomicBool,
+}
+
+/// What may be kept back.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Limits {
+    /// All records together.
+    pub(super) bytes_max: usize,
+    /// Key and value of one record: librdkafka would refuse it at once, and nobody is to learn of it
+    /// later.
+    pub(super) record_bytes_max: usize,
+}
+
+#[derive(Debug, Default)]
+struct Turn {
+    is_awake: bool,
+    is_busy: bool,
+    is_stopping: bool,
+    ticked: Option<Instant>,
+    ticks: u32,
+}
+
+/// What librdkafka is to be told of partitions, in this order.
+#[derive(Default)]
+pub(super) struct Orders {
+    pub(super) resume: Vec<SharedLane>,
+    pub(super) pause: Vec<SharedLane>,
+}
+
+impl Lanes {
+    pub(super) fn new(limits: Limits) -> Self {
+        Self {
+            topics: ArcSwap::default(),
+            counts: Mutex::default(),
+            is_cold: AtomicBool::new(true),
+            cold_until: Instant::now() + START_PATIENCE,
+            kept_bytes: AtomicUsize::new(0),
+            limits,
+            turn: Mutex::default(),
+            woken: Condvar::new(),
+            is_awake: AtomicBool::new(false),
+        }
+    }
+
+    /// Whether no broker has answered yet, for so short that one may at any moment.
+    pub(super) fn is_cold(&self) -> bool {
+        self.is_cold.load(Ordering::Acquire)
+    }
+
+    /// A broker has answered, and has these topics with so many partitions.
+    pub(super) fn met(&self, counts: HashMap<String, usize>) {
+        *locked(&self.counts) = counts;
+        let topics: Vec<String> = self.topics.load().keys().cloned().collect();
+        topics.iter().for_each(|topic| self.lay_out(topic));
+        self.is_cold.store(false, Ordering::Release);
+        self.wake();
+    }
+
+    /// Where a record goes; and whether the topic is not known yet.
+    pub(super) fn place(&self, record: &Outgoing<'_>) -> (SharedLane, bool) {
+        if let Some(found) = self.find(record) {
+            return (found, false);
+        }
+        self.lay_out(record.topic);
+        let is_known = locked(&self.counts).contains_key(record.topic);
+        let found = self.find(record).expect("it has just been laid out, and none is taken away");
+        (found, !is_known)
+    }
+
+    fn find(&self, record: &Outgoing<'_>) -> Option<SharedLane> {
+        let topics = self.topics.load();
+        let topic = topics.get(record.topic)?;
+        let count = i32::try_from(topic.partitions.len()).unwrap_or(i32::MAX);
+        let partition =
+            record.partition.or_else(|| record.key.map(|key| partition_for(key, count)));
+        let known = partition.and_then(|partition| usize::try_from(partition).ok());
+        let placed = known.and_then(|partition| topic.partitions.get(partition));
+        // What was kept back before the partitions were known stays ahead.
+        let place = placed.filter(|_| !topic.unplaced.lane.keeps()).unwrap_or(&topic.unplaced);
+        Some(Arc::clone(place))
+    }
+
+    /// Gives a topic a lane for each of its partitions, as far as they are known.
+    fn lay_out(&self, name: &str) {
+        let count = locked(&self.counts).get(name).copied().unwrap_or(0);
+        self.topics.rcu(|topics| {
+            let known = topics.get(name);
+            let place = |partition| {
+                let lane = Lane::new(self.is_cold());
+                Arc::new(Place { topic: name.to_owned(), partition, lane })
+            };
+            let unplaced = known.map_or_else(|| place(None), |topic| Arc::clone(&topic.unplaced));
+            let mut partitions = known.map(|topic| topic.partitions.clone()).unwrap_or_default();
+            for partition in partitions.len()..count {
+                partitions.push(place(i32::try_from(partition).ok()));
+            }
+            let mut topics: HashMap<_, _> =
+                topics.iter().map(|(name, topic)| (name.clone(), topic.clone())).collect();
+            topics.insert(name.to_owned(), Topic { unplaced, partitions });
+            topics
+        });
+    }
+
+    /// A record was written to this partition. Whether that one was not known.
+    pub(super) fn is_news(&self, place: &Place, partition: i32) -> bool {
+        if place.partition == Some(partition) {
+            return false;
+        }
+        let partition = usize::try_from(partition).unwrap_or(0);
+        let known = self.topics.load().get(&place.topic).map_or(0, |topic| topic.partitions.len());
+        partition >= known
+    }
+
+    /// Whether the record may go to librdkafka at once; else it is kept back.
+    ///
+    /// # Errors
+    /// It would have to be kept back, and there is no room for it.
+    pub(super) fn enter(
+        &self,
+        place: &Place,
+        record: &Outgoing<'_>,
+        on_delivery: OnDelivery,
+    ) -> Result<Option<OnDelivery>, ProduceError> {
+        let mut on_delivery = Some(on_delivery);
+        let entered = place.lane.enter(|| {
+            let on_delivery = on_delivery.take().expect("it is kept once");
+            let mut kept = Kept::new(record, on_delivery);
+            let bytes = kept.bytes();
+            if kept.content_bytes() > self.limits.record_bytes_max {
+                return Err(ProduceError::TooLarge);
+            }
+            let all = self.kept_bytes.load(Ordering::Relaxed).saturating_add(bytes);
+            if all > self.limits.bytes_max {
+                return Err(ProduceError::QueueFull);
+            }
+            self.kept_bytes.fetch_add(bytes, Ordering::Relaxed);
+            kept.on_delivery.kept_back();
+            Ok(kept)
+        })?;
+        if entered != (Entered::Goes { is_beyond: false }) {
+            self.wake();
+        }
+        Ok(on_delivery)
+    }
+
+    /// librdkafka has told of a record that came this way, or has refused it.
+    pub(super) fn settle(&self, place: &Place) {
+        if place.lane.settle() {
+            self.wake();
+        }
+    }
+
+    /// Looks after all lanes. `send` hands a record to librdkafka. What is kept back and has ended
+    /// without it is `given_up`, with the reason where somebody still waits.
+    pub(super) fn look_after(
+        &self,
+        is_tick: bool,
+        mut send: impl FnMut(Kept, &SharedLane) -> Sent<Kept>,
+        mut give_up: impl FnMut(Kept, Option<ProduceError>),
+    ) -> Orders {
+        let (mut orders, mut is_busy) = (Orders::default(), false);
+        let is_over = self.is_cold() && Instant::now() >= self.cold_until;
+        if is_over {
+            self.is_cold.store(false, Ordering::Release);
+        }
+        let is_sweep = is_tick && self.is_sweep();
+        for place in self.all() {
+            if is_over {
+                let unsent = place.lane.take_kept(|_| false);
+                self.drop_all(unsent, |kept| give_up(kept, Some(ProduceError::Unreachable)));
+            } else if is_sweep {
+                let unwanted = place.lane.take_kept(|kept| kept.on_delivery.is_wanted());
+                self.drop_all(unwanted, |kept| give_up(kept, None));
+            }
+            let step = place.lane.step(is_tick, !self.is_cold());
+            is_busy |= step.is_busy;
+            if step.hand_over {
+                place.lane.hand_over(HAND_OVER_MAX, |kept| {
+                    let bytes = kept.bytes();
+                    let sent = send(kept, &place);
+                    if !matches!(sent, Sent::Full(_)) {
+                        self.kept_bytes.fetch_sub(bytes, Ordering::Relaxed);
+                    }
+                    sent
+                });
+            }
+            match step.pause {
+                Some(true) => orders.pause.push(place),
+                Some(false) => orders.resume.push(place),
+                None => {}
+            }
+        }
+        locked(&self.turn).is_busy = is_busy;
+        orders
+    }
+
+    /// Takes out everything that is kept back.
+    pub(super) fn take_all(&self) -> Vec<Kept> {
+        self.all().iter().flat_map(|place| place.lane.take_kept(|_| false)).collect()
+    }
+
+    fn drop_all(&self, kept: Vec<Kept>, mut give_up: impl FnMut(Kept)) {
+        for kept in kept {
+            self.kept_bytes.fetch_sub(kept.bytes(), Ordering::Relaxed);
+            give_up(kept);
+        }
+    }
+
+    fn is_sweep(&self) -> bool {
+        locked(&self.turn).ticks.is_multiple_of(SWEEP_TICKS)
+    }
+
+    fn all(&self) -> Vec<SharedLane> {
+        let topics = self.topics.load();
+        let places =
+            |topic: &Topic| [&topic.partitions[..], &[Arc::clone(&topic.unplaced)]].concat();
+        topics.values().flat_map(places).collect()
+    }
+
+    /// Something has happened that lanes have to be looked at for.
+    fn wake(&self) {
+        if !self.is_awake.swap(true, Ordering::AcqRel) {
+            locked(&self.turn).is_awake = true;
+            self.woken.notify_one();
+        }
+    }
+
+    /// Ends [`Lanes::next_turn`].
+    pub(super) fn stop(&self) {
+        locked(&self.turn).is_stopping = true;
+        self.woken.notify_one();
+    }
+
+    /// Waits until lanes have to be looked at. Whether a tick has passed since the last one; `None`
+    /// once stopped.
+    pub(super) fn next_turn(&self) -> Option<bool> {
+        let mut turn = locked(&self.turn);
+        while !turn.is_stopping && !turn.is_awake {
+            turn = if turn.is_busy {
+                let waited = self.woken.wait_timeout(turn, TICK);
+                let (mut turn, timeout) = waited.unwrap_or_else(PoisonError::into_inner);
+                turn.is_awake |= timeout.timed_out();
+                turn
+            } else {
+                self.woken.wait(turn).unwrap_or_else(PoisonError::into_inner)
+            };
+        }
+        turn.is_awake = false;
+        self.is_awake.store(false, Ordering::Release);
+        let now = Instant::now();
+        let is_tick = turn.ticked.is_none_or(|ticked| now >= ticked + TICK);
+        if is_tick {
+            turn.ticked = Some(now);
+            turn.ticks = turn.ticks.wrapping_add(1);
+        }
+        (!turn.is_stopping).then_some(is_tick)
+    }
+}
