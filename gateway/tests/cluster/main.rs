@@ -13,6 +13,7 @@ use gateway::{
         Consumer, ConsumerControl, Outgoing, Producer, Sink,
         memory::{MemoryBus, MemoryConsumer},
     },
+    descriptors::Budget,
     relay::mark::NodeMark,
 };
 use http_body_util::Full;
@@ -243,7 +244,7 @@ async fn a_drain_step_that_hangs_takes_no_time_from_the_others() {
         consumer: Box::new(NeverCloses(bus.consumer("roundtrip", "replies"))),
         registry: Arc::new(registry.clone()),
     };
-    let node = App::build(config, adapters).unwrap().start().unwrap();
+    let node = App::build(config, adapters, Budget::of(65_536)).unwrap().start().unwrap();
     node.ready().await;
     assert_eq!(registry.nodes().await.unwrap().len(), 1);
     // Nor is this one ever acknowledged.
