@@ -104,6 +104,6 @@ impl Session {
     /// Takes over a frame that the former holder had queued or parked; it keeps its order, and gets
     /// the next number.
     pub fn adopt(&self, frame: Frame, ends: Option<ClientId>) {
-        locked(&self.state).outbox.push(frame, ends, None);
+        locked(&self.state).outbox.adopt(frame, ends);
     }
 }

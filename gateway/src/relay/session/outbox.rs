@@ -127,6 +127,14 @@ impl Outbox {
         self.owed.push_back(Owed { seq, frame, ends, hold, since, backing });
     }
 
+    /// The same for a frame that a former holder has left: it belongs into the mailbox, where it may
+    /// have been and from where the copy of a new holder drops it.
+    pub(super) fn adopt(&mut self, frame: Frame, ends: Option<ClientId>) {
+        self.push(frame, ends, None);
+        let adopted = self.owed.back_mut().expect("it has just been pushed");
+        adopted.backing = Backing::OnItsWay;
+    }
+
     /// The next frame that waits.
     pub(super) fn take(&mut self) -> Option<NextFrame> {
         let next = self.owed.get(self.taken)?;
@@ -218,7 +226,7 @@ impl Outbox {
         self.taken_bytes = self.owed.range(..self.taken).map(weight).sum();
         self.waiting_bytes = self.owed.range(self.taken..).map(weight).sum();
         self.backlog_bytes = self.taken_bytes + self.waiting_bytes;
-        self.backlog = last_seq + 1..self.seq + 1;
+        self.backlog = last_seq.saturating_add(1)..self.seq.saturating_add(1);
     }
 
     /// Whether the client is told that this request of its was refused, and did not know when it came

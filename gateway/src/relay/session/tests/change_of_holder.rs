@@ -43,6 +43,20 @@ fn a_hold_is_done_when_the_mailbox_has_the_frame() {
 }
 
 #[test]
+fn what_was_taken_over_belongs_into_the_mailbox() {
+    let session = reliable();
+    session.begin(id(1), in_flight(1));
+    session.adopt(response(1, 1), Some(id(1)));
+    assert!(session.is_unsafe(request(1)), "a new holder's copy begins without it");
+    let mailbox = session.mailbox();
+    assert_eq!(parked_seqs(&mailbox), [1]);
+    assert!(session.unparked(soon()).is_empty(), "it is on its way");
+    session.parked(&[1]);
+    assert!(!session.is_unsafe(request(1)));
+    assert_eq!(session.confirm(1).trim, 1, "the mailbox has to forget it");
+}
+
+#[test]
 fn while_a_client_is_there_only_last_frames_are_parked_and_only_late() {
     let session = reliable();
     session.begin(id(1), in_flight(1));
