@@ -29,9 +29,10 @@
 //! [`Recorded::Created`] instead of [`Recorded::Refreshed`]: it writes the backup again. Until then
 //! no other node can take that session over.
 //!
-//! What a replica had not copied when it became the master is lost without that sign, and so are
-//! the routes of one part of a Redis Cluster: such a request ends at its deadline, with its command
-//! recorded.
+//! What a replica had not copied when it became the master, or a dump did not have yet, is lost
+//! without that sign. The table's [`Generation`] tells: it is another one for every server that has
+//! started or taken another's place, and what live nodes hold is written again then. The epochs of
+//! sessions tell too, one by one: a lower one than its holder's gives way.
 //!
 //! # What is not in it yet
 //!
@@ -51,9 +52,9 @@ pub use self::redis::RedisRegistry;
 pub use clock::Clock;
 pub use error::RegistryError;
 pub use ids::{InvalidId, NodeId, NodeRef, RequestId, SessionId};
-pub use memory::MemoryRegistry;
+pub use memory::{MemoryRegistry, Snapshot};
 pub use tables::{
-    Announcement, NodeEntry, NodeState, NodeTable, Registry, RequestTable, Route,
+    Announcement, Generation, NodeEntry, NodeState, NodeTable, Registry, RequestTable, Route,
     sessions::{
         BackedUp, Backup, BackupStep, Claim, Claimed, HeldRequest, Holding, MailboxLimits,
         ParkedFrame, Progress, Recorded, SessionEntry, SessionRecord, SessionTable, TokenHash,

@@ -16,7 +16,10 @@ use crate::{
     clock::Clock,
     error::RegistryError,
     ids::{NodeId, NodeRef, RequestId, SessionId},
-    tables::{Announcement, NODE_TTL_MAX, NODE_TTL_MIN, NodeEntry, NodeTable, RequestTable, Route},
+    tables::{
+        Announcement, Generation, NODE_TTL_MAX, NODE_TTL_MIN, NodeEntry, NodeTable, RequestTable,
+        Route,
+    },
 };
 
 mod expiring;
@@ -45,7 +48,20 @@ impl MemoryRegistry {
 
     /// Loses everything at once, as a Redis does that comes back empty.
     pub fn wipe(&self) {
-        *self.lock() = Tables::default();
+        self.restore(&Snapshot::default());
+    }
+
+    /// What it holds now.
+    pub fn snapshot(&self) -> Snapshot {
+        Snapshot(self.lock().clone())
+    }
+
+    /// Goes back to what it held then, as a Redis does that comes back from a dump. What would have
+    /// ended since has ended.
+    pub fn restore(&self, snapshot: &Snapshot) {
+        let mut tables = self.lock();
+        let generation = tables.generation + 1;
+        *tables = Tables { generation, ..snapshot.0.clone() };
     }
 
     fn lock(&self) -> MutexGuard<'_, Tables> {
@@ -110,6 +126,10 @@ impl NodeTable for MemoryRegistry {
         Ok(nodes)
     }
 
+    async fn generation(&self) -> Result<Option<Generation>, RegistryError> {
+        Ok(Some(Generation(self.lock().generation)))
+    }
+
     async fn leave(&self, node: &NodeRef) -> Result<(), RegistryError> {
         let table = &mut self.lock().nodes;
         if table.get(&node.id, Instant::now()).is_some_and(|held| held.node == *node) {
@@ -119,8 +139,14 @@ impl NodeTable for MemoryRegistry {
     }
 }
 
-#[derive(Debug, Default)]
+/// What a registry held at some time.
+#[derive(Clone, Debug, Default)]
+pub struct Snapshot(Tables);
+
+#[derive(Clone, Debug, Default)]
 struct Tables {
+    /// How often they went back to an earlier state.
+    generation: u64,
     routes: Expiring<RequestId, Arc<Route>>,
     nodes: Expiring<NodeId, NodeEntry>,
     sessions: Expiring<SessionId, Session>,

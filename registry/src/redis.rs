@@ -20,7 +20,8 @@ use crate::{
     error::RegistryError,
     ids::{NodeRef, RequestId},
     tables::{
-        Announcement, NODE_TTL_MAX, NODE_TTL_MIN, NodeEntry, NodeTable, RequestTable, Route, millis,
+        Announcement, Generation, NODE_TTL_MAX, NODE_TTL_MIN, NodeEntry, NodeTable, RequestTable,
+        Route, millis,
     },
 };
 
@@ -192,6 +193,17 @@ impl NodeTable for RedisRegistry {
         Ok(nodes)
     }
 
+    async fn generation(&self) -> Result<Option<Generation>, RegistryError> {
+        let mut command = Cmd::new();
+        command.arg("INFO").arg("server");
+        match self.shared.link.command(command).await {
+            Ok(answer) => Ok(generation_of(&answer)),
+            // Whoever may not ask can do without: the epochs of sessions tell too, only later.
+            Err(RegistryError::Refused(_)) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
     async fn leave(&self, node: &NodeRef) -> Result<(), RegistryError> {
         let Shared { link, keys, .. } = &*self.shared;
         let mut cmd = scripts::LEAVE.call(&[keys.nodes()], 2, 84);
@@ -237,6 +249,61 @@ impl Shared {
     }
 }
 
+/// A hash over the runs of all servers that have answered; none when they do not name any.
+fn generation_of(answer: &Value) -> Option<Generation> {
+    let mut runs: Vec<&str> = match answer {
+        // A cluster's, by the addresses of its masters.
+        Value::Map(servers) => servers.iter().filter_map(|(_, answer)| run_of(answer)).collect(),
+        one => run_of(one).into_iter().collect(),
+    };
+    if runs.is_empty() {
+        return None;
+    }
+    runs.sort_unstable();
+    // FNV-1a: short, and the same in every version of every node.
+    let mix = |hash: u64, byte: &u8| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
+    let bytes = runs.iter().flat_map(|run| run.as_bytes());
+    Some(Generation(bytes.fold(0xcbf2_9ce4_8422_2325, mix)))
+}
+
+fn run_of(answer: &Value) -> Option<&str> {
+    let text = match answer {
+        Value::BulkString(bytes) => std::str::from_utf8(bytes).ok()?,
+        Value::SimpleString(text) | Value::VerbatimString { text, .. } => text,
+        _ => return None,
+    };
+    text.lines().find_map(|line| line.strip_prefix("run_id:")).map(str::trim)
+}
+
 fn malformed(what: &str, answer: &Value) -> RegistryError {
     RegistryError::Malformed(format!("{what}: {answer:?}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn info(run: &str) -> Value {
+        Value::BulkString(format!("# Server\r\nredis_version:7\r\nrun_id:{run}\r\n").into_bytes())
+    }
+
+    fn cluster(runs: &[&str]) -> Value {
+        let name = |index: usize| Value::SimpleString(format!("127.0.0.1:{index}"));
+        Value::Map(runs.iter().enumerate().map(|(at, run)| (name(at), info(run))).collect())
+    }
+
+    #[test]
+    fn a_generation_is_of_the_servers_that_answer_whatever_their_order() {
+        let one = generation_of(&info("abc"));
+        assert!(one.is_some());
+        assert_ne!(one, generation_of(&info("abd")));
+        let three = generation_of(&cluster(&["a", "b", "c"]));
+        assert_eq!(three, generation_of(&cluster(&["c", "a", "b"])));
+        for other in [&["a", "b"][..], &["a", "b", "d"]] {
+            assert_ne!(three, generation_of(&cluster(other)));
+        }
+        for silent in [Value::Nil, Value::Okay, Value::BulkString(b"redis_version:7".into())] {
+            assert_eq!(generation_of(&silent), None);
+        }
+    }
 }

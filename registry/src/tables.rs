@@ -94,6 +94,12 @@ pub enum Announcement {
     Superseded,
 }
 
+/// Names the runs of the servers that hold the table now. Only compared: another one means that
+/// the table may have gone back to what it held some time ago, as it does when a server has started
+/// again from a dump, or a replica that lagged behind has become the master.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Generation(pub u64);
+
 /// RequestId → [`Route`].
 #[async_trait]
 pub trait RequestTable: Send + Sync + Debug + 'static {
@@ -147,6 +153,13 @@ pub trait NodeTable: Send + Sync + Debug + 'static {
     /// Any; then nothing is known. An entry that cannot be read is
     /// [`RegistryError::Malformed`]: left out it would make a live node look dead. Cancel safe.
     async fn nodes(&self) -> Result<Vec<NodeEntry>, RegistryError>;
+
+    /// The present generation of the whole table; none when the table cannot tell. It changes
+    /// whenever the table may have lost writes that it had answered, and perhaps at other times.
+    ///
+    /// # Errors
+    /// Any; then nothing is known. Cancel safe.
+    async fn generation(&self) -> Result<Option<Generation>, RegistryError>;
 
     /// Removes this run's entry, where there is one; that of another run stays.
     ///

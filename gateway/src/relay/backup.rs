@@ -13,8 +13,8 @@ use std::{
 };
 
 use registry::{
-    BackedUp, Backup, BackupStep, MailboxLimits, Recorded, Registry, RegistryError, RequestId,
-    Route, SessionId, SessionRecord,
+    BackedUp, Backup, BackupStep, Generation, MailboxLimits, Recorded, Registry, RegistryError,
+    RequestId, Route, SessionId, SessionRecord,
 };
 use tokio::{sync::Notify, time::Instant};
 
@@ -42,7 +42,13 @@ pub struct Backups {
     /// How long a session outlives its holder in the registry.
     ttl: Duration,
     limits: MailboxLimits,
+    /// The registry's, as far as this node knows.
+    generation: Mutex<Option<Generation>>,
 }
+
+/// A session that the registry says is another node's, for which epoch it was written, and what
+/// waited for that.
+type Lost = (Arc<Session>, u64, Vec<Continue>);
 
 #[derive(Debug, Default)]
 struct Queue {
@@ -71,7 +77,8 @@ impl Backups {
     /// An empty queue. A session lives in the registry for `ttl` after its last refresh.
     pub fn new(ttl: Duration, limits: MailboxLimits) -> Self {
         let (wake, hurry) = (Notify::new(), Notify::new());
-        Self { queue: Mutex::default(), wake, hurry, ttl, limits }
+        let generation = Mutex::default();
+        Self { queue: Mutex::default(), wake, hurry, ttl, limits, generation }
     }
 
     /// The bounds of a mailbox.
@@ -82,6 +89,11 @@ impl Backups {
     /// How long a session lives without a refresh.
     pub fn ttl(&self) -> Duration {
         self.ttl
+    }
+
+    /// The registry is of this generation, in which what is written anew from now on has its copy.
+    pub fn set_generation(&self, generation: Option<Generation>) {
+        *locked(&self.generation) = generation;
     }
 
     /// The session's record has changed.
@@ -99,7 +111,15 @@ impl Backups {
 
     /// The session has to be written anew, with all that is in flight for it.
     pub fn rewrite(&self, session: &Arc<Session>) {
-        self.change(session, true, |work| (work.record, work.rewrite) = (true, true));
+        self.rewrite_then(session, Vec::new());
+    }
+
+    /// The same, and what goes on once the registry has it, or cannot be reached.
+    pub fn rewrite_then(&self, session: &Arc<Session>, then: Vec<Continue>) {
+        self.change(session, true, |work| {
+            (work.record, work.rewrite) = (true, true);
+            work.then.extend(then);
+        });
     }
 
     /// One step; nobody waits for it.
@@ -276,7 +296,13 @@ impl Backups {
     ) -> Result<(), RegistryError> {
         // A new session's record comes before its backup, a known one's after it: a session that has
         // lost its connection says so only when all of it is there.
-        self.write_records(registry, relay, batch, |work| !work.session.is_recorded()).await?;
+        let generation = *locked(&self.generation);
+        let is_new = |work: &Work| !work.session.is_recorded();
+        batch
+            .iter()
+            .filter(|work| work.rewrite || is_new(work))
+            .for_each(|work| work.session.copied_in(generation));
+        self.write_records(registry, relay, batch, is_new).await?;
         for work in batch.iter_mut().filter(|work| work.rewrite) {
             relay.whole_backup(work.session.as_ref()).write_over(work);
         }
@@ -317,13 +343,13 @@ impl Backups {
         for ((Work { session, rewrite, .. }, answer), epoch) in answered {
             let was_recorded = session.recorded();
             match answer {
-                Recorded::Superseded => lost.push((Arc::clone(session), epoch)),
-                // The registry has lost it, and its backup with it.
+                Recorded::Superseded => lost.push((Arc::clone(session), epoch, Vec::new())),
+                // The registry has lost it, or gone back to what it was, and its backup with it.
                 Recorded::Created if was_recorded && !rewrite => self.rewrite(session),
                 Recorded::Created | Recorded::Refreshed => {}
             }
         }
-        lose(registry, relay, lost).await
+        self.lose(registry, relay, lost).await
     }
 
     async fn write_backups(
@@ -355,38 +381,53 @@ impl Backups {
             match answer {
                 BackedUp::Done => continue,
                 BackedUp::Superseded => {
-                    lost.push((Arc::clone(&work.session), backup.epoch));
+                    let then = std::mem::take(&mut work.then);
+                    lost.push((Arc::clone(&work.session), backup.epoch, then));
                     work.let_go();
                 }
-                // Only this node has it now; the next round writes it anew.
+                // Only this node has it now; the next round writes it anew, and only then goes on
+                // what waits for its copy.
                 BackedUp::Missing => {
                     work.session.unrecorded();
-                    self.rewrite(&work.session);
+                    self.rewrite_then(&work.session, std::mem::take(&mut work.then));
                 }
                 BackedUp::Overflowed => relay.overflowed(&work.session, "mailbox_bytes_max"),
             }
             work.parked.clear();
         }
-        lose(registry, relay, lost).await
+        self.lose(registry, relay, lost).await
     }
-}
 
-/// Lets go of sessions that are not this node's any more.
-async fn lose(
-    registry: &dyn Registry,
-    relay: &Relay,
-    lost: Vec<(Arc<Session>, u64)>,
-) -> Result<(), RegistryError> {
-    if lost.is_empty() {
-        return Ok(());
+    /// Lets go of sessions that are not this node's any more. One that is, because this node has
+    /// claimed it meanwhile, or because the registry has gone back since to an earlier epoch, is
+    /// written anew.
+    async fn lose(
+        &self,
+        registry: &dyn Registry,
+        relay: &Relay,
+        lost: Vec<Lost>,
+    ) -> Result<(), RegistryError> {
+        if lost.is_empty() {
+            return Ok(());
+        }
+        let ids: Vec<SessionId> = lost.iter().map(|(session, ..)| session.id()).collect();
+        let entries = match registry.find_sessions(&ids).await {
+            Ok(entries) => entries,
+            Err(error) => {
+                // The next round goes on with them, or without the registry.
+                lost.into_iter().for_each(|(session, _, then)| self.rewrite_then(&session, then));
+                return Err(error);
+            }
+        };
+        for ((session, epoch, then), entry) in lost.into_iter().zip(entries) {
+            let is_later = entry.as_ref().is_none_or(|entry| entry.epoch > epoch);
+            let is_claimed = entry.is_some_and(|entry| entry.node.is_some());
+            if !is_later || !relay.lose_session(&session, epoch, is_claimed) {
+                self.rewrite_then(&session, then);
+            }
+        }
+        Ok(())
     }
-    let ids: Vec<SessionId> = lost.iter().map(|(session, _)| session.id()).collect();
-    let entries = registry.find_sessions(&ids).await?;
-    for ((session, epoch), entry) in lost.into_iter().zip(entries) {
-        let is_claimed = entry.is_some_and(|entry| entry.node.is_some());
-        relay.lose_session(&session, epoch, is_claimed);
-    }
-    Ok(())
 }
 
 /// A session's whole state as the registry should have it.

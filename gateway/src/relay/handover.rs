@@ -4,8 +4,7 @@
 use std::{sync::Arc, time::Duration};
 
 use registry::{
-    Claim, Claimed, HeldRequest, Holding, NodeRef, ParkedFrame, Progress, Registry, RegistryError,
-    RequestId, SessionId,
+    Claim, Claimed, Holding, NodeRef, Progress, Registry, RegistryError, RequestId, SessionId,
 };
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
@@ -21,19 +20,18 @@ use super::{
 use crate::{peer::PeerLink, telemetry::Resume};
 
 mod arriving;
+mod copy;
 mod leaving;
+mod proof;
 
 /// How long a former holder may take to hand a session over; then its copy has to do.
 const RELEASE_TIMEOUT: Duration = Duration::from_millis(800);
-/// A token may be faster than the record of its session: one that is refused is tried once more.
-const SECOND_TRY: Duration = Duration::from_millis(50);
-/// How long it may take until the reply partitions of a dead node have another reader. A request
-/// that was in flight there does not end before that: its client may have had its reply already.
-const TAKEOVER_TIME: Duration = Duration::from_secs(10);
-/// The same from when the node table has missed the node, which it does hardly before the group.
-const TAKEOVER_TIME_OF_MISSED: Duration = Duration::from_secs(4);
 /// Between two looks at something that will soon be so.
 const TICK: Duration = Duration::from_millis(5);
+/// The same for what a registry has lost and a node has to write again.
+const RECOVERY_TICK: Duration = Duration::from_millis(100);
+/// How long a client waits for a holder that is about to write its session again.
+const RECOVERY_PATIENCE: Duration = Duration::from_secs(10);
 
 /// Brings sessions to this node.
 #[derive(Debug)]
@@ -54,14 +52,37 @@ struct Released {
     state: Inherited,
 }
 
+/// What a holder says that is asked for a session. On the wire, so variants are only added at the
+/// end.
+#[derive(Debug, Serialize, Deserialize)]
+enum Answer {
+    /// It has ended.
+    Ended,
+    /// Here it is.
+    Released(Released),
+    /// It is held for a later epoch than the one asked for, as it is when the registry went back to
+    /// an earlier state. It is written again there, and can be claimed then.
+    Later,
+}
+
 /// What became of a session's former holder.
 enum Former {
-    /// It has handed the session over.
-    Released(Released),
-    /// It lives, and the session has ended there.
-    Ended,
+    /// It has answered.
+    Answered(Answer),
     /// It is dead, or does not answer: the copy has to do.
     Gone,
+}
+
+/// What became of an attempt to bring a session here.
+enum Attempt {
+    /// It goes on here.
+    Resumed(Arc<Session>, ConnectionId),
+    /// The token resumes nothing.
+    Refused,
+    /// It was claimed for this epoch, and something would be missing.
+    Incomplete(u64),
+    /// The registry has to be written again first.
+    Later,
 }
 
 /// A session's state, wherever it came from.
@@ -95,36 +116,71 @@ impl Handover {
         &self,
         token: &Token,
         last_seq: u64,
-        is_wanted: impl FnOnce() -> bool,
+        mut is_wanted: impl FnMut() -> bool,
     ) -> Result<Option<(Arc<Session>, ConnectionId)>, RegistryError> {
         let id = token.session();
-        let arrival = self.arrival(id).await;
-        if !is_wanted() {
-            return Ok(None);
-        }
-        let next = Token::random(id);
-        let holding = match self.claim(token, &next).await? {
-            Some(holding) => *holding,
-            None => {
+        let give_up = Instant::now() + RECOVERY_PATIENCE;
+        loop {
+            // Before anything is held up for it: who knows no more than the id hinders nobody.
+            if !self.is_good(token, &mut is_wanted).await? {
                 self.relay.telemetry().resumed(Resume::Refused);
                 return Ok(None);
             }
-        };
-        let epoch = holding.epoch;
-        arrival.claimed(epoch);
-        let beginning =
-            Beginning { epoch, token: next, former_token: Some(token.clone()), last_seq };
-        let resumed = self.fetch(&arrival, holding, beginning).await;
-        if resumed.is_none() {
-            self.relay.telemetry().resumed(Resume::Incomplete);
-            if let Some(session) = self.relay.hub().get(id) {
-                self.relay.end_session(&session, "not_resumable");
+            let arrival = self.arrival(id).await;
+            if !is_wanted() {
+                return Ok(None);
             }
-            if let Err(error) = self.registry.end_sessions(&[(id, epoch)]).await {
-                tracing::debug!(session = %id, %error, "not removed; it will expire");
+            match self.attempt(&arrival, token, last_seq).await? {
+                Attempt::Resumed(session, connection) => return Ok(Some((session, connection))),
+                Attempt::Later if Instant::now() < give_up => {}
+                Attempt::Refused | Attempt::Later => {
+                    self.relay.telemetry().resumed(Resume::Refused);
+                    return Ok(None);
+                }
+                Attempt::Incomplete(epoch) => {
+                    self.not_resumable(id, epoch).await;
+                    return Ok(None);
+                }
             }
+            drop(arrival);
+            tokio::time::sleep(RECOVERY_TICK).await;
         }
-        Ok(resumed)
+    }
+
+    async fn attempt(
+        &self,
+        arrival: &Arrival<'_>,
+        token: &Token,
+        last_seq: u64,
+    ) -> Result<Attempt, RegistryError> {
+        let next = Token::random(token.session());
+        let Some(holding) = self.claim(token, &next).await? else {
+            // What this node's memory says of its own session is so; the registry has lost it.
+            return Ok(match self.opened_here(token) {
+                Some(session) => self.write_again(&session),
+                None => Attempt::Refused,
+            });
+        };
+        arrival.claimed(holding.epoch);
+        let former_token = Some(token.clone());
+        let beginning = Beginning { epoch: holding.epoch, token: next, former_token, last_seq };
+        self.fetch(arrival, *holding, beginning).await
+    }
+
+    fn write_again(&self, session: &Arc<Session>) -> Attempt {
+        self.relay.backups().rewrite(session);
+        Attempt::Later
+    }
+
+    /// It cannot be promised that nothing is missing.
+    async fn not_resumable(&self, id: SessionId, epoch: u64) {
+        self.relay.telemetry().resumed(Resume::Incomplete);
+        if let Some(session) = self.relay.hub().get(id) {
+            self.relay.end_session(&session, "not_resumable");
+        }
+        if let Err(error) = self.registry.end_sessions(&[(id, epoch)]).await {
+            tracing::debug!(session = %id, %error, "not removed; it will expire");
+        }
     }
 
     /// One client at a time comes back to a session here.
@@ -151,11 +207,7 @@ impl Handover {
             ttl: self.relay.backups().ttl(),
         };
         let started = Instant::now();
-        let mut claimed = self.registry.claim(&claim).await?;
-        if claimed == Claimed::Refused {
-            tokio::time::sleep(SECOND_TRY).await;
-            claimed = self.registry.claim(&claim).await?;
-        }
+        let claimed = self.registry.claim(&claim).await?;
         self.relay.telemetry().registry_call("claim", started.elapsed());
         match claimed {
             Claimed::Taken(holding) => Ok(Some(holding)),
@@ -168,27 +220,51 @@ impl Handover {
         arrival: &Arrival<'_>,
         holding: Holding,
         mut beginning: Beginning,
-    ) -> Option<(Arc<Session>, ConnectionId)> {
-        let last_seq = beginning.last_seq;
+    ) -> Result<Attempt, RegistryError> {
+        let (last_seq, epoch) = (beginning.last_seq, holding.epoch);
         let (id, is_reliable) = (arrival.session(), holding.former.reliable);
+        let incomplete = Ok(Attempt::Incomplete(epoch));
         if self.relay.backups().is_ending(id, holding.former.epoch) {
-            return None;
+            return incomplete;
         }
-        // Named as the holder and without the session: a claim of this node's whose answer was lost.
-        let is_held = || self.relay.hub().get(id).is_some_and(|session| session.is_held());
-        if holding.former.node.as_ref() == Some(self.relay.node()) && is_held() {
-            return self.relay.resume_here(id, beginning);
+        if let Some(session) = self.relay.hub().get(id).filter(|session| session.is_held()) {
+            // Named as the holder and without the session: a claim of this node's whose answer was
+            // lost. Not named, and with a later epoch: the registry went back to an earlier state.
+            let is_named = holding.former.node.as_ref() == Some(self.relay.node());
+            if is_named || session.epoch() >= epoch {
+                let is_opened =
+                    beginning.former_token.as_ref().is_none_or(|shown| session.is_opened_by(shown));
+                if !is_named && !is_opened {
+                    // Long replaced, as this node knows better.
+                    self.relay.backups().rewrite(&session);
+                    return Ok(Attempt::Refused);
+                }
+                let resumed = self.relay.resume_here(id, beginning);
+                return resumed.map_or(incomplete, |(s, c)| Ok(Attempt::Resumed(s, c)));
+            }
         }
-        let (inherited, resume) = match self.released(id, &holding).await {
-            Former::Ended => return None,
-            Former::Released(released) => {
+        let inherited = match self.released(id, &holding).await {
+            Former::Answered(Answer::Ended) => None,
+            Former::Answered(Answer::Later) => return Ok(Attempt::Later),
+            Former::Answered(Answer::Released(released)) => {
                 let is_kept = (released.confirmed..=released.seq).contains(&last_seq);
                 // Its frames keep their numbers.
                 beginning.last_seq = released.confirmed;
-                (is_kept.then_some(released.state)?, Resume::Released)
+                is_kept.then_some((released.state, Resume::Released))
             }
-            Former::Gone => (self.inherit_copy(holding, last_seq)?, Resume::Copied),
+            Former::Gone => {
+                // A copy is taken from nobody's memory: it has to be whole.
+                self.membership.saw(self.registry.generation().await?);
+                let is_whole = self.is_whole(&holding.former);
+                if !is_whole && self.membership.is_recovering() {
+                    // Its holder may live, and be about to write it again.
+                    return Ok(Attempt::Later);
+                }
+                let copy = is_whole.then(|| self.inherit_copy(holding, last_seq)).flatten();
+                copy.map(|copy| (copy, Resume::Copied))
+            }
         };
+        let Some((inherited, resume)) = inherited else { return incomplete };
         self.relay.telemetry().resumed(resume);
         let session = self.relay.adopt(id, is_reliable, beginning, inherited);
         session.skip(last_seq);
@@ -196,7 +272,7 @@ impl Handover {
             self.relay.confirm(&session, last_seq);
         }
         let connection = session.connection();
-        Some((session, connection))
+        Ok(Attempt::Resumed(session, connection))
     }
 
     /// What the former holder hands over.
@@ -205,15 +281,13 @@ impl Handover {
         if former == self.relay.node() {
             // It may have taken such a claim for another node's, and be waiting to be asked.
             let left = self.relay.leave(id, holding.epoch).await;
-            return left.map_or(Former::Gone, Former::Released);
+            return left.map_or(Former::Gone, Former::Answered);
         }
         let Some(url) = self.find(former).await else { return Former::Gone };
         match self.link.release(&url, id, holding.epoch, RELEASE_TIMEOUT).await {
-            Ok(Some(answer)) => match stored::decode::<Option<Released>>(&answer) {
-                Some(Some(released)) => Former::Released(released),
-                Some(None) => Former::Ended,
-                None => Former::Gone,
-            },
+            Ok(Some(answer)) => {
+                stored::decode::<Answer>(&answer).map_or(Former::Gone, Former::Answered)
+            }
             // It has claimed the session and never heard that it had got it.
             Ok(None) => Former::Gone,
             Err(error) => {
@@ -230,46 +304,5 @@ impl Handover {
             tracing::debug!(%error, "node table not read");
         }
         self.membership.find(node).map(|entry| entry.url)
-    }
-
-    /// Whether a former holder was silent for so long that it counts as dead. One that is not named
-    /// any more was found so by who parked a reply.
-    fn is_missed(&self, node: Option<&NodeRef>) -> bool {
-        !self.membership.is_incomplete()
-            && node.is_none_or(|node| self.membership.find(node).is_none())
-    }
-
-    /// What the registry has of a session whose holder is gone. Of one whose client acknowledges
-    /// nothing and was connected until then, nobody knows what was on the wire.
-    fn inherit_copy(&self, holding: Holding, last_seq: u64) -> Option<Inherited> {
-        let former = &holding.former;
-        if former.overflowed || (former.attached && !former.reliable) {
-            return None;
-        }
-        // A session whose client acknowledges nothing keeps what it can, and has parked all of it.
-        let first = holding.mailbox.iter().map(|parked| parked.seq).find(|seq| *seq > 0);
-        if !former.reliable && first.is_some_and(|first| first > last_seq.saturating_add(1)) {
-            return None;
-        }
-        let request = |held: HeldRequest| {
-            Some((held.request, stored::decode::<RequestDetail>(&held.detail)?, held.progress))
-        };
-        let mut requests: Vec<_> =
-            holding.requests.into_iter().map(request).collect::<Option<_>>()?;
-        // The reply may be in the log already, for whoever reads the dead node's partitions next.
-        let takeover = match self.is_missed(former.node.as_ref()) {
-            true => TAKEOVER_TIME_OF_MISSED,
-            false => TAKEOVER_TIME,
-        };
-        let takeover_ms = self.relay.nature.unix_ms().saturating_add(takeover.as_millis() as u64);
-        for (_, detail, _) in &mut requests {
-            detail.deadline_ms = detail.deadline_ms.max(takeover_ms);
-        }
-        let frame = |parked: ParkedFrame| {
-            let ParkedFrame { seq, request, frame } = parked;
-            Some(Unparked { seq, request, frame: stored::decode(&frame)? })
-        };
-        let frames = holding.mailbox.into_iter().map(frame).collect::<Option<_>>()?;
-        Some(Inherited { frames, requests })
     }
 }

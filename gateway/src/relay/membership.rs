@@ -10,7 +10,9 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-use registry::{Announcement, NodeEntry, NodeId, NodeRef, NodeState, Registry, RegistryError};
+use registry::{
+    Announcement, Generation, NodeEntry, NodeId, NodeRef, NodeState, Registry, RegistryError,
+};
 use tokio::{sync::Notify, time::Instant};
 
 use super::{Relay, mark::NodeMark};
@@ -20,6 +22,9 @@ use crate::tasks::locked;
 const ANNOUNCE_INTERVAL: Duration = Duration::from_secs(2);
 /// How long an entry lives without a refresh: a node that is silent so long is dead.
 const NODE_TTL: Duration = Duration::from_secs(6);
+/// How long it takes until all live nodes have noticed that the registry has lost something, and
+/// have written it again.
+const RECOVERY_TIME: Duration = Duration::from_secs(4);
 /// Between two attempts while the registry cannot be reached.
 const RETRY_INTERVAL: Duration = Duration::from_millis(250);
 
@@ -38,6 +43,17 @@ pub struct Membership {
     /// From then on all live nodes have written what they hold, whatever the table had lost before;
     /// `None` until this node is announced.
     complete_from: Mutex<Option<Instant>>,
+    table: Mutex<Table>,
+}
+
+/// What is known of the table itself.
+#[derive(Debug, Default)]
+struct Table {
+    generation: Option<Generation>,
+    /// Until then live nodes write again what it has lost.
+    recovers_until: Option<Instant>,
+    /// This node has not done so yet.
+    lacks_ours: bool,
 }
 
 type Nodes = HashMap<NodeId, NodeEntry>;
@@ -68,6 +84,7 @@ impl Membership {
             announced: AtomicBool::new(false),
             trouble: Mutex::default(),
             complete_from: Mutex::default(),
+            table: Mutex::default(),
         }
     }
 
@@ -105,16 +122,18 @@ impl Membership {
         self.known.load().marked.get(&mark)?.clone()
     }
 
-    /// Asks the registry anew who is alive.
+    /// Asks the registry anew who is alive, and whether it has gone back to an earlier state.
     ///
     /// # Errors
     /// Whatever the registry says; what was known stays.
     pub async fn refresh(&self) -> Result<(), RegistryError> {
-        let nodes = self.registry.nodes().await?;
+        let (nodes, generation) = tokio::join!(self.registry.nodes(), self.registry.generation());
+        let (nodes, generation) = (nodes?, generation?);
+        self.saw(generation);
         let mut nodes: Nodes =
             nodes.into_iter().map(|entry| (entry.node.id.clone(), entry)).collect();
         if self.is_announced() && !nodes.contains_key(&self.this.id) {
-            self.doubt();
+            self.has_lost();
         }
         if self.is_incomplete() {
             // Who is missing has not had its turn yet.
@@ -130,6 +149,41 @@ impl Membership {
     /// this node came: then neither a missing route nor a missing node means anything.
     pub fn is_incomplete(&self) -> bool {
         locked(&self.complete_from).is_none_or(|from| Instant::now() < from)
+    }
+
+    /// Whether the registry is known to have lost something that live nodes hold, and they may not have
+    /// written all of it again. (A node that has just come cannot know: see
+    /// [`Membership::is_incomplete`].)
+    pub fn is_recovering(&self) -> bool {
+        let is_time = |until| Instant::now() < until;
+        let has_peers = || self.known.load().nodes.keys().any(|id| *id != self.this.id);
+        locked(&self.table).recovers_until.is_some_and(is_time) && has_peers()
+    }
+
+    /// The registry's generation, as it was seen last.
+    pub fn generation(&self) -> Option<Generation> {
+        locked(&self.table).generation
+    }
+
+    /// The registry is of this generation now. Another one than before has perhaps gone back to what
+    /// it held some time ago.
+    pub fn saw(&self, generation: Option<Generation>) {
+        // One that cannot tell any more has not changed for that reason.
+        let Some(generation) = generation else { return };
+        let before = locked(&self.table).generation.replace(generation);
+        if before.is_some_and(|before| before != generation) {
+            self.has_lost();
+        }
+    }
+
+    /// The registry has lost some of what it held.
+    fn has_lost(&self) {
+        self.doubt();
+        let mut table = locked(&self.table);
+        table.recovers_until = Some(Instant::now() + RECOVERY_TIME);
+        table.lacks_ours = true;
+        drop(table);
+        self.changed.notify_one();
     }
 
     /// The registry has lost what it held, or nobody here knows that it has not. Every live node
@@ -183,11 +237,15 @@ impl Membership {
         if announcement == Announcement::Fresh {
             self.doubt();
             if self.announced.swap(true, Ordering::Relaxed) {
-                tracing::warn!("the registry had lost this node; writing again what it holds");
-                relay.write_again();
+                self.has_lost();
             }
         }
         self.refresh().await?;
+        relay.backups().set_generation(self.generation());
+        if std::mem::take(&mut locked(&self.table).lacks_ours) {
+            tracing::warn!("the registry has lost writes; writing again what this node holds");
+            relay.write_again();
+        }
         Ok(announcement)
     }
 }

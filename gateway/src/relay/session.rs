@@ -12,7 +12,7 @@ use std::{
     task::{Context, Poll, Waker},
 };
 
-use registry::{RequestId, SessionId};
+use registry::{Generation, RequestId, SessionId};
 
 use super::{token::Token, window::Hold};
 use crate::{
@@ -59,6 +59,8 @@ struct State {
     is_watched: bool,
     /// The registry has heard of it.
     is_recorded: bool,
+    /// The registry's generation in which all of its copy was written.
+    generation: Option<Generation>,
     waker: Option<Waker>,
 }
 
@@ -98,6 +100,7 @@ impl Session {
             draining: false,
             is_watched: false,
             is_recorded: false,
+            generation: None,
             waker: None,
         };
         Self { id, is_reliable, limits, state: Mutex::new(state) }

@@ -140,17 +140,24 @@ impl Relay {
     }
 
     /// The session is not this node's any more, as the registry has told of a write for this epoch:
-    /// another node has claimed it, or has taken this one for dead.
-    pub(super) fn lose_session(&self, session: &Arc<Session>, epoch: u64, is_claimed: bool) {
+    /// another node has claimed it, or has taken this one for dead. False when it is this node's all
+    /// the same.
+    pub(super) fn lose_session(
+        &self,
+        session: &Arc<Session>,
+        epoch: u64,
+        is_claimed: bool,
+    ) -> bool {
         if self.hub.is_expected(session.id()) || session.epoch() > epoch {
             // It is this node that has claimed it, for a client that has come back.
-            return self.backups.rewrite(session);
+            return false;
         }
         let code = if is_claimed { CloseCode::Resumed } else { CloseCode::Draining };
         if session.fence(code) {
             tracing::info!(session = %session.id(), "another node holds the session");
             self.hub.wait_for_holder(session, HANDOVER_PATIENCE);
         }
+        true
     }
 
     /// A frame for a session, wherever it is.

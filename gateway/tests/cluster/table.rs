@@ -10,9 +10,9 @@ use std::{
 
 use async_trait::async_trait;
 use registry::{
-    Announcement, BackedUp, Backup, Claim, Claimed, MailboxLimits, MemoryRegistry, NodeEntry,
-    NodeRef, NodeTable, Recorded, RegistryError, RequestId, RequestTable, Route, SessionEntry,
-    SessionId, SessionRecord, SessionTable,
+    Announcement, BackedUp, Backup, Claim, Claimed, Generation, MailboxLimits, MemoryRegistry,
+    NodeEntry, NodeRef, NodeTable, Recorded, RegistryError, RequestId, RequestTable, Route,
+    SessionEntry, SessionId, SessionRecord, SessionTable, TokenHash,
 };
 
 /// The registry of the tests. A clone is another handle of the same.
@@ -67,6 +67,10 @@ impl NodeTable for Table {
         self.answer()?.nodes().await
     }
 
+    async fn generation(&self) -> Result<Option<Generation>, RegistryError> {
+        self.answer()?.generation().await
+    }
+
     async fn leave(&self, node: &NodeRef) -> Result<(), RegistryError> {
         self.answer()?.leave(node).await
     }
@@ -95,6 +99,14 @@ impl SessionTable for Table {
         sessions: &[SessionId],
     ) -> Result<Vec<Option<SessionEntry>>, RegistryError> {
         self.answer()?.find_sessions(sessions).await
+    }
+
+    async fn try_token(
+        &self,
+        session: &SessionId,
+        token: &TokenHash,
+    ) -> Result<Option<SessionEntry>, RegistryError> {
+        self.answer()?.try_token(session, token).await
     }
 
     async fn claim(&self, claim: &Claim) -> Result<Claimed, RegistryError> {

@@ -28,6 +28,10 @@ struct Pages {
     counts: BTreeMap<&'static str, u64>,
     /// The registry has lost everything.
     wiped: Option<Instant>,
+    /// The registry has gone back to what it held some time ago.
+    went_back: Option<Instant>,
+    /// A node was cut off from others, or from the registry.
+    cut_off: Option<Instant>,
     /// A node has died, or lost its sessions in its sleep.
     died: Option<Instant>,
 }
@@ -80,6 +84,30 @@ impl Book {
 
     pub(crate) fn wiped_at(&self) -> Option<Instant> {
         self.pages().wiped
+    }
+
+    pub(crate) fn went_back(&self) {
+        self.pages().went_back = Some(Instant::now());
+    }
+
+    pub(crate) fn cut_off(&self) {
+        self.pages().cut_off = Some(Instant::now());
+    }
+
+    /// Whether, since then, the registry has gone back and a node was cut off or has died: its
+    /// sessions were perhaps taken from their copies, and the registry does not know of that any more.
+    /// What their former holder then parks gives way to the later epoch.
+    pub(crate) fn forgot_a_takeover_since(&self, since: Instant) -> bool {
+        let pages = self.pages();
+        let recent = |at: Option<Instant>| at.is_some_and(|at| since < at);
+        recent(pages.went_back) && (recent(pages.cut_off) || recent(pages.died))
+    }
+
+    /// Whether, since then, the registry has gone back and a node has died: so the last copy of what
+    /// that one held may be lost.
+    pub(crate) fn lost_a_copy_since(&self, since: Instant) -> bool {
+        let pages = self.pages();
+        pages.went_back.is_some_and(|at| since < at) && pages.died.is_some_and(|at| since < at)
     }
 
     /// Partitions whose replies have not all been handled.

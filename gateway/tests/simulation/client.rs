@@ -140,7 +140,10 @@ impl Client {
             let wiped = self.world.book.wiped_at();
             // A node may die before anybody has heard of the session; it has not done anything for it.
             let is_unheard = self.last_seq == 0;
-            let is_excused = is_unheard || wiped.is_some_and(|wiped| left_at < wiped + WINDOW * 2);
+            let recently = left_at.checked_sub(WINDOW * 2).unwrap_or(left_at);
+            let is_excused = is_unheard
+                || wiped.is_some_and(|wiped| left_at < wiped + WINDOW * 2)
+                || self.world.book.lost_a_copy_since(recently);
             if self.is_reliable && !is_late && !is_excused {
                 self.wrong(&format!("not resumed after {:?}", left_at.elapsed()));
             }

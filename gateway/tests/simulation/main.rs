@@ -82,7 +82,7 @@ async fn run(world: &Arc<World>) {
     let end = world.started + STORM;
     world.set_shaky(world.chance(50));
     for _ in 0..world.below(6) {
-        let (trouble, start) = (trouble(Arc::clone(world), world.below(7)), world.ms(0, 10_000));
+        let (trouble, start) = (trouble(Arc::clone(world), world.below(8)), world.ms(0, 10_000));
         world.spawn(async move {
             sleep(start).await;
             trouble.await;
@@ -140,12 +140,14 @@ async fn trouble(world: Arc<World>, kind: u64) {
         }
         3 => {
             log(&format!("does not reach {other}"));
+            world.book.cut_off();
             world.set_cut(one, other, true);
             world.sleep(300, 4000).await;
             world.set_cut(one, other, false);
         }
         4 => {
             log("does not reach the registry");
+            world.book.cut_off();
             world.set_registry_away(one, true);
             world.sleep(300, 4000).await;
             world.set_registry_away(one, false);
@@ -155,6 +157,13 @@ async fn trouble(world: Arc<World>, kind: u64) {
             world.bus.set_available(false);
             world.sleep(300, 2000).await;
             world.bus.set_available(true);
+        }
+        6 => {
+            let then = world.table.snapshot();
+            world.sleep(100, 5000).await;
+            log("the registry goes back in time");
+            world.book.went_back();
+            world.table.restore(&then);
         }
         _ => {
             if world.chance(70) {

@@ -14,9 +14,9 @@ use gateway::{
     relay::Relay,
 };
 use registry::{
-    Announcement, BackedUp, Backup, Claim, Claimed, MailboxLimits, MemoryRegistry, NodeEntry,
-    NodeRef, NodeTable, Recorded, RegistryError, RequestId, RequestTable, Route, SessionEntry,
-    SessionId, SessionRecord, SessionTable,
+    Announcement, BackedUp, Backup, Claim, Claimed, Generation, MailboxLimits, MemoryRegistry,
+    NodeEntry, NodeRef, NodeTable, Recorded, RegistryError, RequestId, RequestTable, Route,
+    SessionEntry, SessionId, SessionRecord, SessionTable, TokenHash,
 };
 use tokio::{sync::oneshot, time::sleep};
 
@@ -228,6 +228,11 @@ impl NodeTable for Wires {
         self.ask(async move { table.nodes().await }).await
     }
 
+    async fn generation(&self) -> Result<Option<Generation>, RegistryError> {
+        let table = self.table();
+        self.ask(async move { table.generation().await }).await
+    }
+
     async fn leave(&self, node: &NodeRef) -> Result<(), RegistryError> {
         let (table, node) = (self.table(), node.clone());
         self.ask(async move { table.leave(&node).await }).await
@@ -265,6 +270,15 @@ impl SessionTable for Wires {
     ) -> Result<Vec<Option<SessionEntry>>, RegistryError> {
         let (table, of) = (self.table(), of.to_vec());
         self.ask(async move { table.find_sessions(&of).await }).await
+    }
+
+    async fn try_token(
+        &self,
+        session: &SessionId,
+        token: &TokenHash,
+    ) -> Result<Option<SessionEntry>, RegistryError> {
+        let (table, session, token) = (self.table(), *session, *token);
+        self.ask(async move { table.try_token(&session, &token).await }).await
     }
 
     async fn claim(&self, claim: &Claim) -> Result<Claimed, RegistryError> {

@@ -40,6 +40,8 @@ pub(super) async fn run_all<R: Registry>(make: impl AsyncFn() -> R) {
     records::are_created_then_refreshed(&make().await).await;
     records::keep_every_user_and_holder(&make().await).await;
     records::give_way_to_a_later_epoch(&make().await).await;
+    records::of_an_earlier_epoch_are_replaced_with_their_backups(&make().await).await;
+    records::keep_the_generation_of_their_backups(&make().await).await;
     records::compare_whole_epochs(&make().await).await;
     records::are_found_in_the_order_asked(&make().await).await;
     records::may_come_in_no_and_in_large_numbers(&make().await).await;
@@ -49,6 +51,7 @@ pub(super) async fn run_all<R: Registry>(make: impl AsyncFn() -> R) {
     lives::are_prolonged_by_records_and_claims(&make().await).await;
     lives::may_be_of_any_length(&make().await).await;
     claims::need_a_token(&make().await).await;
+    claims::can_be_tried_without_a_change(&make().await).await;
     claims::need_the_same_user(&make().await).await;
     claims::change_tokens(&make().await).await;
     claims::change_the_holder(&make().await).await;
@@ -148,6 +151,7 @@ fn record(session: SessionId) -> SessionRecord {
         attached: true,
         token: TOKEN,
         former_token: None,
+        generation: None,
     }
 }
 
@@ -166,6 +170,7 @@ fn entry(record: &SessionRecord) -> SessionEntry {
         reliable: record.reliable,
         attached: record.attached,
         overflowed: false,
+        generation: record.generation,
     }
 }
 

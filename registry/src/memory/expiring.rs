@@ -7,14 +7,14 @@ use std::{collections::HashMap, hash::Hash, time::Duration};
 use tokio::time::Instant;
 
 /// A map whose entries end by themselves.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Expiring<K, V> {
     entries: HashMap<K, Held<V>>,
     /// The number of entries at which the next write drops those that have expired.
     sweep_at: usize,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Held<V> {
     value: V,
     until: Instant,

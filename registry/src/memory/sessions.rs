@@ -19,12 +19,12 @@ use crate::{
     tables::sessions::{
         BackedUp, Backup, BackupStep, Claim, Claimed, HeldRequest, Holding, MailboxLimits,
         ParkedFrame, Progress, Recorded, SESSION_TTL_MAX, SESSION_TTL_MIN, SessionEntry,
-        SessionRecord, SessionTable,
+        SessionRecord, SessionTable, TokenHash,
     },
 };
 
 /// A session with its backup: one entry, so that they end together.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Session {
     record: SessionRecord,
     /// Whether nobody holds it: its record still names who did.
@@ -33,7 +33,7 @@ pub(super) struct Session {
     mailbox: Mailbox,
 }
 
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Mailbox {
     frames: VecDeque<ParkedFrame>,
     bytes: usize,
@@ -54,8 +54,12 @@ impl SessionTable for MemoryRegistry {
             if known.is_some_and(|known| known > record.epoch) {
                 return Recorded::Superseded;
             }
-            if let Some(session) = table.refresh(&record.session, now, ttl) {
+            // A record of an earlier epoch comes from a table that went back: its holder is right.
+            if known == Some(record.epoch)
+                && let Some(session) = table.refresh(&record.session, now, ttl)
+            {
                 session.record = record.clone();
+                session.is_orphan = false;
                 return Recorded::Refreshed;
             }
             table.insert(record.session, Session::new(record.clone()), now, ttl);
@@ -73,7 +77,8 @@ impl SessionTable for MemoryRegistry {
         let table = &mut self.lock().sessions;
         let mut change = |backup: &Backup| match table.get_mut(&backup.session, now) {
             None => BackedUp::Missing,
-            Some(session) if session.record.epoch != backup.epoch => BackedUp::Superseded,
+            Some(session) if session.record.epoch < backup.epoch => BackedUp::Missing,
+            Some(session) if session.record.epoch > backup.epoch => BackedUp::Superseded,
             Some(session) => {
                 if backup.orphan {
                     session.record.epoch = session.record.epoch.saturating_add(1);
@@ -94,6 +99,16 @@ impl SessionTable for MemoryRegistry {
         Ok(sessions.iter().map(|id| table.get(id, now).map(Session::entry)).collect())
     }
 
+    async fn try_token(
+        &self,
+        session: &SessionId,
+        token: &TokenHash,
+    ) -> Result<Option<SessionEntry>, RegistryError> {
+        let table = &self.lock().sessions;
+        let held = table.get(session, Instant::now());
+        Ok(held.filter(|held| held.record.is_opened_by(token)).map(Session::entry))
+    }
+
     async fn claim(&self, claim: &Claim) -> Result<Claimed, RegistryError> {
         let now = Instant::now();
         let table = &mut self.lock().sessions;
@@ -101,7 +116,8 @@ impl SessionTable for MemoryRegistry {
             return Ok(Claimed::Refused);
         };
         // A session that has used up all epochs cannot change its holder any more.
-        let Some(epoch) = record.epoch.checked_add(1).filter(|_| record.is_opened_by(claim)) else {
+        let Some(epoch) = record.epoch.checked_add(1).filter(|_| record.is_opened_by(&claim.token))
+        else {
             return Ok(Claimed::Refused);
         };
         if record.user != claim.user {
@@ -130,8 +146,8 @@ impl SessionTable for MemoryRegistry {
 }
 
 impl SessionRecord {
-    fn is_opened_by(&self, claim: &Claim) -> bool {
-        self.token == claim.token || self.former_token == Some(claim.token)
+    fn is_opened_by(&self, token: &TokenHash) -> bool {
+        self.token == *token || self.former_token == Some(*token)
     }
 
     /// The client has come to the claimer, so it has a connection.
@@ -150,7 +166,7 @@ impl Session {
     }
 
     fn entry(&self) -> SessionEntry {
-        let SessionRecord { epoch, node, user, reliable, attached, .. } = &self.record;
+        let SessionRecord { epoch, node, user, reliable, attached, generation, .. } = &self.record;
         SessionEntry {
             epoch: *epoch,
             node: (!self.is_orphan).then(|| node.clone()),
@@ -158,6 +174,7 @@ impl Session {
             reliable: *reliable,
             attached: *attached,
             overflowed: self.mailbox.overflowed,
+            generation: *generation,
         }
     }
 

@@ -22,10 +22,13 @@ use crate::{
         millis,
         sessions::{
             BackedUp, Backup, BackupStep, Claim, Claimed, Holding, MailboxLimits, Recorded,
-            SESSION_TTL_MAX, SESSION_TTL_MIN, SessionEntry, SessionRecord, SessionTable,
+            SESSION_TTL_MAX, SESSION_TTL_MIN, SessionEntry, SessionRecord, SessionTable, TokenHash,
         },
     },
 };
+
+/// What is read of a record for a session's entry.
+const ENTRY_FIELDS: [&str; 6] = ["e", "f", "n", "u", "o", "g"];
 
 #[async_trait]
 impl SessionTable for RedisRegistry {
@@ -42,7 +45,7 @@ impl SessionTable for RedisRegistry {
         let mut batch = Pipeline::with_capacity(records.len());
         for record in records {
             let keys = self.shared.keys.session(&record.session, &mut room);
-            let mut cmd = scripts::RECORD.call(&keys, 8, 320);
+            let mut cmd = scripts::RECORD.call(&keys, 9, 340);
             let former = record.former_token.as_ref().map_or(&[][..], |token| &token.0);
             cmd.arg(ttl).arg(&call.as_bytes()[..]);
             cmd.arg(entries::write_number(record.epoch))
@@ -50,6 +53,7 @@ impl SessionTable for RedisRegistry {
             cmd.arg(text::write_user(record.user.as_deref()));
             cmd.arg(&text::write_flags(record.reliable, record.attached)[..]);
             cmd.arg(&record.token.0[..]).arg(former);
+            cmd.arg(text::write_generation(record.generation));
             batch.add_command(cmd);
         }
         let answers = self.shared.link.scripts(&scripts::RECORD, &batch).await?;
@@ -99,12 +103,30 @@ impl SessionTable for RedisRegistry {
         let mut batch = Pipeline::with_capacity(sessions.len());
         for session in sessions {
             let [record, ..] = self.shared.keys.session(session, &mut room);
-            let mut cmd = Cmd::with_capacity(7, record.len() + 16);
-            cmd.arg("HMGET").arg(record).arg(&["e", "f", "n", "u", "o"]);
+            let mut cmd = Cmd::with_capacity(8, record.len() + 17);
+            cmd.arg("HMGET").arg(record).arg(&ENTRY_FIELDS);
             batch.add_command(cmd);
         }
         let found = self.shared.link.reads(&batch).await?;
         Ok(found.iter().map(read_found).collect())
+    }
+
+    async fn try_token(
+        &self,
+        session: &SessionId,
+        token: &TokenHash,
+    ) -> Result<Option<SessionEntry>, RegistryError> {
+        let mut room = SessionKeys::default();
+        let [record, ..] = self.shared.keys.session(session, &mut room);
+        let mut batch = Pipeline::with_capacity(1);
+        let mut cmd = Cmd::with_capacity(10, record.len() + 19);
+        cmd.arg("HMGET").arg(record).arg(&ENTRY_FIELDS).arg(&["t", "p"]);
+        batch.add_command(cmd);
+        let found = self.shared.link.reads(&batch).await?.pop();
+        let Some(Value::Array(mut fields)) = found else { return Ok(None) };
+        let tokens = fields.split_off(ENTRY_FIELDS.len().min(fields.len()));
+        let opens = tokens.iter().any(|known| word(known) == token.0);
+        Ok(opens.then(|| read_found(&Value::Array(fields))).flatten())
     }
 
     async fn claim(&self, claim: &Claim) -> Result<Claimed, RegistryError> {
@@ -204,17 +226,21 @@ fn read_backed_up(answer: &Value) -> Result<BackedUp, RegistryError> {
 
 fn read_found(answer: &Value) -> Option<SessionEntry> {
     let Value::Array(fields) = answer else { return None };
-    let [epoch, flags, holder, user, overflowed] = fields.as_slice() else { return None };
+    let [epoch, flags, holder, user, overflowed, generation] = fields.as_slice() else {
+        return None;
+    };
     // A field that is not there is not the same as an empty one: an anonymous user is empty.
     let Value::BulkString(user) = user else { return None };
-    text::read_entry(word(epoch), word(flags), word(holder), user, word(overflowed) == b"1")
+    let entry =
+        text::read_entry(word(epoch), word(flags), word(holder), user, word(overflowed) == b"1")?;
+    Some(SessionEntry { generation: text::read_generation(word(generation)), ..entry })
 }
 
 /// Takes the answer apart, so that no frame is copied.
 fn read_holding(answer: Value) -> Option<Holding> {
     let Value::Array(parts) = answer else { return None };
-    let [epoch, former, user, overflowed, requests, mailbox] =
-        <[Value; 6]>::try_from(parts).ok()?;
+    let [epoch, former, user, overflowed, generation, requests, mailbox] =
+        <[Value; 7]>::try_from(parts).ok()?;
     let (Value::Array(requests), Value::Array(mailbox)) = (requests, mailbox) else { return None };
     let mut held = Vec::with_capacity(requests.len() / 2);
     let mut words = requests.into_iter();
@@ -228,9 +254,10 @@ fn read_holding(answer: Value) -> Option<Holding> {
     });
     let mut parked: Vec<_> = parked.collect::<Option<_>>()?;
     parked.sort_unstable_by_key(|(index, _)| *index);
+    let former = text::read_former(word(&former), word(&user), word(&overflowed) == b"1")?;
     Some(Holding {
         epoch: text::read_number(word(&epoch))?,
-        former: text::read_former(word(&former), word(&user), word(&overflowed) == b"1")?,
+        former: SessionEntry { generation: text::read_generation(word(&generation)), ..former },
         requests: held,
         mailbox: parked.into_iter().map(|(_, frame)| frame).collect(),
     })

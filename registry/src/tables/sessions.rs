@@ -4,6 +4,9 @@
 //! so that another node can take the session over when the holder is gone. Every write of a holder
 //! carries the session's epoch, which each change of holder raises: a node that slept, or was cut
 //! off, while its session moved on can change nothing of it any more.
+//!
+//! A table that went back to an earlier state shows in an epoch that is lower than the holder's, and
+//! in its generation. It is the holder that is right then: its record replaces what is there.
 
 use std::{fmt::Debug, time::Duration};
 
@@ -14,6 +17,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     error::RegistryError,
     ids::{NodeRef, RequestId, SessionId},
+    tables::Generation,
 };
 
 /// The shortest life of a session: a shorter one could not be told from none.
@@ -46,15 +50,18 @@ pub struct SessionRecord {
     /// The token before, which resumes it as well for as long as it is not known that the client
     /// has got the present one.
     pub former_token: Option<TokenHash>,
+    /// The generation of the table in which all of the backup was written, as far as its holder
+    /// knows. In a later one the backup may lack what was answered as done.
+    pub generation: Option<Generation>,
 }
 
 /// What the table did with a record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Recorded {
-    /// There was none of this session: its first one, or the table has lost it, and with it its
-    /// backup.
+    /// There was none of this session, or only one of an earlier epoch: its first one, or the table
+    /// has lost it, or gone back to what it was before. It has no backup now.
     Created,
-    /// It has replaced the one before of the same epoch or of an earlier one.
+    /// It has replaced the one before of the same epoch.
     Refreshed,
     /// One of a later epoch is there: nothing was written. The session belongs to another node.
     Superseded,
@@ -132,9 +139,10 @@ pub struct Backup {
 pub enum BackedUp {
     /// It was carried out. So it is answered too when a call is repeated.
     Done,
-    /// The session is at another epoch; nothing was changed.
+    /// The session is at a later epoch; nothing was changed.
     Superseded,
-    /// There is no such session (any more); nothing was changed.
+    /// There is no such session (any more), or only an earlier epoch of it, to which the table went
+    /// back; nothing was changed.
     Missing,
     /// The mailbox would have outgrown its limits: the session is marked as overflowed, its mailbox
     /// is empty and takes nothing any more. All other steps were carried out; a frame that was not
@@ -166,6 +174,8 @@ pub struct SessionEntry {
     pub attached: bool,
     /// Whether its mailbox has outgrown its limits: it cannot be resumed from its backup.
     pub overflowed: bool,
+    /// In which generation of the table its backup was written: [`SessionRecord::generation`].
+    pub generation: Option<Generation>,
 }
 
 /// A node wants to hold a session whose client has come to it.
@@ -274,6 +284,17 @@ pub trait SessionTable: Send + Sync + Debug + 'static {
         &self,
         sessions: &[SessionId],
     ) -> Result<Vec<Option<SessionEntry>>, RegistryError>;
+
+    /// The session's present entry, if this token resumes it; none if there is no such session, or
+    /// the token is another one. Changes nothing.
+    ///
+    /// # Errors
+    /// Any; then nothing is known. Cancel safe.
+    async fn try_token(
+        &self,
+        session: &SessionId,
+        token: &TokenHash,
+    ) -> Result<Option<SessionEntry>, RegistryError>;
 
     /// Takes a session over: of several claims at once with one token, each that is carried out
     /// raises the epoch, and the last one holds the session. The token is looked at before the

@@ -6,7 +6,8 @@ use std::{
 };
 
 use registry::{
-    Announcement, NodeTable, RedisRegistry, RegistryError, RequestTable,
+    Announcement, BackedUp, Backup, BackupStep, MailboxLimits, NodeTable, Recorded, RedisRegistry,
+    RegistryError, RequestTable, SessionId, SessionRecord, SessionTable, TokenHash,
     conformance::{node_entry, route},
 };
 use tokio::time::{Instant, sleep};
@@ -141,4 +142,63 @@ pub(crate) async fn recovers(registry: &RedisRegistry) {
         assert!(Instant::now() < deadline, "not within {RECOVERY_TIME_MAX:?}: {error}");
         sleep(Duration::from_millis(10)).await;
     }
+}
+
+/// A server that comes back from a dump has earlier epochs and tokens than it had, and says nothing
+/// of it but by its generation.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_back_from_a_dump_is_another_generation() {
+    let mut server = Server::start("");
+    let registry = RedisRegistry::connect(&server.url(), "rt:").await.unwrap();
+    let session = SessionId::random();
+    let node = node_entry("gw-1", 1);
+    let first = SessionRecord {
+        session,
+        epoch: 3,
+        node: node.node.clone(),
+        user: None,
+        reliable: true,
+        attached: true,
+        token: TokenHash([1; 32]),
+        former_token: None,
+        generation: registry.generation().await.unwrap(),
+    };
+    assert!(first.generation.is_some());
+    registry.record(std::slice::from_ref(&first), LONG).await.unwrap();
+    assert_eq!(registry.announce(&node, LONG).await, Ok(Announcement::Fresh));
+    assert_eq!(server.ask("SAVE"), "OK");
+    let later = SessionRecord { epoch: 5, token: TokenHash([2; 32]), ..first.clone() };
+    registry.record(std::slice::from_ref(&later), LONG).await.unwrap();
+
+    server.stop();
+    server.run();
+    recovers(&registry).await;
+    let generation = registry.generation().await.unwrap();
+    assert!(generation.is_some() && generation != first.generation);
+    assert_eq!(registry.generation().await.unwrap(), generation);
+    assert_eq!(registry.announce(&node, LONG).await, Ok(Announcement::Refreshed));
+    let found = registry.find_sessions(&[session]).await.unwrap();
+    let found = found[0].as_ref().map(|found| (found.epoch, found.generation));
+    assert_eq!(found, Some((3, first.generation)));
+    assert_eq!(registry.try_token(&session, &later.token).await, Ok(None));
+
+    let steps = vec![BackupStep::Trim { seq: 1 }];
+    let backup = Backup { session, epoch: 5, orphan: false, steps };
+    let limits = MailboxLimits { frames_max: 1, bytes_max: 1 };
+    assert_eq!(registry.back_up(&[backup], limits).await, Ok(vec![BackedUp::Missing]));
+    assert_eq!(
+        registry.record(std::slice::from_ref(&later), LONG).await,
+        Ok(vec![Recorded::Created])
+    );
+    assert!(registry.try_token(&session, &later.token).await.unwrap().is_some());
+}
+
+/// What a server does not let us ask is none of our business.
+#[tokio::test(flavor = "multi_thread")]
+async fn without_leave_to_ask_there_is_no_generation() {
+    let server = Server::start("");
+    server.ask("ACL SETUSER default -info");
+    let registry = server.registry().await;
+    assert_eq!(registry.generation().await, Ok(None));
+    assert_eq!(registry.nodes().await, Ok(Vec::new()));
 }

@@ -25,6 +25,7 @@ fn record(session: SessionId) -> SessionRecord {
         attached: true,
         token: TokenHash([1; 32]),
         former_token: None,
+        generation: None,
     }
 }
 
@@ -109,8 +110,9 @@ async fn what_cannot_be_read_is_no_session() {
     let outcome = registry.claim(&claim(other_type)).await;
     assert!(matches!(outcome, Err(RegistryError::Refused(_))), "{outcome:?}");
 
-    let records = [record(other_fields), record(bad_epoch), record(good)];
-    let expected = vec![Recorded::Created, Recorded::Created, Recorded::Refreshed];
+    let records = [record(other_type), record(other_fields), record(bad_epoch), record(good)];
+    let [created, refreshed] = [Recorded::Created, Recorded::Refreshed];
+    let expected = vec![created, created, created, refreshed];
     assert_eq!(registry.record(&records, LONG).await, Ok(expected));
     let told = registry.back_up(&[backup(other_fields)], ROOMY).await;
     assert_eq!(told, Ok(vec![BackedUp::Done]), "nothing is left of what was there");

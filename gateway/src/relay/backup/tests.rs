@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use registry::{
     Announcement, Claim, Claimed, MemoryRegistry, NodeEntry, NodeId, NodeRef, NodeTable, Progress,
-    RequestTable, SessionEntry, SessionTable,
+    RequestTable, SessionEntry, SessionTable, TokenHash,
 };
 use uuid::Uuid;
 
@@ -69,6 +69,10 @@ impl NodeTable for Table {
         self.answer()?.nodes().await
     }
 
+    async fn generation(&self) -> Result<Option<Generation>, RegistryError> {
+        self.answer()?.generation().await
+    }
+
     async fn leave(&self, node: &NodeRef) -> Result<(), RegistryError> {
         self.answer()?.leave(node).await
     }
@@ -101,6 +105,14 @@ impl SessionTable for Table {
         self.answer()?.find_sessions(sessions).await
     }
 
+    async fn try_token(
+        &self,
+        session: &SessionId,
+        token: &TokenHash,
+    ) -> Result<Option<SessionEntry>, RegistryError> {
+        self.answer()?.try_token(session, token).await
+    }
+
     async fn claim(&self, claim: &Claim) -> Result<Claimed, RegistryError> {
         self.answer()?.claim(claim).await
     }
@@ -115,6 +127,8 @@ struct Bed {
     table: Arc<Table>,
     session: Arc<Session>,
     went_on: Arc<AtomicUsize>,
+    /// How many backups the registry had been given when something went on the last time.
+    went_on_after: Arc<AtomicUsize>,
 }
 
 impl Bed {
@@ -126,7 +140,8 @@ impl Bed {
         let relay = Arc::new(Relay::new(&config, node, producer, Arc::new(Telemetry::new())));
         let table = Arc::new(Table::default());
         let (session, _) = relay.start_session(true);
-        let bed = Self { relay, table, session, went_on: Arc::default() };
+        let (went_on, went_on_after) = (Arc::default(), Arc::default());
+        let bed = Self { relay, table, session, went_on, went_on_after };
         bed.settle().await;
         bed
     }
@@ -145,8 +160,10 @@ impl Bed {
         let node = self.relay.node().clone();
         let (session, deadline_ms) = (Some(self.session.id()), 0);
         let route = Arc::new(Route { node, session, client_id: None, deadline_ms });
-        let went_on = Arc::clone(&self.went_on);
+        let (went_on, went_on_after) = (Arc::clone(&self.went_on), Arc::clone(&self.went_on_after));
+        let table = Arc::clone(&self.table);
         let then = Box::new(move || {
+            went_on_after.store(locked(&table.seen).len(), Ordering::Relaxed);
             went_on.fetch_add(1, Ordering::Relaxed);
         });
         self.relay.backups().request(&self.session, step, (request, route), then);
@@ -244,6 +261,71 @@ async fn a_registry_that_has_lost_a_session_gets_it_anew() {
     bed.relay.backups().step(&bed.session, BackupStep::Trim { seq: 0 });
     bed.settle().await;
     assert_eq!(bed.seen(), ["reset", "park", "trim", "reset", "park"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_waits_for_a_copy_that_is_missing_waits_for_the_next_one() {
+    let bed = Bed::new().await;
+    bed.table.memory.wipe();
+    bed.request(1);
+    bed.settle().await;
+    assert_eq!(bed.went_on(), 1);
+    assert_eq!(bed.went_on_after.load(Ordering::Relaxed), 2, "not before it is written anew");
+    assert_eq!(bed.seen(), ["request", "reset"]);
+}
+
+/// Gives the session a later epoch, as a client does that comes back to its own node.
+fn comes_back(bed: &Bed, epoch: u64) {
+    let token = crate::relay::token::Token::random(bed.session.id());
+    let former_token = Some(bed.session.token());
+    let beginning = crate::relay::session::Beginning { epoch, token, former_token, last_seq: 0 };
+    bed.session.resume(0, beginning).unwrap();
+    bed.relay.backups().rewrite(&bed.session);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_earlier_epoch_gives_way_to_the_holder() {
+    let bed = Bed::new().await;
+    let before = bed.table.memory.snapshot();
+    comes_back(&bed, 2);
+    bed.settle().await;
+    bed.seen();
+    bed.table.memory.restore(&before);
+    bed.request(1);
+    bed.settle().await;
+    assert!(bed.session.is_held(), "nobody else holds it");
+    assert_eq!(bed.went_on(), 1);
+    assert_eq!(bed.seen(), ["request", "reset"], "all of it is written anew");
+    let found = bed.table.memory.find_sessions(&[bed.session.id()]).await.unwrap();
+    assert_eq!(found[0].as_ref().map(|found| found.epoch), Some(2));
+    let hash = bed.session.token().hash();
+    let opened = bed.table.memory.try_token(&bed.session.id(), &hash).await.unwrap();
+    assert!(opened.is_some(), "with the token that its client has");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_epoch_never_falls() {
+    let bed = Bed::new().await;
+    comes_back(&bed, 5);
+    comes_back(&bed, 2);
+    assert_eq!(bed.session.epoch(), 6);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_copy_says_in_which_generation_all_of_it_was_written() {
+    let bed = Bed::new().await;
+    let of_copy = async || {
+        let found = bed.table.memory.find_sessions(&[bed.session.id()]).await.unwrap();
+        found[0].as_ref().and_then(|found| found.generation)
+    };
+    assert_eq!(of_copy().await, None, "nobody has asked yet");
+    bed.relay.backups().set_generation(Some(Generation(7)));
+    bed.relay.backups().record(&bed.session);
+    bed.settle().await;
+    assert_eq!(of_copy().await, None, "a refresh copies nothing");
+    bed.relay.backups().rewrite(&bed.session);
+    bed.settle().await;
+    assert_eq!(of_copy().await, Some(Generation(7)));
 }
 
 #[tokio::test(start_paused = true)]

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use registry::{Progress, RequestId, SessionId};
 use tokio::time::Instant;
 
-use super::{Inherited, Released, TICK};
+use super::{Answer, Inherited, Released, TICK};
 use crate::{
     relay::{
         Relay,
@@ -35,25 +35,33 @@ impl Relay {
     /// here. `None` when nothing is known of it (any more).
     pub async fn release(&self, id: SessionId, epoch: u64) -> Option<Bytes> {
         if self.backups.is_ending(id, epoch.saturating_sub(1)) {
-            return Some(stored::encode(&None::<Released>));
+            return Some(stored::encode(&Answer::Ended));
         }
         // Another client that has come back a moment earlier has its turn first.
         let deadline = Instant::now() + ARRIVAL_PATIENCE;
         while self.hub.is_expected_before(id, epoch) && Instant::now() < deadline {
             tokio::time::sleep(TICK).await;
         }
-        self.leave(id, epoch).await.map(|released| stored::encode(&Some(released)))
+        self.leave(id, epoch).await.map(|answer| stored::encode(&answer))
     }
 
     /// Takes a session out, with all that its holder from `epoch` on has to have of it.
-    pub(super) async fn leave(&self, id: SessionId, epoch: u64) -> Option<Released> {
-        let session = self.hub.get(id).filter(|session| session.epoch() < epoch)?;
+    pub(super) async fn leave(&self, id: SessionId, epoch: u64) -> Option<Answer> {
+        let session = self.hub.get(id)?;
+        if session.epoch() >= epoch {
+            // Who asks has claimed what the registry held some time ago.
+            return session.is_held().then(|| {
+                self.backups.rewrite(&session);
+                Answer::Later
+            });
+        }
         self.wait_for_recordings(&session).await;
         let left = self.take_out(&session, true)?;
         let requests = left.requests.into_iter().map(request_as_left).collect();
         tracing::debug!(session = %id, "handed over");
         let HandedOver { seq, confirmed, frames, .. } = left.session;
-        Some(Released { seq, confirmed, state: Inherited { frames, requests } })
+        let state = Inherited { frames, requests };
+        Some(Answer::Released(Released { seq, confirmed, state }))
     }
 
     /// Nobody asked for what is left of a session that another node holds: replies follow it.

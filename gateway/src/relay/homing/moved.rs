@@ -36,7 +36,13 @@ impl Homing {
         let is_missing = found.iter().any(Option::is_none);
         let sessions: HashMap<SessionId, SessionEntry> =
             ids.into_iter().zip(found).filter_map(|(id, entry)| Some((id, entry?))).collect();
-        if is_missing || sessions.values().any(|entry| self.is_doubtful(entry)) {
+        // Nothing is parked on the word of a table that may have gone back to an earlier state.
+        let would_park = |item: &Waiting| {
+            let entry = session_of(item).and_then(|session| sessions.get(&session));
+            matches!(self.course(&item.stray, entry), Course::Park(_))
+        };
+        let is_doubtful = sessions.values().any(|entry| self.is_doubtful(entry));
+        if is_missing || is_doubtful || moved.iter().any(would_park) {
             self.refresh_membership().await;
         }
         let mut parks: HashMap<SessionId, (SessionEntry, Vec<Waiting>)> = HashMap::new();

@@ -1,6 +1,6 @@
 //! How a session changes its holder: what the registry is told of it, and what goes from node to node.
 
-use registry::{NodeRef, SessionRecord};
+use registry::{Generation, NodeRef, SessionRecord};
 
 use super::{Beginning, ConnectionId, HandedOver, Phase, Session};
 use crate::{
@@ -23,7 +23,19 @@ impl Session {
             attached: state.phase == Phase::Attached,
             token: state.token.hash(),
             former_token: state.former_token.as_ref().map(Token::hash),
+            generation: state.generation,
         })
+    }
+
+    /// All of its copy is written now, in this generation of the registry.
+    pub fn copied_in(&self, generation: Option<Generation>) {
+        locked(&self.state).generation = generation;
+    }
+
+    /// Whether this token resumes it, as far as this node knows.
+    pub fn is_opened_by(&self, token: &Token) -> bool {
+        let state = locked(&self.state);
+        state.token == *token || state.former_token.as_ref() == Some(token)
     }
 
     /// Whether the registry has heard of it.
@@ -54,7 +66,8 @@ impl Session {
         state.connection.0 += 1;
         state.phase = Phase::Attached;
         state.closing = None;
-        state.epoch = beginning.epoch;
+        // A registry that went back to an earlier state counts from there.
+        state.epoch = beginning.epoch.max(state.epoch.saturating_add(1));
         state.token = beginning.token;
         state.former_token = beginning.former_token;
         state.outbox.rewind(last_seq);

@@ -8,7 +8,7 @@ use super::{
     LONG, ROOMY, Subject, TOKEN, ask, claim, entry, find, park, record, submitted, taken, write,
 };
 use crate::{
-    conformance::{node_ref, request, same},
+    conformance::{good, node_ref, request, same},
     ids::SessionId,
     tables::{
         Registry,
@@ -54,6 +54,26 @@ pub(crate) async fn need_a_token(registry: &impl Registry) {
             same(&told, &Claimed::Refused, "nor does it set a token");
         }
     }
+}
+
+pub(crate) async fn can_be_tried_without_a_change(registry: &impl Registry) {
+    let session = SessionId::random();
+    let opens = async |number| {
+        let told = registry.try_token(&session, &token(number)).await;
+        good(told, "try_token")
+    };
+    same(&opens(1).await, &None, "what is not there is opened by nothing");
+    let written =
+        SessionRecord { token: token(1), former_token: Some(token(2)), ..record(session) };
+    write(registry, &written, LONG).await;
+    for (number, expected) in [(1, true), (2, true), (3, false), (0, false)] {
+        let expected = expected.then(|| entry(&written));
+        same(&opens(number).await, &expected, "the present and the former token open a session");
+    }
+    same(&find(registry, session).await, &Some(entry(&written)), "a look changes nothing");
+    write(registry, &SessionRecord { former_token: None, ..written }, LONG).await;
+    same(&opens(2).await, &None, "no token is not any token");
+    assert!(opens(1).await.is_some(), "the present one stays");
 }
 
 pub(crate) async fn need_the_same_user(registry: &impl Registry) {

@@ -1,12 +1,14 @@
 //! Records: written, found, superseded, ended.
 
-use super::{LONG, ROOMY, Subject, claim, entry, find, park, record, submitted, write};
+use super::{
+    LONG, ROOMY, Subject, claim, entry, find, park, parked, record, submitted, taken, write,
+};
 use crate::{
     conformance::{good, node_ref, request, same},
     ids::SessionId,
     tables::{
-        Registry,
-        sessions::{BackedUp, Backup, Claimed, Recorded, SessionRecord, TokenHash},
+        Generation, Registry,
+        sessions::{BackedUp, Backup, Claimed, MailboxLimits, Recorded, SessionRecord, TokenHash},
     },
 };
 
@@ -53,21 +55,15 @@ pub(crate) async fn keep_every_user_and_holder(registry: &impl Registry) {
 pub(crate) async fn give_way_to_a_later_epoch(registry: &impl Registry) {
     let mut subject = Subject::begin(registry).await;
     let former = subject.record();
-    let id = request();
-    subject.done(vec![submitted(id, "detail"), park(1, "frame")]).await;
-
     subject.epoch = 5;
     let later = SessionRecord { node: node_ref("gw-2", 1), ..subject.record() };
-    same(&write(registry, &later, LONG).await, &Recorded::Refreshed, "a later epoch replaces");
+    write(registry, &later, LONG).await;
     let intruder = SessionRecord { attached: false, token: TokenHash([1; 32]), ..former };
     let told = write(registry, &intruder, LONG).await;
     same(&told, &Recorded::Superseded, "an earlier epoch is refused");
     let found = find(registry, subject.session).await;
     same(&found, &Some(entry(&later)), "nothing of an earlier epoch is written");
 
-    let holding = subject.held().await;
-    same(&holding.requests.len(), &1, "the requests stay when the epoch rises");
-    same(&holding.mailbox.len(), &1, "the mailbox stays when the epoch rises");
     let stolen = claim(subject.session, intruder.token, intruder.token);
     let told = good(registry.claim(&stolen).await, "claim");
     same(&told, &Claimed::Refused, "the token of a superseded record is not written");
@@ -79,8 +75,7 @@ pub(crate) async fn compare_whole_epochs(registry: &impl Registry) {
     let rising = [0, 9, 10, 1 << 53, (1 << 53) + 1, u64::MAX - 1, u64::MAX];
     let at = |epoch| SessionRecord { epoch, ..record(session) };
     for (index, epoch) in rising.into_iter().enumerate() {
-        let expected = if index == 0 { Recorded::Created } else { Recorded::Refreshed };
-        same(&write(registry, &at(epoch), LONG).await, &expected, "epochs rise");
+        same(&write(registry, &at(epoch), LONG).await, &Recorded::Created, "epochs rise");
         for former in &rising[..index] {
             let told = write(registry, &at(*former), LONG).await;
             same(&told, &Recorded::Superseded, "a smaller epoch is refused");
@@ -91,6 +86,48 @@ pub(crate) async fn compare_whole_epochs(registry: &impl Registry) {
             good(registry.end_sessions(&[(session, *former)]).await, "end_sessions");
         }
         same(&find(registry, session).await, &Some(entry(&at(epoch))), "the largest epoch stays");
+    }
+}
+
+/// A table that went back to an earlier state has earlier epochs than the holders.
+pub(crate) async fn of_an_earlier_epoch_are_replaced_with_their_backups(registry: &impl Registry) {
+    let mut subject = Subject::begin(registry).await;
+    let id = request();
+    subject.done(vec![submitted(id, "detail"), park(1, "frame")]).await;
+    let full = MailboxLimits { frames_max: 1, ..ROOMY };
+    subject.back_up_within(full, vec![park(2, "too many")]).await;
+
+    subject.epoch = 5;
+    let told = subject.back_up_within(ROOMY, vec![submitted(id, "later"), park(3, "later")]).await;
+    same(&told, &BackedUp::Missing, "a backup of a later epoch finds none of its own");
+    let later = SessionRecord { node: node_ref("gw-2", 1), ..subject.record() };
+    same(&write(registry, &later, LONG).await, &Recorded::Created, "the record is a new one");
+    let found = find(registry, subject.session).await;
+    same(&found, &Some(entry(&later)), "of the earlier record nothing is left");
+    same(&write(registry, &later, LONG).await, &Recorded::Refreshed, "then it is refreshed");
+    subject.done(vec![park(4, "kept")]).await;
+    let holding = subject.held().await;
+    same(&holding.requests, &Vec::new(), "nor of the requests");
+    same(&holding.mailbox, &vec![parked(4, None, "kept")], "nor of the mailbox");
+}
+
+pub(crate) async fn keep_the_generation_of_their_backups(registry: &impl Registry) {
+    let now = good(registry.generation().await, "generation");
+    same(&good(registry.generation().await, "generation"), &now, "it stays while nothing happens");
+    let others = [Some(Generation(0)), Some(Generation(u64::MAX))];
+    for generation in [None, now].into_iter().chain(others) {
+        let written = SessionRecord { generation, ..record(SessionId::random()) };
+        write(registry, &written, LONG).await;
+        let found = find(registry, written.session).await;
+        same(&found, &Some(entry(&written)), "a generation is kept");
+        let holding = taken(registry, &claim(written.session, super::TOKEN, super::TOKEN)).await;
+        same(&holding.former.generation, &generation, "and told to who claims the session");
+        let found = find(registry, written.session).await.and_then(|found| found.generation);
+        same(&found, &generation, "a claim writes no backup");
+        let renewed = SessionRecord { generation: now, epoch: 2, ..written };
+        write(registry, &renewed, LONG).await;
+        let found = find(registry, renewed.session).await.and_then(|found| found.generation);
+        same(&found, &now, "a record tells the new one");
     }
 }
 

@@ -9,7 +9,11 @@ use bytes::Bytes;
 
 use crate::{
     ids::{NodeId, NodeRef, RequestId},
-    tables::sessions::{HeldRequest, ParkedFrame, Progress, SessionEntry},
+    redis::entries::write_number,
+    tables::{
+        Generation,
+        sessions::{HeldRequest, ParkedFrame, Progress, SessionEntry},
+    },
 };
 
 /// In the place of a request's id where there is none.
@@ -56,6 +60,16 @@ fn read_flags(bytes: &[u8]) -> Option<[bool; 2]> {
     }
 }
 
+/// How the generation of a backup is written.
+pub(in crate::redis) fn write_generation(generation: Option<Generation>) -> String {
+    generation.map_or_else(String::new, |Generation(number)| write_number(number))
+}
+
+/// Reads a generation; none when it is not known.
+pub(in crate::redis) fn read_generation(bytes: &[u8]) -> Option<Generation> {
+    read_number(bytes).map(Generation)
+}
+
 /// Reads 20 digits; none when there are more or fewer, or something else.
 pub(in crate::redis) fn read_number(bytes: &[u8]) -> Option<u64> {
     let digits = bytes.len() == 20 && bytes.iter().all(u8::is_ascii_digit);
@@ -79,6 +93,7 @@ pub(in crate::redis) fn read_entry(
         reliable,
         attached,
         overflowed,
+        generation: None,
     })
 }
 
@@ -161,7 +176,9 @@ mod tests {
             let (flags, owner) = (write_flags(reliable, attached), write_user(user.as_deref()));
             let flags_text = std::str::from_utf8(&flags).unwrap();
             let packed = format!("{number} {flags_text} {holder}");
-            let expected = SessionEntry { epoch, node, user, reliable, attached, overflowed };
+            let generation = None;
+            let expected =
+                SessionEntry { epoch, node, user, reliable, attached, overflowed, generation };
             let of_fields = read_entry(
                 number.as_bytes(), &flags, holder.as_bytes(), owner.as_bytes(), overflowed,
             );

@@ -10,13 +10,14 @@
 --           c (everything goes: frames and requests)
 --           f <request id>
 --
--- Answers 'missing' or 'superseded' (nothing is changed), 'overflowed' or 'done'. A call that
+-- Answers 'missing' (there is none, or an earlier epoch) or 'superseded' (a later one): then nothing
+-- is changed; else 'overflowed' or 'done'. A call that
 -- parks and is repeated because its answer got lost is not carried out twice.
 
 local record, requests, mailbox = KEYS[1], KEYS[2], KEYS[3]
 local frames_max, bytes_max, call = tonumber(ARGV[2]), tonumber(ARGV[3]), ARGV[4]
 local held = redis.call('HMGET', record, 'e', 'c', 'b', 'i', 'o')
-if not held[1] then
+if not held[1] or #held[1] ~= 20 or not string.match(held[1], '^%d+$') then
   return 'missing'
 end
 local overflowed = held[5] == '1'
@@ -24,7 +25,7 @@ if call ~= '' and held[2] == call then
   return overflowed and 'overflowed' or 'done'
 end
 if held[1] ~= ARGV[1] then
-  return 'superseded'
+  return held[1] < ARGV[1] and 'missing' or 'superseded'
 end
 
 local bytes, index = tonumber(held[3] or 0), tonumber(held[4] or 0)

@@ -5,12 +5,12 @@
 --         as in the record, the hash of the next token
 --
 -- Answers 'refused' or 'other user' (nothing is changed), or a list: the epoch, the former holder
--- as in the record's d, the user, o or an empty text, the requests (id, value, id, value, …), the
--- mailbox's members. A call that is repeated because its answer got lost is not carried out twice.
+-- as in the record's d, the user, o or an empty text, g or an empty text, the requests (id, value,
+-- id, value, …), the mailbox's members. A call that is repeated because its answer got lost is not carried out twice.
 
 local record, requests, mailbox = KEYS[1], KEYS[2], KEYS[3]
 local life_ms, call, token, user = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
-local held = redis.call('HMGET', record, 'e', 'n', 'u', 'f', 't', 'p', 'c', 'd', 'o')
+local held = redis.call('HMGET', record, 'e', 'n', 'u', 'f', 't', 'p', 'c', 'd', 'o', 'g')
 local epoch, node, holder, flags = held[1], held[2], held[3], held[4]
 -- What record.lua cannot have written is no session.
 if not epoch or #epoch ~= 20 or not string.match(epoch, '^%d+$') or not holder
@@ -40,5 +40,5 @@ if held[7] ~= call then
     redis.call('PEXPIRE', key, life_ms)
   end
 end
-return {epoch, former, holder, held[9] or '', redis.call('HGETALL', requests),
+return {epoch, former, holder, held[9] or '', held[10] or '', redis.call('HGETALL', requests),
   redis.call('ZRANGE', mailbox, 0, -1)}

@@ -11,22 +11,26 @@
 --           b  bytes of all frames in the mailbox, i  its last frame's index; absent before the
 --              first frame
 --           o  1 once the mailbox has outgrown its limits; absent until then
+--           g  the generation in which the backup was written, or empty
 -- KEYS[2] its requests, a hash: request id -> letter of its progress (s, r, e), detail
 -- KEYS[3] its mailbox, a sorted set whose scores are all 0: "<number, 20 digits> <index, 16 digits>
 --         <request id or -> <frame>", so that the members are ordered by their numbers; the order
 --         of parking is that of the indexes
--- ARGV    life in milliseconds, call, then e, n, u, f, t, p
+-- ARGV    life in milliseconds, call, then e, n, u, f, t, p, g
 --
--- Answers 'superseded' (a later epoch is there: nothing is written), 'refreshed' or 'created'.
+-- Answers 'superseded' (a later epoch is there: nothing is written), 'refreshed' or 'created'. What
+-- is there of an earlier epoch, or of another type than a record, goes with its backup: only a
+-- server that went back to what it held some time ago has that.
 -- A call that is repeated because its answer got lost is answered as it was the first time.
 
 local life_ms, call, epoch = ARGV[1], ARGV[2], ARGV[3]
-local held = redis.call('HMGET', KEYS[1], 'e', 'c')
+local held = redis.pcall('HMGET', KEYS[1], 'e', 'c')
 local answer = 'refreshed'
-if held[1] and string.match(held[1], '^%d+$') and #held[1] == 20 then
-  if held[1] > epoch then
-    return 'superseded'
-  end
+local is_known = not held.err and held[1] and string.match(held[1], '^%d+$') and #held[1] == 20
+if is_known and held[1] > epoch then
+  return 'superseded'
+end
+if is_known and held[1] == epoch then
   if held[2] == call then
     answer = 'created'
   end
@@ -40,7 +44,7 @@ else
 end
 
 redis.call('HSET', KEYS[1], 'e', epoch, 'n', ARGV[4], 'u', ARGV[5], 'f', ARGV[6], 't', ARGV[7],
-  'p', ARGV[8])
+  'p', ARGV[8], 'g', ARGV[9])
 -- The record first: where time goes on between the calls, it is the first to end.
 for _, key in ipairs(KEYS) do
   redis.call('PEXPIRE', key, life_ms)
