@@ -44,6 +44,8 @@ pub struct Account {
     pub resumes: Vec<Duration>,
     /// When connections after the first were attempted.
     pub reconnects: Vec<Instant>,
+    /// How often a node has closed a connection, by code.
+    pub closes: BTreeMap<u16, u64>,
 }
 
 /// What a fault may do to its clients without breaking the contract.
@@ -94,6 +96,9 @@ impl Account {
             self.longest_wait_of_survivors.max(other.longest_wait_of_survivors);
         self.resumes.extend(other.resumes);
         self.reconnects.extend(other.reconnects);
+        for (code, count) in other.closes {
+            *self.closes.entry(code).or_default() += count;
+        }
     }
 
     /// How long the fastest so many percent of the resumptions took at most.

@@ -73,7 +73,7 @@ impl Drill {
         let profile = Profile {
             services: self.fault.services(&SERVICES).iter().map(|&name| name.to_owned()).collect(),
             rate: self.rate / self.clients as f64,
-            roam: (self.fault == Fault::Join).then_some(ROAM),
+            roam: self.fault.needs_roaming().then_some(ROAM),
             seed: rng.random(),
             ..Profile::default()
         };
@@ -139,6 +139,11 @@ impl Outcome {
         let waited = self.account.longest_wait_of_survivors;
         let kept = promise.survivors_wait_max.is_none_or(|most| waited <= most);
         ensure!(kept, "{fault}: callers on nodes that were well waited {waited:?}");
+        // Nobody takes a session from a client that is there.
+        let closes = &self.account.closes;
+        let is_taken =
+            fault == Fault::RedisOlder && [1012, 4002].iter().any(|c| closes.contains_key(c));
+        ensure!(!is_taken, "{fault}: connections were closed: {closes:?}");
         // A node that is killed may not have known that Kafka had a record, and its client asks again.
         let again = self.produced_again;
         ensure!(again == 0 || promise.allowed.repeats, "{fault}: {again} produced again");

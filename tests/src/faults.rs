@@ -36,6 +36,8 @@ pub enum Fault {
     Join,
     /// Redis is killed, and comes back empty.
     RedisEmptied,
+    /// Redis is killed, and comes back with what it held some seconds ago.
+    RedisOlder,
     /// Redis stands still for five seconds.
     RedisPaused,
     /// Kafka is killed, and comes back.
@@ -65,17 +67,20 @@ const KAFKA_PAUSE: Duration = Duration::from_secs(10);
 const IDLE_SHARE_MAX: f64 = 0.2;
 const LINK_FAULT: Duration = Duration::from_secs(5);
 const LINK_DELAY: Duration = Duration::from_millis(300);
+/// How old the dump is from which Redis comes back.
+const DUMP_AGE: Duration = Duration::from_secs(4);
 /// How long what was killed stays away, at most.
 const AWAY_MAX: Duration = Duration::from_secs(8);
 
 impl Fault {
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::KillSockets,
         Self::KillReader,
         Self::Pause,
         Self::Rolling,
         Self::Join,
         Self::RedisEmptied,
+        Self::RedisOlder,
         Self::RedisPaused,
         Self::KafkaKilled,
         Self::KafkaPaused,
@@ -93,6 +98,7 @@ impl Fault {
             Self::Rolling => "rolling",
             Self::Join => "join",
             Self::RedisEmptied => "redis-emptied",
+            Self::RedisOlder => "redis-older",
             Self::RedisPaused => "redis-paused",
             Self::KafkaKilled => "kafka-killed",
             Self::KafkaPaused => "kafka-paused",
@@ -111,6 +117,7 @@ impl Fault {
             Self::Rolling => "`SIGTERM` and restart of all nodes in turn",
             Self::Join => "one more node joins and leaves",
             Self::RedisEmptied => "Redis killed and restarted empty",
+            Self::RedisOlder => "Redis back from a dump of 4 s before",
             Self::RedisPaused => "Redis paused for 5 s",
             Self::KafkaKilled => "Kafka killed and restarted",
             Self::KafkaPaused => "Kafka paused for 10 s",
@@ -133,7 +140,7 @@ impl Fault {
             // Partitions move: in a group of two or three on a busy machine in some seconds.
             Self::Rolling | Self::Join => (drained, seconds(6.0)),
             // New requests that would need the registry are refused.
-            Self::RedisEmptied | Self::RedisPaused => (drained, None),
+            Self::RedisEmptied | Self::RedisOlder | Self::RedisPaused => (drained, None),
             // What Kafka has not acknowledged in time may be there all the same.
             Self::KafkaKilled | Self::KafkaPaused => {
                 let codes = &["unavailable", "overloaded"];
@@ -153,12 +160,18 @@ impl Fault {
         }
     }
 
+    /// Whether clients have to change their nodes by themselves, so that new nodes get some, or that
+    /// sessions have changed hands since a dump.
+    pub fn needs_roaming(self) -> bool {
+        matches!(self, Self::Join | Self::RedisOlder)
+    }
+
     /// Adds to a cluster what the fault needs.
     pub fn prepare(self, builder: ClusterBuilder) -> ClusterBuilder {
         match self {
             // Slower than clients come back, so that the pace shows.
             Self::Rolling => builder.config("[shutdown]\ncloses_per_second = 5"),
-            Self::RedisEmptied | Self::RedisPaused => builder.own_redis(),
+            Self::RedisEmptied | Self::RedisOlder | Self::RedisPaused => builder.own_redis(),
             Self::KafkaKilled | Self::KafkaPaused => builder.own_kafka(&[]),
             Self::LinkCut | Self::LinkDelayed | Self::LinkBlackHole => builder.proxied(),
             _ => builder,
@@ -203,6 +216,11 @@ impl Fault {
             Self::RedisEmptied => {
                 cluster.redis().kill()?;
                 sleep(away / 4).await;
+                cluster.redis().restart().await
+            }
+            Self::RedisOlder => {
+                cluster.redis().save().await?;
+                sleep(DUMP_AGE).await;
                 cluster.redis().restart().await
             }
             Self::RedisPaused => {

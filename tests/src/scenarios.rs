@@ -18,6 +18,7 @@ mod scenarios {
     mod printed_client;
     mod random_frames;
     mod records;
+    mod registry_back;
     mod replies;
     mod rest;
     mod resume;

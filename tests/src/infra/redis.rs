@@ -50,7 +50,8 @@ impl Redis {
         shared.cloned()
     }
 
-    /// Starts a server of one's own, which keeps nothing on disk: restarted, it is empty.
+    /// Starts a server of one's own, which keeps nothing on disk by itself: restarted, it is empty,
+    /// or has what it held when it was last told to save that.
     ///
     /// # Errors
     /// When it cannot be started.
@@ -114,7 +115,16 @@ impl Redis {
         self.own()?.process().signal(signal)
     }
 
-    /// Starts the server again, empty and on the same port.
+    /// Has the server write a dump of what it holds now, from which it starts from then on.
+    ///
+    /// # Errors
+    /// When it does not.
+    pub async fn save(&self) -> Result<()> {
+        let mut connection = self.connect().await?;
+        Ok(redis::cmd("SAVE").query_async::<()>(&mut connection).await?)
+    }
+
+    /// Kills the server and starts it again on the same port.
     ///
     /// # Errors
     /// When it does not come back.

@@ -267,6 +267,9 @@ impl Client {
     }
 
     fn closed(&mut self, code: Option<u16>) -> End {
+        if let Some(code) = code {
+            *self.ledger.account().closes.entry(code).or_default() += 1;
+        }
         match code {
             Some(1012) => End::ComeBack(AFTER_DRAIN),
             None | Some(4000..4500) => End::ComeBack(AFTER_END),

@@ -73,6 +73,11 @@ async fn redis_killed_and_back_empty() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn redis_back_from_an_older_dump() -> Result<()> {
+    survives(Fault::RedisOlder).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn redis_that_stands_still() -> Result<()> {
     survives(Fault::RedisPaused).await
 }
