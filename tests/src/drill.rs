@@ -38,6 +38,8 @@ pub struct Drill {
     /// Seconds of load before it is counted: a broker that has just been started takes the machine for
     /// itself, and services that still join their groups let the first requests wait.
     pub warm_up: u32,
+    /// Whether the broker is the cluster's own, just started.
+    pub cold: bool,
 }
 
 /// What came of it.
@@ -55,7 +57,8 @@ impl Drill {
     /// A small one, for a test: the fault strikes once.
     pub fn small(fault: Fault, seed: u64) -> Self {
         let (rate, requests, period, warm_up) = (300.0, 0, Duration::ZERO, 1);
-        Self { fault, nodes: 3, clients: 20, rate, seed, requests, period, warm_up }
+        let cold = false;
+        Self { fault, nodes: 3, clients: 20, rate, seed, requests, period, warm_up, cold }
     }
 
     /// Runs it. `progress` is told what has been accepted, after each strike.
@@ -121,6 +124,7 @@ impl Drill {
     async fn cluster(&self) -> Result<Cluster> {
         let builder = Cluster::builder().nodes(self.nodes);
         let builder = SERVICES.into_iter().fold(builder, |builder, name| builder.service(name));
+        let builder = if self.cold { builder.own_kafka(&[]) } else { builder };
         // Four partitions for each node there will be.
         let partitions = i32::try_from(4 * self.nodes).context("so many nodes")?;
         self.fault.prepare(builder.reply_partitions(partitions)).start().await

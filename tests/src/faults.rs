@@ -137,8 +137,10 @@ impl Fault {
         let (allowed, survivors_wait_max) = match self {
             Self::KillSockets | Self::KillReader => (killed, seconds(12.0)),
             Self::Pause => (killed, seconds(12.0)),
-            // Partitions move: in a group of two or three on a busy machine in some seconds.
-            Self::Rolling | Self::Join => (drained, seconds(6.0)),
+            // Partitions move: in a group of two or three on a busy machine in some seconds. Who is
+            // closed goes elsewhere, to nodes that are ready, with all it waits for.
+            Self::Rolling => (NONE, seconds(6.0)),
+            Self::Join => (drained, seconds(6.0)),
             // New requests that would need the registry are refused.
             Self::RedisEmptied | Self::RedisOlder | Self::RedisPaused => (drained, None),
             // What Kafka has not acknowledged in time may be there all the same.

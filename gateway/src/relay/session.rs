@@ -226,6 +226,12 @@ impl Session {
         locked(&self.state).draining
     }
 
+    /// Whether its connection is about to be closed while its client asks again, elsewhere, for what
+    /// it has no word of: what is still read on it is as good as never sent.
+    pub fn is_left_behind(&self) -> bool {
+        self.is_reliable && locked(&self.state).closing.is_some()
+    }
+
     /// The next thing to do for a connection, or a wake-up once there is something.
     pub fn poll_duty(&self, connection: ConnectionId, context: &mut Context<'_>) -> Poll<Duty> {
         let mut state = locked(&self.state);

@@ -93,7 +93,7 @@ impl Relay {
         frame: &RequestFrame<'_>,
         allow: impl FnOnce() -> Result<(), Failure>,
     ) {
-        if !session.is_held() {
+        if !session.is_held() || session.is_left_behind() {
             // Its connection is about to be closed; the client asks again where it goes on.
             return;
         }

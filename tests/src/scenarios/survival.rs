@@ -63,6 +63,14 @@ async fn a_rolling_restart() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_rolling_restart_on_a_cold_broker() -> Result<()> {
+    let drill = Drill { warm_up: 0, cold: true, ..Drill::small(Fault::Rolling, rand::random()) };
+    let outcome = drill.run(|_, _| {}).await?;
+    say(&outcome.account.to_string());
+    outcome.check(Fault::Rolling)
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_node_that_joins_and_leaves() -> Result<()> {
     survives(Fault::Join).await
 }

@@ -237,6 +237,8 @@ fn draining_closes_a_plain_session_once_nothing_is_owed_and_a_reliable_one_at_on
     reliable.begin(id(1), in_flight(1));
     reliable.drain();
     assert_eq!(closing(&reliable), Some(CloseCode::Draining));
+    // Its client asks elsewhere for what is still on its way; a plain one's has to be told.
+    assert!(reliable.is_left_behind() && !idle.is_left_behind());
 }
 
 #[test]
