@@ -21,6 +21,8 @@ use crate::{
     say,
 };
 
+mod descriptors;
+
 /// Something that happens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
@@ -50,6 +52,8 @@ pub enum Fault {
     LinkDelayed,
     /// What a node's peers say is swallowed.
     LinkBlackHole,
+    /// Clients take all the descriptors of a node that they can have.
+    DescriptorsUsedUp,
 }
 
 /// What the contract promises while it happens.
@@ -73,7 +77,7 @@ const DUMP_AGE: Duration = Duration::from_secs(4);
 const AWAY_MAX: Duration = Duration::from_secs(8);
 
 impl Fault {
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::KillSockets,
         Self::KillReader,
         Self::Pause,
@@ -87,6 +91,7 @@ impl Fault {
         Self::LinkCut,
         Self::LinkDelayed,
         Self::LinkBlackHole,
+        Self::DescriptorsUsedUp,
     ];
 
     /// Its name on the command line and in reports.
@@ -105,6 +110,7 @@ impl Fault {
             Self::LinkCut => "link-cut",
             Self::LinkDelayed => "link-delayed",
             Self::LinkBlackHole => "link-black-hole",
+            Self::DescriptorsUsedUp => "descriptors-used-up",
         }
     }
 
@@ -124,6 +130,7 @@ impl Fault {
             Self::LinkCut => "a node unreachable for its peers for 5 s",
             Self::LinkDelayed => "300 ms of delay towards a node for 5 s",
             Self::LinkBlackHole => "a node's peer links swallow everything for 5 s",
+            Self::DescriptorsUsedUp => "descriptors of a node used up by clients for 5 s",
         }
     }
 
@@ -149,6 +156,8 @@ impl Fault {
                 (Allowance { codes, unserved: true, ..NONE }, None)
             }
             Self::LinkCut | Self::LinkDelayed | Self::LinkBlackHole => (NONE, seconds(8.0)),
+            // Its links are cut meanwhile, and come back.
+            Self::DescriptorsUsedUp => (NONE, seconds(8.0)),
         };
         Promise { allowed, survivors_wait_max }
     }
@@ -176,6 +185,7 @@ impl Fault {
             Self::RedisEmptied | Self::RedisOlder | Self::RedisPaused => builder.own_redis(),
             Self::KafkaKilled | Self::KafkaPaused => builder.own_kafka(&[]),
             Self::LinkCut | Self::LinkDelayed | Self::LinkBlackHole => builder.proxied(),
+            Self::DescriptorsUsedUp => builder.descriptors(descriptors::LIMIT).proxied(),
             _ => builder,
         }
     }
@@ -241,6 +251,7 @@ impl Fault {
             Self::LinkCut => disturb(cluster, any, Link::Cut).await,
             Self::LinkDelayed => disturb(cluster, any, Link::Delayed(LINK_DELAY)).await,
             Self::LinkBlackHole => disturb(cluster, any, Link::BlackHole).await,
+            Self::DescriptorsUsedUp => descriptors::use_up(cluster.node(any)).await,
         }
     }
 }

@@ -69,6 +69,7 @@ async fn a_node_keeps_descriptors_for_itself() -> Result<()> {
         .start()
         .await?;
     let _echo = cluster.worker("echo").echo()?;
+    cluster.balanced().await?;
     let (crowded, other) = (cluster.node(0), cluster.node(1));
     let mut early = crowded.ws().await?;
 
@@ -95,6 +96,7 @@ async fn a_node_keeps_descriptors_for_itself() -> Result<()> {
     for node in cluster.nodes() {
         node.proxy().heal();
     }
+    announces_again(crowded).await?;
     let mut elsewhere = other.ws().await?;
     for number in 0..50 {
         for socket in [&mut early, &mut elsewhere] {
@@ -104,8 +106,6 @@ async fn a_node_keeps_descriptors_for_itself() -> Result<()> {
         let live = crowded.internal("/livez").await?;
         ensure!(live.status == 200, "{live:?}");
     }
-    announces_again(crowded).await?;
-
     drop(sockets);
     eventually(Duration::from_secs(10), "there is room again", async || {
         let answer = crowded.http().post("/v1/services/echo", "1").await?;

@@ -114,3 +114,8 @@ async fn a_link_that_is_slow() -> Result<()> {
 async fn a_link_that_swallows_everything() -> Result<()> {
     survives(Fault::LinkBlackHole).await
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn descriptors_that_are_used_up() -> Result<()> {
+    survives(Fault::DescriptorsUsedUp).await
+}
