@@ -8,6 +8,7 @@ use tokio::time::Instant;
 use super::{
     Relay,
     pending::{Answer, Early, Entry, Outcome, Recording, Timing, Waiter},
+    produce::Before,
     service::Service,
     session::Session,
     stored::{self, RequestDetail},
@@ -116,7 +117,11 @@ impl Relay {
     }
 
     /// The broker has, or has not, recorded the request. Called from the producer's thread.
-    pub(super) fn produced(&self, request: RequestId, result: Result<Position, ProduceError>) {
+    pub(super) fn produced(
+        &self,
+        (request, before): (RequestId, Before),
+        result: Result<Position, ProduceError>,
+    ) {
         let now = Instant::now();
         match result {
             Ok(position) => self.recorded(request, position, now),
@@ -129,7 +134,12 @@ impl Relay {
                     match entry.early.take() {
                         // What the service has answered all the same is its answer.
                         Some(early) => self.answer(request, entry, early),
-                        None => self.fail(request, entry, refusal(&error)),
+                        // A second record that was not written takes back nothing of the first.
+                        None => {
+                            let failure = refusal(&error);
+                            let recorded = failure.recorded || before == Before::MayBeRecorded;
+                            self.fail(request, entry, failure.recorded(recorded));
+                        }
                     }
                 }
             }

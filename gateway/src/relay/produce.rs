@@ -112,7 +112,7 @@ impl Relay {
                 relay.hand_to_producer(&service, submission, first, session, deadline_ms)
             });
             if let Err(error) = handed {
-                relay.produced(request, Err(error));
+                relay.produced((request, Before::Nothing), Err(error));
             }
         };
         if self.routes.is_reachable() {
@@ -186,7 +186,7 @@ impl Callback for Written {
     }
 
     fn done(self: Box<Self>, outcome: Result<Position, ProduceError>) {
-        self.relay.produced(self.request, outcome);
+        self.relay.produced((self.request, self.before), outcome);
     }
 }
 
@@ -297,3 +297,6 @@ impl<'a> RecordParts<'a> {
         })
     }
 }
+
+#[cfg(test)]
+mod tests;

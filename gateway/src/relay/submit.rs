@@ -175,11 +175,10 @@ impl Relay {
         let headers = header_slices(&frame.headers);
         let submission = of_frame(frame, &headers);
         let session = Some(session.id());
-        let before = Before::MayBeRecorded;
-        let handed =
-            self.hand_to_producer(&service, &submission, (request, before), session, deadline_ms);
+        let again = (request, Before::MayBeRecorded);
+        let handed = self.hand_to_producer(&service, &submission, again, session, deadline_ms);
         if let Err(error) = handed {
-            self.produced(request, Err(error));
+            self.produced(again, Err(error));
         }
     }
 
