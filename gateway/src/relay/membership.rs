@@ -56,6 +56,14 @@ struct Table {
     lacks_ours: bool,
 }
 
+impl Table {
+    /// The generation, and whether it lacks what this node holds: in one step, so that what is
+    /// written again is not said to be of the generation before.
+    fn take_lack(&mut self) -> (Option<Generation>, bool) {
+        (self.generation, std::mem::take(&mut self.lacks_ours))
+    }
+}
+
 type Nodes = HashMap<NodeId, NodeEntry>;
 
 /// The live nodes, as the table had them last.
@@ -241,8 +249,9 @@ impl Membership {
             }
         }
         self.refresh().await?;
-        relay.backups().set_generation(self.generation());
-        if std::mem::take(&mut locked(&self.table).lacks_ours) {
+        let (generation, lacks_ours) = locked(&self.table).take_lack();
+        relay.backups().set_generation(generation);
+        if lacks_ours {
             tracing::warn!("the registry has lost writes; writing again what this node holds");
             relay.write_again();
         }
@@ -290,6 +299,18 @@ mod tests {
         let membership = Membership::new(nodes[0].clone(), String::new(), registry);
         membership.refresh().await.unwrap();
         nodes.iter().map(|node| membership.find_marked(NodeMark::of(node))).collect()
+    }
+
+    #[test]
+    fn what_the_table_has_lost_is_told_once_with_its_generation() {
+        let registry = Arc::new(MemoryRegistry::new());
+        let membership = Membership::new(node("gw-1", 1), String::new(), registry);
+        let lack = || locked(&membership.table).take_lack();
+        membership.saw(Some(Generation(1)));
+        assert_eq!(lack(), (Some(Generation(1)), false));
+        membership.saw(Some(Generation(2)));
+        assert_eq!(lack(), (Some(Generation(2)), true));
+        assert_eq!(lack(), (Some(Generation(2)), false));
     }
 
     #[tokio::test]
