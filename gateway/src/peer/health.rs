@@ -1,17 +1,17 @@
 //! Which peers cannot be called, and when the log says so: once for each change. Owns the words;
 //! calls nobody.
 
-use std::{collections::HashMap, sync::Mutex, time::Duration};
+use std::{collections::HashMap, mem::discriminant, sync::Mutex, time::Duration};
 
 use tokio::time::Instant;
 
 use super::PeerError;
 use crate::tasks::locked;
 
-/// Calls that fail one after the other before it is said: a peer that has closed a connection which
-/// nobody used is reached by the next one.
-const FAILURES: u32 = 2;
-/// The same trouble of a peer that comes and goes is said again after so long.
+/// How long a peer has to be out of reach before it is said: one that restarts is called in vain
+/// until the node table is read again, and needs nobody's help.
+const PATIENCE: Duration = Duration::from_secs(3);
+/// The same trouble of a peer that comes and goes, or in other words, is said again after so long.
 const SAY_INTERVAL: Duration = Duration::from_secs(10);
 /// Peers that are not called any more are forgotten after so long.
 const FORGET_AFTER: Duration = Duration::from_secs(60);
@@ -77,7 +77,8 @@ enum Say {
 
 #[derive(Debug)]
 struct PeerHealth {
-    failures: u32,
+    /// Since when every call has failed.
+    failing_since: Option<Instant>,
     called_at: Instant,
     /// What was said last, be it mended since, and when.
     said: Option<(PeerError, Instant)>,
@@ -87,17 +88,21 @@ struct PeerHealth {
 
 impl PeerHealth {
     fn new(now: Instant) -> Self {
-        Self { failures: 0, called_at: now, said: None, is_in_trouble: false }
+        Self { failing_since: None, called_at: now, said: None, is_in_trouble: false }
     }
 
     fn failed(&mut self, error: &PeerError, now: Instant) -> Option<Say> {
         self.called_at = now;
-        self.failures = self.failures.saturating_add(1);
-        let is_sure = self.failures >= FAILURES || *error == PeerError::Unauthorized;
+        let since = *self.failing_since.get_or_insert(now);
+        let may_pass = matches!(error, PeerError::Unreachable(_) | PeerError::Unresolved(_));
+        let is_sure = !may_pass || now.duration_since(since) >= PATIENCE;
         let is_new = match &self.said {
             None => true,
-            Some((said, _)) if said != error => true,
-            Some((_, at)) => !self.is_in_trouble && now.duration_since(*at) >= SAY_INTERVAL,
+            Some((said, _)) if discriminant(said) != discriminant(error) => true,
+            Some((said, at)) => {
+                let is_said = self.is_in_trouble && said == error;
+                !is_said && now.duration_since(*at) >= SAY_INTERVAL
+            }
         };
         (is_sure && is_new).then(|| {
             self.said = Some((error.clone(), now));
@@ -107,7 +112,7 @@ impl PeerHealth {
     }
 
     fn succeeded(&mut self) -> Option<Say> {
-        self.failures = 0;
+        self.failing_since = None;
         std::mem::take(&mut self.is_in_trouble).then_some(Say::Well)
     }
 }
@@ -124,7 +129,8 @@ mod tests {
     async fn each_change_is_said_once() {
         let mut peer = PeerHealth::new(Instant::now());
         let trouble = |error: &PeerError| Some(Say::Trouble(error.clone()));
-        assert_eq!(peer.failed(&refused(), Instant::now()), None, "a connection may be old");
+        assert_eq!(peer.failed(&refused(), Instant::now()), None, "it may be restarting");
+        tokio::time::advance(PATIENCE).await;
         assert_eq!(peer.failed(&refused(), Instant::now()), trouble(&refused()));
         assert_eq!(peer.failed(&refused(), Instant::now()), None);
         let other = PeerError::Refused(500);
@@ -134,18 +140,30 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn a_peer_that_restarts_is_nothing_to_say() {
+        let mut peer = PeerHealth::new(Instant::now());
+        for _ in 0..20 {
+            assert_eq!(peer.failed(&refused(), Instant::now()), None);
+            tokio::time::advance(PATIENCE / 20).await;
+        }
+        assert_eq!(peer.succeeded(), None);
+        assert_eq!(peer.failed(&refused(), Instant::now()), None, "the count begins anew");
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn a_peer_that_comes_and_goes_fills_no_log() {
         let mut peer = PeerHealth::new(Instant::now());
         let mut said = 0;
-        for _ in 0..1000 {
-            said += [&refused(), &refused()]
-                .into_iter()
-                .filter_map(|error| peer.failed(error, Instant::now()))
-                .count();
+        let closed = PeerError::Unreachable("the connection was closed".to_owned());
+        for _ in 0..5 {
+            for number in 0..100 {
+                let error = if number % 2 == 0 { &refused() } else { &closed };
+                said += usize::from(peer.failed(error, Instant::now()).is_some());
+                tokio::time::advance(Duration::from_millis(40)).await;
+            }
             peer.succeeded();
-            tokio::time::advance(Duration::from_millis(20)).await;
         }
-        assert_eq!(said, 2, "at once, and after ten of the twenty seconds");
+        assert_eq!(said, 2, "once in ten of the twenty seconds");
     }
 
     #[test]
