@@ -150,7 +150,9 @@ fn request_topic(service: &str) -> String {
 }
 
 /// A node that has bound its ports. What cannot be bound is told by the option of dev mode.
-fn build(config: Config, adapters: Adapters, budget: Budget) -> Result<App, StartFailure> {
+fn build(mut config: Config, adapters: Adapters, budget: Budget) -> Result<App, StartFailure> {
+    // Nobody has asked for the default, so that nobody has to be told that it is out of reach.
+    config.limits.connections_max = config.limits.connections_max.min(budget.clients);
     App::build(config, adapters, budget).map_err(|failure| match failure {
         StartFailure::Listen { option: "public.listen", address, source } => {
             StartFailure::Listen { option: "--port", address, source }

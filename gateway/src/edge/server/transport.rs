@@ -344,3 +344,6 @@ impl AsyncWrite for Transport {
         Poll::Ready(Ok(()))
     }
 }
+
+#[cfg(test)]
+mod tests;
