@@ -82,9 +82,13 @@ impl Places {
                 return Place { is_refusal: false, _permit: permit };
             }
         }
-        let permit = Arc::clone(&self.refusals).acquire_owned().await;
-        let permit = permit.expect("the semaphore is never closed");
-        Place { is_refusal: true, _permit: permit }
+        // Those that are refused may take their time: a place that is freed meanwhile is as good.
+        let (permit, is_refusal) = tokio::select! {
+            biased;
+            permit = Arc::clone(&self.free).acquire_owned() => (permit, false),
+            permit = Arc::clone(&self.refusals).acquire_owned() => (permit, true),
+        };
+        Place { is_refusal, _permit: permit.expect("the semaphore is never closed") }
     }
 
     /// Remembers a connection that may have to make room.
@@ -163,9 +167,15 @@ mod tests {
         let second = timeout(Duration::from_secs(60), places.take()).await;
         assert!(second.is_err(), "the next one waits in the kernel");
         drop(refused);
-        assert!(places.take().await.is_refusal());
-        busy.pop();
-        assert!(!places.take().await.is_refusal());
+        let refused = places.take().await;
+        assert!(refused.is_refusal());
+        // Whoever waits behind the refused one gets what is freed first.
+        let leaves = async {
+            tokio::time::sleep(2 * EVICTION_PATIENCE).await;
+            busy.pop();
+        };
+        let (next, ()) = tokio::join!(places.take(), leaves);
+        assert!(!next.is_refusal());
     }
 
     #[tokio::test(start_paused = true)]
