@@ -15,14 +15,15 @@ use prometheus_client::{
     },
     registry::{Registry, Unit},
 };
+use registry::EntryKind;
 use tokio::time::Instant;
 
 use self::{
     forwards::Forwards,
     labels::{
-        CloseLabels, FRAMES_ABANDONED, LIMITS, LimitLabels, OPERATIONS, OperationLabels,
-        PartitionLabels, RECORDS_SKIPPED, ReasonLabels, ReplyLabels, RequestLabels, ResultLabels,
-        ServiceLabels, StageLabels, StateLabels,
+        CloseLabels, EntryLabels, FRAMES_ABANDONED, LIMITS, LimitLabels, OPERATIONS,
+        OperationLabels, PartitionLabels, RECORDS_SKIPPED, ReasonLabels, ReplyLabels,
+        RequestLabels, ResultLabels, ServiceLabels, StageLabels, StateLabels,
     },
 };
 use crate::error::CloseCode;
@@ -101,6 +102,7 @@ pub struct Telemetry {
     frames_abandoned: Family<ReasonLabels, Counter>,
     records_skipped: Family<ReasonLabels, Counter>,
     registry_seconds: Seconds<OperationLabels>,
+    registry_unreadable: Family<EntryLabels, Counter>,
     consumer_lag: Family<PartitionLabels, Gauge>,
     /// Replies that are read and not handled.
     pub unhandled: Unhandled,
@@ -126,6 +128,7 @@ impl Telemetry {
             frames_abandoned: Family::default(),
             records_skipped: Family::default(),
             registry_seconds: Family::new_with_constructor(Buckets),
+            registry_unreadable: Family::default(),
             consumer_lag: Family::default(),
             unhandled: Unhandled::default(),
         };
@@ -146,6 +149,9 @@ impl Telemetry {
         }
         for &reason in RECORDS_SKIPPED {
             drop(self.records_skipped.get_or_create(&ReasonLabels { reason }));
+        }
+        for entry in EntryKind::ALL.map(EntryKind::as_str) {
+            drop(self.registry_unreadable.get_or_create(&EntryLabels { entry }));
         }
         for &operation in OPERATIONS {
             drop(self.registry_seconds.get_or_create(&OperationLabels { operation }));
@@ -194,6 +200,11 @@ impl Telemetry {
             "frames_abandoned",
             "Answers that were given up, by reason",
             self.frames_abandoned.clone(),
+        );
+        registry.register(
+            "registry_unreadable",
+            "Entries of the registry that cannot be read and were skipped, by their kinds",
+            self.registry_unreadable.clone(),
         );
         registry.register(
             "records_skipped",
@@ -278,6 +289,12 @@ impl Telemetry {
     /// A web page was turned away.
     pub fn origin_refused(&self) {
         self.origins_refused.inc();
+    }
+
+    /// So many more entries of the registry could not be read.
+    pub fn registry_unreadable(&self, kind: EntryKind, count: u64) {
+        let entry = kind.as_str();
+        self.registry_unreadable.get_or_create(&EntryLabels { entry }).inc_by(count);
     }
 
     /// An answer was given up.

@@ -1,26 +1,90 @@
 //! What can go wrong with the shared table.
 
+use std::fmt;
+
 /// A failure of the registry. No call has a partial result: on an error the caller must assume
 /// that each write of it may or may not have happened.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RegistryError {
     /// Not reachable, or no answer in time.
     #[error("registry unreachable: {0}")]
-    Unreachable(String),
+    Unreachable(Trouble),
     /// It answered, and with a refusal (out of memory, read-only replica, no permission, …).
     #[error("registry refused: {0}")]
-    Refused(String),
+    Refused(Trouble),
     /// Its URL or its key prefix cannot be used. Only connecting says so.
     #[error("registry misconfigured: {0}")]
     Misconfigured(String),
-    /// An entry is not what this version writes.
-    #[error("registry holds a malformed entry: {0}")]
+    /// An answer is not what this version is answered with.
+    #[error("registry answered with what cannot be read: {0}")]
     Malformed(String),
+}
+
+/// What is wrong, and where.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Trouble {
+    /// The URL, without user and password; empty where there is none.
+    pub at: Box<str>,
+    /// What is wrong there.
+    pub cause: Cause,
+}
+
+/// What is wrong with a registry, as far as its operator can mend it.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Cause {
+    /// Nobody listens at that address.
+    #[error("connection refused")]
+    ConnectionRefused,
+    /// The host's name has no address.
+    #[error("the host name cannot be resolved")]
+    Unresolved,
+    /// No connection, or no answer, within the time limit.
+    #[error("no answer in time")]
+    Silent,
+    /// The password, or the user's name, is not the server's.
+    #[error("wrong or missing password")]
+    Password,
+    /// The server does not speak TLS.
+    #[error("no TLS there: the URL begins with rediss://")]
+    NoTls,
+    /// Whoever listens there does not speak Redis' protocol, or speaks it over TLS alone.
+    #[error("not a Redis, or one that wants TLS")]
+    NotRedis,
+    /// The user may not do this.
+    #[error("no permission: {0}")]
+    NoPermission(String),
+    /// Anything else, in the words of who found it.
+    #[error("{0}")]
+    Other(String),
 }
 
 impl RegistryError {
     /// Whether the same call may succeed later without anybody mending anything.
     pub const fn is_retryable(&self) -> bool {
         matches!(self, Self::Unreachable(_) | Self::Refused(_))
+    }
+
+    /// What is wrong with the server itself, where that is known.
+    pub const fn trouble(&self) -> Option<&Trouble> {
+        match self {
+            Self::Unreachable(trouble) | Self::Refused(trouble) => Some(trouble),
+            Self::Misconfigured(_) | Self::Malformed(_) => None,
+        }
+    }
+}
+
+impl fmt::Display for Trouble {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &*self.at {
+            "" => self.cause.fmt(f),
+            at => write!(f, "{at}: {}", self.cause),
+        }
+    }
+}
+
+impl From<&str> for Trouble {
+    fn from(words: &str) -> Self {
+        Self { at: "".into(), cause: Cause::Other(words.to_owned()) }
     }
 }

@@ -47,16 +47,19 @@ pub mod ids;
 mod memory;
 mod redis;
 pub mod tables;
+mod unreadable;
 
 pub use self::redis::RedisRegistry;
 pub use clock::Clock;
-pub use error::RegistryError;
+pub use error::{Cause, RegistryError, Trouble};
 pub use ids::{InvalidId, NodeId, NodeRef, RequestId, SessionId};
 pub use memory::{MemoryRegistry, Snapshot};
 pub use tables::{
-    Announcement, Generation, NodeEntry, NodeState, NodeTable, Registry, RequestTable, Route,
+    Announcement, Generation, NodeEntry, NodeState, NodeTable, Nodes, Registry, RequestTable,
+    Route,
     sessions::{
         BackedUp, Backup, BackupStep, Claim, Claimed, HeldRequest, Holding, MailboxLimits,
         ParkedFrame, Progress, Recorded, SessionEntry, SessionRecord, SessionTable, TokenHash,
     },
 };
+pub use unreadable::{EntryKind, Unreadable};

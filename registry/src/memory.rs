@@ -17,8 +17,8 @@ use crate::{
     error::RegistryError,
     ids::{NodeId, NodeRef, RequestId, SessionId},
     tables::{
-        Announcement, Generation, NODE_TTL_MAX, NODE_TTL_MIN, NodeEntry, NodeTable, RequestTable,
-        Route,
+        Announcement, Generation, NODE_TTL_MAX, NODE_TTL_MIN, NodeEntry, NodeTable, Nodes,
+        RequestTable, Route,
     },
 };
 
@@ -119,11 +119,11 @@ impl NodeTable for MemoryRegistry {
         Ok(announcement)
     }
 
-    async fn nodes(&self) -> Result<Vec<NodeEntry>, RegistryError> {
+    async fn nodes(&self) -> Result<Nodes, RegistryError> {
         let now = Instant::now();
-        let mut nodes: Vec<_> = self.lock().nodes.live(now).cloned().collect();
-        nodes.sort_unstable_by(|a, b| a.node.id.cmp(&b.node.id));
-        Ok(nodes)
+        let mut entries: Vec<_> = self.lock().nodes.live(now).cloned().collect();
+        entries.sort_unstable_by(|a, b| a.node.id.cmp(&b.node.id));
+        Ok(Nodes { entries, unread: Vec::new() })
     }
 
     async fn generation(&self) -> Result<Option<Generation>, RegistryError> {
@@ -170,7 +170,7 @@ mod tests {
         assert_eq!(registry.announce(&entry, ttl).await, Ok(Announcement::Fresh));
         assert_eq!(registry.clone().announce(&entry, ttl).await, Ok(Announcement::Refreshed));
         registry.wipe();
-        assert_eq!(registry.nodes().await, Ok(Vec::new()));
+        assert_eq!(registry.nodes().await, Ok(Nodes::default()));
         assert_eq!(registry.announce(&entry, ttl).await, Ok(Announcement::Fresh));
     }
 }

@@ -18,11 +18,12 @@ use self::{keys::Keys, link::Link, target::Target};
 use crate::{
     clock::Clock,
     error::RegistryError,
-    ids::{NodeRef, RequestId},
+    ids::{NodeId, NodeRef, RequestId},
     tables::{
-        Announcement, Generation, NODE_TTL_MAX, NODE_TTL_MIN, NodeEntry, NodeTable, RequestTable,
-        Route, millis,
+        Announcement, Generation, NODE_TTL_MAX, NODE_TTL_MIN, NodeEntry, NodeTable, Nodes,
+        RequestTable, Route, millis,
     },
+    unreadable::{EntryKind, Unreadable},
 };
 
 mod entries;
@@ -50,6 +51,7 @@ struct Shared {
     /// repeated: so the server can tell a repeated call from a new one. One for each run that
     /// announces itself through this registry, which is one.
     unanswered: Mutex<HashMap<NodeRef, Uuid>>,
+    unreadable: Unreadable,
 }
 
 impl RedisRegistry {
@@ -64,7 +66,8 @@ impl RedisRegistry {
     pub async fn connect(url: &str, prefix: &str) -> Result<Self, RegistryError> {
         let target = Target::parse(url).map_err(RegistryError::Misconfigured)?;
         let keys = Keys::new(prefix).map_err(RegistryError::Misconfigured)?;
-        let shared = Shared { link: Link::new(target), keys, unanswered: Mutex::default() };
+        let (unanswered, unreadable) = (Mutex::default(), Unreadable::default());
+        let shared = Shared { link: Link::new(target), keys, unanswered, unreadable };
         shared.link.open().await;
         Ok(Self { shared: Arc::new(shared) })
     }
@@ -92,7 +95,7 @@ impl RedisRegistry {
 
 impl fmt::Debug for RedisRegistry {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Shared { link, keys, unanswered: _ } = &*self.shared;
+        let Shared { link, keys, .. } = &*self.shared;
         f.debug_struct("RedisRegistry")
             .field("at", link)
             .field("prefix", &keys.prefix())
@@ -128,8 +131,15 @@ impl RequestTable for RedisRegistry {
         match self.shared.link.command(command).await? {
             Value::Array(found) if found.len() == requests.len() => Ok(found
                 .iter()
-                .map(|value| match value {
-                    Value::BulkString(bytes) => entries::read_route(bytes),
+                .zip(requests)
+                .map(|(value, request)| match value {
+                    Value::BulkString(bytes) => {
+                        let route = entries::read_route(bytes);
+                        if route.is_none() {
+                            self.shared.unreadable.add(EntryKind::Route, || request.to_string());
+                        }
+                        route
+                    }
                     _ => None,
                 })
                 .collect()),
@@ -177,20 +187,35 @@ impl NodeTable for RedisRegistry {
         }
     }
 
-    async fn nodes(&self) -> Result<Vec<NodeEntry>, RegistryError> {
+    async fn nodes(&self) -> Result<Nodes, RegistryError> {
         let Shared { link, keys, .. } = &*self.shared;
         let Value::Array(found) =
             link.script(&scripts::NODES, scripts::NODES.call(&[keys.nodes()], 0, 0)).await?
         else {
             return Err(RegistryError::Malformed("the node table is no list".to_owned()));
         };
-        let read = |value: &Value| match value {
-            Value::BulkString(bytes) => entries::read_node(bytes),
-            other => Err(malformed("a node", other)),
-        };
-        let mut nodes = found.iter().map(read).collect::<Result<Vec<_>, _>>()?;
-        nodes.sort_unstable_by(|a, b| a.node.id.cmp(&b.node.id));
+        let mut nodes = Nodes::default();
+        for fields in found.chunks(3) {
+            let [Value::BulkString(id), Value::BulkString(run), Value::BulkString(entry)] = fields
+            else {
+                continue;
+            };
+            let name = NodeRef::read(id, run);
+            match entries::read_node(entry) {
+                Some(entry) if name.as_ref() == Some(&entry.node) => nodes.entries.push(entry),
+                _ => {
+                    let place = || String::from_utf8_lossy(id).chars().take(64).collect();
+                    self.shared.unreadable.add(EntryKind::Node, place);
+                    nodes.unread.extend(name);
+                }
+            }
+        }
+        nodes.entries.sort_unstable_by(|a, b| a.node.id.cmp(&b.node.id));
         Ok(nodes)
+    }
+
+    fn unreadable(&self) -> Unreadable {
+        self.shared.unreadable.clone()
     }
 
     async fn generation(&self) -> Result<Option<Generation>, RegistryError> {
@@ -273,6 +298,14 @@ fn run_of(answer: &Value) -> Option<&str> {
         _ => return None,
     };
     text.lines().find_map(|line| line.strip_prefix("run_id:")).map(str::trim)
+}
+
+impl NodeRef {
+    /// Reads the two words by which the node table names a run.
+    fn read(id: &[u8], incarnation: &[u8]) -> Option<Self> {
+        let id = NodeId::parse(std::str::from_utf8(id).ok()?).ok()?;
+        Some(Self { id, incarnation: std::str::from_utf8(incarnation).ok()?.parse().ok()? })
+    }
 }
 
 fn malformed(what: &str, answer: &Value) -> RegistryError {

@@ -10,6 +10,7 @@ use crate::{
     error::RegistryError,
     ids::{NodeRef, RequestId, SessionId},
     tables::sessions::SessionTable,
+    unreadable::Unreadable,
 };
 
 pub mod sessions;
@@ -81,6 +82,16 @@ pub struct NodeEntry {
     pub state: NodeState,
 }
 
+/// The nodes that are alive.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Nodes {
+    /// Their entries.
+    pub entries: Vec<NodeEntry>,
+    /// Runs that are alive, and whose entries cannot be read: another version has written them, or
+    /// somebody who should not.
+    pub unread: Vec<NodeRef>,
+}
+
 /// What the node table said to a node that announced itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Announcement {
@@ -114,7 +125,7 @@ pub trait RequestTable: Send + Sync + Debug + 'static {
 
     /// The routes of these requests, in the same order, with `None` where there is none (any
     /// more, or yet). One round trip whatever their number. An entry that cannot be read counts as
-    /// none.
+    /// none, and is counted ([`NodeTable::unreadable`]).
     ///
     /// # Errors
     /// Any; then nothing is known. Cancel safe.
@@ -147,12 +158,17 @@ pub trait NodeTable: Send + Sync + Debug + 'static {
         ttl: Duration,
     ) -> Result<Announcement, RegistryError>;
 
-    /// All nodes whose entry has not expired, ordered by their ids.
+    /// All nodes whose entry has not expired, ordered by their ids. An entry that cannot be read is
+    /// left out, and its run is among [`Nodes::unread`], where that can be read.
     ///
     /// # Errors
-    /// Any; then nothing is known. An entry that cannot be read is
-    /// [`RegistryError::Malformed`]: left out it would make a live node look dead. Cancel safe.
-    async fn nodes(&self) -> Result<Vec<NodeEntry>, RegistryError>;
+    /// Any; then nothing is known. Cancel safe.
+    async fn nodes(&self) -> Result<Nodes, RegistryError>;
+
+    /// What of the whole table could not be read so far, by anybody on this node.
+    fn unreadable(&self) -> Unreadable {
+        Unreadable::default()
+    }
 
     /// The present generation of the whole table; none when the table cannot tell. It changes
     /// whenever the table may have lost writes that it had answered, and perhaps at other times.

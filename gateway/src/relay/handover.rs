@@ -255,8 +255,9 @@ impl Handover {
             Former::Gone => {
                 // A copy is taken from nobody's memory: it has to be whole.
                 self.membership.saw(self.registry.generation().await?);
-                let is_whole = self.is_whole(&holding.former);
-                if !is_whole && self.membership.is_recovering() {
+                let is_present = self.is_whole(&holding.former);
+                let is_whole = is_present && holding.is_whole;
+                if !is_present && self.membership.is_recovering() {
                     // Its holder may live, and be about to write it again.
                     return Ok(Attempt::Later);
                 }

@@ -11,7 +11,8 @@ use std::{
 
 use arc_swap::ArcSwap;
 use registry::{
-    Announcement, Generation, NodeEntry, NodeId, NodeRef, NodeState, Registry, RegistryError,
+    Announcement, EntryKind, Generation, NodeEntry, NodeId, NodeRef, NodeState, Registry,
+    RegistryError,
 };
 use tokio::{sync::Notify, time::Instant};
 
@@ -40,6 +41,8 @@ pub struct Membership {
     announced: AtomicBool,
     /// Why the last announcement failed; `None` where it did not.
     trouble: Mutex<Option<RegistryError>>,
+    /// How many entries of the table could not be read, by their kinds, as they were counted last.
+    unreadable: Mutex<[u64; EntryKind::ALL.len()]>,
     /// From then on all live nodes have written what they hold, whatever the table had lost before;
     /// `None` until this node is announced.
     complete_from: Mutex<Option<Instant>>,
@@ -91,6 +94,7 @@ impl Membership {
             changed: Notify::new(),
             announced: AtomicBool::new(false),
             trouble: Mutex::default(),
+            unreadable: Mutex::default(),
             complete_from: Mutex::default(),
             table: Mutex::default(),
         }
@@ -138,8 +142,13 @@ impl Membership {
         let (nodes, generation) = tokio::join!(self.registry.nodes(), self.registry.generation());
         let (nodes, generation) = (nodes?, generation?);
         self.saw(generation);
+        let unread = nodes.unread;
         let mut nodes: Nodes =
-            nodes.into_iter().map(|entry| (entry.node.id.clone(), entry)).collect();
+            nodes.entries.into_iter().map(|entry| (entry.node.id.clone(), entry)).collect();
+        // A peer whose entry cannot be read is alive all the same, where it was before.
+        for entry in unread.iter().filter_map(|node| self.find(node)) {
+            nodes.insert(entry.node.id.clone(), entry);
+        }
         if self.is_announced() && !nodes.contains_key(&self.this.id) {
             self.has_lost();
         }
@@ -207,7 +216,7 @@ impl Membership {
     pub async fn run(&self, relay: &Relay) -> Result<(), Superseded> {
         loop {
             let result = self.announce(relay).await;
-            *locked(&self.trouble) = result.as_ref().err().cloned();
+            self.tell(relay, result.as_ref().err());
             let pause = match result {
                 Ok(Announcement::Superseded) => return Err(Superseded),
                 Ok(_) => ANNOUNCE_INTERVAL,
@@ -221,6 +230,31 @@ impl Membership {
                 () = tokio::time::sleep(pause) => {}
                 () = self.changed.notified() => {}
             }
+        }
+    }
+
+    /// Says what is wrong with the registry, once per change, and what of it could not be read.
+    fn tell(&self, relay: &Relay, error: Option<&RegistryError>) {
+        let before = std::mem::replace(&mut *locked(&self.trouble), error.cloned());
+        if let Some(error) = error
+            && before.as_ref() != Some(error)
+        {
+            tracing::warn!(%error, "the registry does not do what it should");
+        }
+        let unreadable = self.registry.unreadable();
+        let mut counted = locked(&self.unreadable);
+        for (kind, counted) in EntryKind::ALL.into_iter().zip(counted.iter_mut()) {
+            let (count, last) = unreadable.of(kind);
+            if *counted == 0 && count > 0 {
+                let entry = kind.as_str();
+                tracing::warn!(
+                    entry,
+                    at = last,
+                    "an entry of the registry cannot be read; skipped"
+                );
+            }
+            relay.telemetry().registry_unreadable(kind, count.saturating_sub(*counted));
+            *counted = count;
         }
     }
 

@@ -84,7 +84,7 @@ async fn replies_on_any_partition_come_home_while_the_registry_is_away() {
 async fn replies_come_home_to_a_node_that_is_not_alone_with_its_mark() {
     let mut cluster = Cluster::start(3).await;
     cluster.serve(Aim::RoundRobin, Duration::ZERO);
-    let nodes = cluster.registry.nodes().await.unwrap();
+    let nodes = cluster.registry.nodes().await.unwrap().entries;
     for (number, entry) in nodes.iter().enumerate() {
         let id = NodeId::parse(&format!("twin-{number}")).unwrap();
         let mark = NodeMark::of(&entry.node);
@@ -246,7 +246,7 @@ async fn a_drain_step_that_hangs_takes_no_time_from_the_others() {
     };
     let node = App::build(config, adapters, Budget::of(65_536)).unwrap().start().unwrap();
     node.ready().await;
-    assert_eq!(registry.nodes().await.unwrap().len(), 1);
+    assert_eq!(registry.nodes().await.unwrap().entries.len(), 1);
     // Nor is this one ever acknowledged.
     bus.set_available(false);
     let record =
@@ -258,7 +258,7 @@ async fn a_drain_step_that_hangs_takes_no_time_from_the_others() {
     let took = started.elapsed();
     assert!(took < GRACE + Duration::from_secs(1), "{took:?}");
     assert_eq!(producer.outstanding(), 1);
-    assert_eq!(registry.nodes().await.unwrap().len(), 0, "it has not said that it leaves");
+    assert_eq!(registry.nodes().await.unwrap().entries.len(), 0, "it has not said that it leaves");
 }
 
 #[tokio::test]

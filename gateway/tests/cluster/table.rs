@@ -11,7 +11,7 @@ use std::{
 use async_trait::async_trait;
 use registry::{
     Announcement, BackedUp, Backup, Claim, Claimed, Generation, MailboxLimits, MemoryRegistry,
-    NodeEntry, NodeRef, NodeTable, Recorded, RegistryError, RequestId, RequestTable, Route,
+    NodeEntry, NodeRef, NodeTable, Nodes, Recorded, RegistryError, RequestId, RequestTable, Route,
     SessionEntry, SessionId, SessionRecord, SessionTable, TokenHash,
 };
 
@@ -29,7 +29,7 @@ impl Table {
 
     fn answer(&self) -> Result<&MemoryRegistry, RegistryError> {
         if self.away.load(Ordering::SeqCst) {
-            return Err(RegistryError::Unreachable("away".to_owned()));
+            return Err(RegistryError::Unreachable("away".into()));
         }
         Ok(&self.memory)
     }
@@ -63,7 +63,7 @@ impl NodeTable for Table {
         self.answer()?.announce(entry, ttl).await
     }
 
-    async fn nodes(&self) -> Result<Vec<NodeEntry>, RegistryError> {
+    async fn nodes(&self) -> Result<Nodes, RegistryError> {
         self.answer()?.nodes().await
     }
 

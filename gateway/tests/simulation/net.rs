@@ -15,7 +15,7 @@ use gateway::{
 };
 use registry::{
     Announcement, BackedUp, Backup, Claim, Claimed, Generation, MailboxLimits, MemoryRegistry,
-    NodeEntry, NodeRef, NodeTable, Recorded, RegistryError, RequestId, RequestTable, Route,
+    NodeEntry, NodeRef, NodeTable, Nodes, Recorded, RegistryError, RequestId, RequestTable, Route,
     SessionEntry, SessionId, SessionRecord, SessionTable, TokenHash,
 };
 use tokio::{sync::oneshot, time::sleep};
@@ -55,7 +55,7 @@ impl Wires {
     ) -> Result<T, RegistryError> {
         self.life.awake().await;
         let fate = self.fate();
-        let lost = || RegistryError::Unreachable("lost".to_owned());
+        let lost = || RegistryError::Unreachable("lost".into());
         if fate == Fate::LostOnTheWay || self.world.is_registry_away(self.life.index) {
             sleep(REGISTRY_TIMEOUT).await;
             self.life.awake().await;
@@ -223,7 +223,7 @@ impl NodeTable for Wires {
         })
     }
 
-    async fn nodes(&self) -> Result<Vec<NodeEntry>, RegistryError> {
+    async fn nodes(&self) -> Result<Nodes, RegistryError> {
         let table = self.table();
         self.ask(async move { table.nodes().await }).await
     }

@@ -133,5 +133,7 @@ async fn announce(
 }
 
 async fn nodes(registry: &impl Registry) -> Vec<NodeEntry> {
-    good(registry.nodes().await, "nodes")
+    let nodes = good(registry.nodes().await, "nodes");
+    same(&nodes.unread, &Vec::new(), "what was announced can be read");
+    nodes.entries
 }

@@ -189,6 +189,7 @@ impl Session {
             former,
             requests: self.requests.iter().map(held).collect(),
             mailbox: self.mailbox.frames.iter().cloned().collect(),
+            is_whole: true,
         }
     }
 

@@ -10,7 +10,6 @@
 use std::io::Write;
 
 use crate::{
-    error::RegistryError,
     ids::{NodeId, NodeRef, SessionId},
     tables::{NodeEntry, Route},
 };
@@ -61,12 +60,10 @@ pub(super) fn write_node(entry: &NodeEntry) -> String {
     serde_json::to_string(entry).expect("text, a number and a name are always JSON")
 }
 
-/// Reads a node's entry. Fields that this version does not know are ignored.
-///
-/// # Errors
-/// [`RegistryError::Malformed`].
-pub(super) fn read_node(bytes: &[u8]) -> Result<NodeEntry, RegistryError> {
-    serde_json::from_slice(bytes).map_err(|error| RegistryError::Malformed(error.to_string()))
+/// Reads a node's entry; none when it is none of this version. Fields that this version does not
+/// know are ignored.
+pub(super) fn read_node(bytes: &[u8]) -> Option<NodeEntry> {
+    serde_json::from_slice(bytes).ok()
 }
 
 #[cfg(test)]

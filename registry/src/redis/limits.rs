@@ -12,6 +12,8 @@ pub(super) const CONNECT_TIME_MAX: Duration = Duration::from_secs(1);
 pub(super) const OPEN_TIME_MAX: Duration = Duration::from_secs(2);
 /// The longest a cluster may take over one command, with the attempts below.
 pub(super) const CLUSTER_TIME_MAX: Duration = Duration::from_secs(2);
+/// The longest a server may take to show that it answers without TLS.
+pub(super) const PROBE_TIME_MAX: Duration = Duration::from_millis(300);
 /// How often a cluster repeats a command whose server moved or went away.
 pub(super) const CLUSTER_RETRIES: u32 = 4;
 /// The pause before the second attempt to connect; each further one is twice as long, up to …

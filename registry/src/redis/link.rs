@@ -23,7 +23,7 @@ use super::{
     scripts::Lua,
     target::{Connection, Target},
 };
-use crate::error::RegistryError;
+use crate::error::{Cause, RegistryError, Trouble};
 
 /// A connection that is being opened, or is open, or could not be: shared by all calls that wait
 /// for it, so there is never more than one attempt at a time.
@@ -97,20 +97,22 @@ impl Link {
         Ok(answers.into_iter().next().unwrap_or_default())
     }
 
-    /// Sends a batch of calls of one script: see [`Link::batch`].
+    /// Sends a batch of calls of one script: see [`Link::batch`]. A call that met a key of another
+    /// type has an answer that says so, and the others are none the worse for it.
     pub(super) async fn scripts(
         &self,
         script: &Lua,
         calls: &Pipeline,
     ) -> Result<Vec<Value>, RegistryError> {
         self.in_time(async {
-            let mut answers = self.attempts(calls, is_no_script).await?;
+            let is_excused = |answer: &Value| is_no_script(answer) || is_wrong_type(answer);
+            let mut answers = self.attempts(calls, is_excused).await?;
             let unknown: Vec<_> =
                 (0..answers.len()).filter(|at| is_no_script(&answers[*at])).collect();
             if !unknown.is_empty() {
                 // A server has started since, or a key has moved to another one.
                 let again = self.tell(script, calls, &unknown);
-                let told = self.attempts(&again, |_| false).await?;
+                let told = self.attempts(&again, is_wrong_type).await?;
                 for (at, answer) in unknown.into_iter().zip(told) {
                     answers[at] = answer;
                 }
@@ -141,7 +143,7 @@ impl Link {
     ) -> Result<T, RegistryError> {
         match timeout(limits::CALL_TIME_MAX, call).await {
             Ok(outcome) => outcome,
-            Err(_) => Err(unreachable(&self.target, "no answer in time")),
+            Err(_) => Err(unreachable(&self.target, Cause::Silent)),
         }
     }
 
@@ -253,10 +255,15 @@ impl Connection {
 fn open(target: Arc<Target>, pause: Duration) -> Opening {
     async move {
         sleep(pause).await;
-        match timeout(limits::OPEN_TIME_MAX, target.open()).await {
-            Ok(Ok(connection)) => Ok(connection),
-            Ok(Err(error)) => Err(failed_opening(&target, &error)),
-            Err(_) => Err(unreachable(&target, "no connection in time")),
+        let error = match timeout(limits::OPEN_TIME_MAX, target.open()).await {
+            Ok(Ok(connection)) => return Ok(connection),
+            Ok(Err(error)) => failed_opening(&target, &error),
+            Err(_) => unreachable(&target, Cause::Silent),
+        };
+        let is_silent = error.trouble().is_some_and(|trouble| trouble.cause == Cause::Silent);
+        match is_silent && target.answers_without_tls().await {
+            true => Err(unreachable(&target, Cause::NoTls)),
+            false => Err(error),
         }
     }
     .boxed()
@@ -285,33 +292,89 @@ fn is_no_script(answer: &Value) -> bool {
 }
 
 fn is_wrong_type(answer: &Value) -> bool {
-    matches!(answer, Value::ServerError(error) if error.code() == "WRONGTYPE")
+    let Value::ServerError(error) = answer else { return false };
+    // Until Redis 6 a script's error is told within another one.
+    error.code() == "WRONGTYPE" || error.details().is_some_and(|text| text.contains(" WRONGTYPE "))
 }
 
 /// Without the server's own words: it may quote a greeting that it did not understand, and a
 /// greeting has the password in it.
 fn failed_opening(target: &Target, error: &RedisError) -> RegistryError {
-    match error.kind() {
-        ErrorKind::Io => unreachable(target, &error.to_string()),
-        ErrorKind::AuthenticationFailed | ErrorKind::Server(_) | ErrorKind::Extension => {
-            let code = error.code().unwrap_or_else(|| error.category());
-            RegistryError::Refused(format!("{}: {code}", target.label()))
+    match cause_of(error) {
+        Some(cause @ (Cause::Password | Cause::NoPermission(_))) => {
+            let cause = match cause {
+                Cause::NoPermission(_) => Cause::NoPermission("to connect".to_owned()),
+                other => other,
+            };
+            RegistryError::Refused(trouble(target, cause))
         }
-        _ => unreachable(target, error.category()),
+        Some(cause) => unreachable(target, cause),
+        None => {
+            let code = error.code().unwrap_or_else(|| error.category());
+            let other = Cause::Other(code.to_owned());
+            match error.kind() {
+                ErrorKind::Server(_) | ErrorKind::Extension => {
+                    RegistryError::Refused(trouble(target, other))
+                }
+                _ => unreachable(target, other),
+            }
+        }
     }
 }
 
 fn failed_call(target: &Target, error: &RedisError) -> RegistryError {
+    let cause = cause_of(error);
     match error.kind() {
-        ErrorKind::Server(_) | ErrorKind::Extension => {
+        ErrorKind::AuthenticationFailed | ErrorKind::Server(_) | ErrorKind::Extension => {
             let (code, detail) = (error.code().unwrap_or("ERR"), error.detail().unwrap_or(""));
-            RegistryError::Refused(format!("{}: {code} {detail}", target.label()))
+            let cause = cause.unwrap_or_else(|| Cause::Other(format!("{code} {detail}")));
+            RegistryError::Refused(trouble(target, cause))
         }
-        ErrorKind::Io => unreachable(target, &error.to_string()),
-        _ => unreachable(target, error.category()),
+        _ => {
+            let cause = cause.unwrap_or_else(|| Cause::Other(error.category().to_owned()));
+            unreachable(target, cause)
+        }
     }
 }
 
-fn unreachable(target: &Target, why: &str) -> RegistryError {
-    RegistryError::Unreachable(format!("{}: {why}", target.label()))
+/// What an operator can mend, where the error is one of that.
+fn cause_of(error: &RedisError) -> Option<Cause> {
+    match error.kind() {
+        ErrorKind::AuthenticationFailed => Some(Cause::Password),
+        ErrorKind::Parse => Some(Cause::NotRedis),
+        ErrorKind::Io => Some(cause_of_io(error)),
+        ErrorKind::Server(ServerErrorKind::NoPerm) => {
+            Some(Cause::NoPermission(error.detail().unwrap_or_default().to_owned()))
+        }
+        _ => match error.code() {
+            Some("NOAUTH" | "WRONGPASS") => Some(Cause::Password),
+            _ => None,
+        },
+    }
+}
+
+/// The standard library tells a name without an address, and rustls a server without TLS, by words
+/// alone.
+fn cause_of_io(error: &RedisError) -> Cause {
+    let text = error.to_string();
+    let says = |words: &[&str]| words.iter().any(|word| text.contains(word));
+    if error.is_connection_refusal() {
+        Cause::ConnectionRefused
+    } else if error.is_timeout() {
+        Cause::Silent
+    } else if says(&["lookup address", "No address found"]) {
+        Cause::Unresolved
+    } else if says(&["InvalidContentType", "corrupt message", "tls handshake eof"]) {
+        Cause::NoTls
+    } else {
+        Cause::Other(text)
+    }
+}
+
+fn unreachable(target: &Target, cause: Cause) -> RegistryError {
+    RegistryError::Unreachable(trouble(target, cause))
+}
+
+fn trouble(target: &Target, cause: Cause) -> Trouble {
+    Trouble { at: target.label().into(), cause }
 }

@@ -25,6 +25,7 @@ use crate::{
             SESSION_TTL_MAX, SESSION_TTL_MIN, SessionEntry, SessionRecord, SessionTable, TokenHash,
         },
     },
+    unreadable::{EntryKind, Unreadable},
 };
 
 /// What is read of a record for a session's entry.
@@ -108,7 +109,7 @@ impl SessionTable for RedisRegistry {
             batch.add_command(cmd);
         }
         let found = self.shared.link.reads(&batch).await?;
-        Ok(found.iter().map(read_found).collect())
+        Ok(found.iter().zip(sessions).map(|(answer, id)| self.read_found(answer, id)).collect())
     }
 
     async fn try_token(
@@ -126,7 +127,7 @@ impl SessionTable for RedisRegistry {
         let Some(Value::Array(mut fields)) = found else { return Ok(None) };
         let tokens = fields.split_off(ENTRY_FIELDS.len().min(fields.len()));
         let opens = tokens.iter().any(|known| word(known) == token.0);
-        Ok(opens.then(|| read_found(&Value::Array(fields))).flatten())
+        Ok(opens.then(|| self.read_found(&Value::Array(fields), session)).flatten())
     }
 
     async fn claim(&self, claim: &Claim) -> Result<Claimed, RegistryError> {
@@ -139,8 +140,13 @@ impl SessionTable for RedisRegistry {
         match self.shared.link.script(&scripts::CLAIM, cmd).await? {
             Value::BulkString(word) if word == b"refused" => Ok(Claimed::Refused),
             Value::BulkString(word) if word == b"other user" => Ok(Claimed::OtherUser),
+            // A key of another type is no session.
+            Value::ServerError(_) => {
+                self.shared.unreadable.add(EntryKind::Session, || claim.session.to_string());
+                Ok(Claimed::Refused)
+            }
             // Without the answer itself: it is of any size, and clients' own.
-            answer => read_holding(answer)
+            answer => read_holding(answer, &claim.session, &self.shared.unreadable)
                 .map(|holding| Claimed::Taken(Box::new(holding)))
                 .ok_or_else(|| RegistryError::Malformed(format!("session {}", claim.session))),
         }
@@ -159,6 +165,22 @@ impl SessionTable for RedisRegistry {
             batch.add_command(cmd);
         }
         self.shared.link.scripts(&scripts::END_SESSION, &batch).await.map(drop)
+    }
+}
+
+impl RedisRegistry {
+    /// A session's entry out of the fields of its record; none, and counted, where they are none.
+    fn read_found(&self, answer: &Value, session: &SessionId) -> Option<SessionEntry> {
+        let entry = read_found(answer);
+        let is_there = match answer {
+            Value::Array(fields) => fields.iter().any(|field| *field != Value::Nil),
+            // A key of another type.
+            _ => true,
+        };
+        if entry.is_none() && is_there {
+            self.shared.unreadable.add(EntryKind::Session, || session.to_string());
+        }
+        entry
     }
 }
 
@@ -198,6 +220,13 @@ fn add_step(cmd: &mut Cmd, step: &BackupStep, value: &mut Vec<u8>) {
     }
 }
 
+fn bytes_of(value: Value) -> Vec<u8> {
+    match value {
+        Value::BulkString(bytes) => bytes,
+        _ => Vec::new(),
+    }
+}
+
 fn word(answer: &Value) -> &[u8] {
     match answer {
         Value::BulkString(bytes) => bytes,
@@ -216,6 +245,8 @@ fn read_recorded(answer: &Value) -> Result<Recorded, RegistryError> {
 
 fn read_backed_up(answer: &Value) -> Result<BackedUp, RegistryError> {
     match word(answer) {
+        // A key of another type: its holder writes the session anew.
+        _ if matches!(answer, Value::ServerError(_)) => Ok(BackedUp::Missing),
         b"done" => Ok(BackedUp::Done),
         b"superseded" => Ok(BackedUp::Superseded),
         b"missing" => Ok(BackedUp::Missing),
@@ -236,23 +267,33 @@ fn read_found(answer: &Value) -> Option<SessionEntry> {
     Some(SessionEntry { generation: text::read_generation(word(generation)), ..entry })
 }
 
-/// Takes the answer apart, so that no frame is copied.
-fn read_holding(answer: Value) -> Option<Holding> {
+/// Takes the answer apart, so that no frame is copied. Requests and frames that cannot be read are
+/// counted, and left out.
+fn read_holding(answer: Value, session: &SessionId, unreadable: &Unreadable) -> Option<Holding> {
     let Value::Array(parts) = answer else { return None };
     let [epoch, former, user, overflowed, generation, requests, mailbox] =
         <[Value; 7]>::try_from(parts).ok()?;
     let (Value::Array(requests), Value::Array(mailbox)) = (requests, mailbox) else { return None };
+    let mut is_whole = true;
+    let mut unread = |kind| {
+        is_whole = false;
+        unreadable.add(kind, || session.to_string());
+    };
     let mut held = Vec::with_capacity(requests.len() / 2);
     let mut words = requests.into_iter();
     while let (Some(id), Some(value)) = (words.next(), words.next()) {
-        let Value::BulkString(value) = value else { return None };
-        held.push(text::read_request(word(&id), value)?);
+        match text::read_request(word(&id), bytes_of(value)) {
+            Some(request) => held.push(request),
+            None => unread(EntryKind::Request),
+        }
     }
-    let parked = mailbox.into_iter().map(|member| match member {
-        Value::BulkString(member) => text::read_parked(member),
-        _ => None,
-    });
-    let mut parked: Vec<_> = parked.collect::<Option<_>>()?;
+    let mut parked = Vec::with_capacity(mailbox.len());
+    for member in mailbox {
+        match text::read_parked(bytes_of(member)) {
+            Some(frame) => parked.push(frame),
+            None => unread(EntryKind::Frame),
+        }
+    }
     parked.sort_unstable_by_key(|(index, _)| *index);
     let former = text::read_former(word(&former), word(&user), word(&overflowed) == b"1")?;
     Some(Holding {
@@ -260,5 +301,6 @@ fn read_holding(answer: Value) -> Option<Holding> {
         former: SessionEntry { generation: text::read_generation(word(&generation)), ..former },
         requests: held,
         mailbox: parked.into_iter().map(|(_, frame)| frame).collect(),
+        is_whole,
     })
 }

@@ -6,12 +6,18 @@
 use std::fmt;
 
 use redis::{
-    Client, ConnectionInfo, IntoConnectionInfo, RedisError,
+    Client, ConnectionAddr, ConnectionInfo, IntoConnectionInfo, RedisError,
     aio::MultiplexedConnection,
     cluster::ClusterClient,
     cluster_async::ClusterConnection,
     io::tcp::TcpSettings,
     sentinel::{SentinelClient, SentinelNodeConnectionInfo, SentinelServerType},
+};
+
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    time::timeout,
 };
 
 use super::limits;
@@ -66,7 +72,8 @@ impl Target {
             return Err("a registry URL has no fragment (write # in a password as %23)".to_owned());
         }
         let info = connection_info(url)?;
-        let label = info.addr().to_string().into();
+        let scheme = url.split_once("://").map_or("redis", |(scheme, _)| scheme);
+        let label = format!("{scheme}://{}", info.addr()).into();
         let client = Client::open(info).map_err(|error| plain(&error))?;
         Ok(Self { way: Way::Server(client), label })
     }
@@ -81,7 +88,7 @@ impl Target {
             .iter()
             .map(|address| connection_info(&format!("redis://{}{address}", list.credentials)))
             .collect::<Result<Vec<_>, _>>()?;
-        let label = label(&seeds);
+        let label = format!("redis+cluster://{}", addresses(&seeds)).into();
         let client = ClusterClient::builder(seeds)
             .connection_timeout(limits::CONNECT_TIME_MAX)
             .response_timeout(limits::RESPONSE_TIME_MAX)
@@ -119,13 +126,29 @@ impl Target {
         let server = SentinelNodeConnectionInfo::default()
             .set_redis_connection_info(server.redis_settings().clone())
             .set_tcp_settings(tcp_settings());
-        let label = format!("{master} of {}", label(&sentinels)).into();
+        let label = format!("redis+sentinel://{}/{master}", addresses(&sentinels)).into();
         Ok(Self { way: Way::Sentinel { sentinels, master: master.into(), server }, label })
     }
 
-    /// The addresses, for people.
+    /// The URL without user, password and database, for people.
     pub(super) fn label(&self) -> &str {
         &self.label
+    }
+
+    /// Whether a server that is to be spoken to over TLS answers without: a Redis that gets a TLS
+    /// greeting waits for its end, and says nothing. Never sends more than a `PING`.
+    pub(super) async fn answers_without_tls(&self) -> bool {
+        let Way::Server(client) = &self.way else { return false };
+        let ConnectionAddr::TcpTls { host, port, .. } = client.get_connection_info().addr() else {
+            return false;
+        };
+        let ask = async {
+            let mut stream = TcpStream::connect((host.as_str(), *port)).await?;
+            stream.write_all(b"PING\r\n").await?;
+            stream.read_u8().await
+        };
+        let answer = timeout(limits::PROBE_TIME_MAX, ask).await;
+        matches!(answer, Ok(Ok(b'+' | b'-')))
     }
 
     /// Whether commands of one batch reach Redis in the batch's order.
@@ -207,9 +230,9 @@ fn tcp_settings() -> TcpSettings {
     TcpSettings::default().set_nodelay(true)
 }
 
-fn label(servers: &[ConnectionInfo]) -> Box<str> {
+fn addresses(servers: &[ConnectionInfo]) -> String {
     let addresses: Vec<_> = servers.iter().map(|info| info.addr().to_string()).collect();
-    addresses.join(",").into()
+    addresses.join(",")
 }
 
 /// The crate's own words for what is wrong with a URL, without the detail, which may quote it.
@@ -225,15 +248,18 @@ mod tests {
     #[test]
     fn reads_every_form_of_a_url() {
         let good = [
-            ("redis://127.0.0.1:6379", "127.0.0.1:6379"),
-            ("redis://127.0.0.1", "127.0.0.1:6379"),
-            ("redis://user:pass@redis.example:1/3", "redis.example:1"),
-            ("redis://:p%23ss@[::1]:6380/0", "::1:6380"),
-            ("rediss://redis.example:6380", "redis.example:6380"),
-            ("redis+cluster://a:1", "a:1"),
-            ("redis+cluster://user:pass@a:1,b,[::1]:3/", "a:1,b:6379,::1:3"),
-            ("redis+sentinel://a/main", "main of a:26379"),
-            ("redis+sentinel://:p@ss@a:1,[::1],c:3/main/2", "main of a:1,::1:26379,c:3"),
+            ("redis://127.0.0.1:6379", "redis://127.0.0.1:6379"),
+            ("redis://127.0.0.1", "redis://127.0.0.1:6379"),
+            ("redis://user:pass@redis.example:1/3", "redis://redis.example:1"),
+            ("redis://:p%23ss@[::1]:6380/0", "redis://::1:6380"),
+            ("rediss://redis.example:6380", "rediss://redis.example:6380"),
+            ("redis+cluster://a:1", "redis+cluster://a:1"),
+            ("redis+cluster://user:pass@a:1,b,[::1]:3/", "redis+cluster://a:1,b:6379,::1:3"),
+            ("redis+sentinel://a/main", "redis+sentinel://a:26379/main"),
+            (
+                "redis+sentinel://:p@ss@a:1,[::1],c:3/main/2",
+                "redis+sentinel://a:1,::1:26379,c:3/main",
+            ),
         ];
         for (url, label) in good {
             let target = Target::parse(url).unwrap_or_else(|error| panic!("{url}: {error}"));

@@ -218,6 +218,8 @@ pub struct Holding {
     pub requests: Vec<HeldRequest>,
     /// The mailbox, in the order of parking. It stays as it is until the new holder changes it.
     pub mailbox: Vec<ParkedFrame>,
+    /// Whether all of it could be read. What could not be is left out of the two lists.
+    pub is_whole: bool,
 }
 
 /// A request in flight, as it was backed up.

@@ -6,8 +6,8 @@ use std::{
 };
 
 use registry::{
-    Announcement, BackedUp, Backup, BackupStep, MailboxLimits, NodeTable, Recorded, RedisRegistry,
-    RegistryError, RequestTable, SessionId, SessionRecord, SessionTable, TokenHash,
+    Announcement, BackedUp, Backup, BackupStep, MailboxLimits, NodeTable, Nodes, Recorded,
+    RedisRegistry, RegistryError, RequestTable, SessionId, SessionRecord, SessionTable, TokenHash,
     conformance::{node_entry, route},
 };
 use tokio::time::{Instant, sleep};
@@ -64,7 +64,7 @@ async fn does_not_lose_a_call_to_a_connection_that_was_lost_before_it() {
     let mut server = Server::start("");
     let registry = server.registry().await;
     for _ in 0..3 {
-        assert_eq!(registry.nodes().await, Ok(Vec::new()));
+        assert_eq!(registry.nodes().await, Ok(Nodes::default()));
         server.ask("CLIENT KILL TYPE normal");
         let id = request();
         assert_eq!(registry.put_routes(&[(id, Arc::new(route("gw-1")))]).await, Ok(()));
@@ -200,5 +200,5 @@ async fn without_leave_to_ask_there_is_no_generation() {
     server.ask("ACL SETUSER default -info");
     let registry = server.registry().await;
     assert_eq!(registry.generation().await, Ok(None));
-    assert_eq!(registry.nodes().await, Ok(Vec::new()));
+    assert_eq!(registry.nodes().await, Ok(Nodes::default()));
 }

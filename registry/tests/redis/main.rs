@@ -13,7 +13,8 @@ mod sessions;
 use std::{sync::Arc, time::Duration};
 
 use registry::{
-    NodeTable, RedisRegistry, RegistryError, RequestId, RequestTable,
+    Announcement, Cause, EntryKind, NodeTable, Nodes, RedisRegistry, RegistryError, RequestId,
+    RequestTable,
     conformance::{self, node_entry, route},
 };
 use server::{Server, given_url, registry_at};
@@ -62,12 +63,29 @@ async fn what_cannot_be_read_is_no_route_and_no_silent_node() {
 
     registry.announce(&node_entry("gw-1", 1), LONG).await.unwrap();
     server.ask("HSET rt:{nodes} gw-2 what");
-    assert_eq!(registry.nodes().await, Ok(vec![node_entry("gw-1", 1)]));
+    let listed = |unread| Nodes { entries: vec![node_entry("gw-1", 1)], unread };
+    assert_eq!(registry.nodes().await, Ok(listed(Vec::new())));
     assert_eq!(server.ask("HLEN rt:{nodes}"), "1", "it would never have ended");
 
     server.ask("HSET rt:{nodes} gw-2 \"00000000000000000001 99999999999999 call {}\"");
-    let outcome = registry.nodes().await;
-    assert!(matches!(outcome, Err(RegistryError::Malformed(_))), "{outcome:?}");
+    server.ask("HSET rt:{nodes} gw|3 \"00000000000000000001 99999999999999 call {}\"");
+    // A route for another node than its name says would lead astray.
+    server.ask("HSET rt:{nodes} gw-4 \"00000000000000000002 99999999999999 call []\"");
+    let unread = ["gw-2", "gw-4"].map(|id| node_entry(id, if id == "gw-2" { 1 } else { 2 }).node);
+    let mut found = registry.nodes().await.unwrap();
+    found.unread.sort_unstable_by(|a, b| a.id.cmp(&b.id));
+    assert_eq!(found, listed(unread.to_vec()));
+    let (routes, _) = registry.unreadable().of(EntryKind::Route);
+    let (nodes, last) = registry.unreadable().of(EntryKind::Node);
+    assert_eq!((routes, nodes), (1, 3));
+    assert!(last.starts_with("gw"), "{last}");
+
+    server.ask("DEL rt:{nodes}");
+    server.ask("SET rt:{nodes} what");
+    assert_eq!(registry.nodes().await, Ok(Nodes::default()));
+    let announced = registry.announce(&node_entry("gw-1", 1), LONG).await;
+    assert_eq!(announced, Ok(Announcement::Fresh), "a key that is no table gives way");
+    assert_eq!(registry.nodes().await, Ok(listed(Vec::new())));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -78,6 +96,7 @@ async fn tells_a_refusal_with_its_reason() {
     let batch: Vec<_> = (0..3).map(|_| (request(), Arc::new(route("gw-1")))).collect();
     let outcome = registry.put_routes(&batch).await;
     let Err(RegistryError::Refused(reason)) = &outcome else { panic!("{outcome:?}") };
+    let reason = reason.to_string();
     assert!(reason.contains("OOM") && reason.contains(&server.address()), "{reason}");
     let ids: Vec<_> = batch.iter().map(|(id, _)| *id).collect();
     assert_eq!(registry.find_routes(&ids).await, Ok(vec![None; 3]));
@@ -92,16 +111,61 @@ async fn never_tells_a_password() {
     let server = Server::start("requirepass right");
     let url = |password| format!("redis://:{password}@{}/1", server.address());
     let good = registry_at(&url("right")).await;
-    assert_eq!(good.nodes().await, Ok(Vec::new()));
+    assert_eq!(good.nodes().await, Ok(Nodes::default()));
     let bad = registry_at(&url("wrong-secret")).await;
     let error = bad.nodes().await.unwrap_err();
-    assert!(matches!(error, RegistryError::Refused(_)), "{error:?}");
+    assert_eq!(error.trouble().map(|trouble| &trouble.cause), Some(&Cause::Password));
     for text in [format!("{bad:?}"), format!("{good:#?}"), error.to_string(), format!("{error:?}")]
     {
         assert!(!text.contains("secret") && !text.contains("right"), "{text}");
     }
     let none = server.registry().await.nodes().await;
-    assert!(matches!(none, Err(RegistryError::Refused(_))), "{none:?}");
+    let cause = |error: &RegistryError| error.trouble().map(|trouble| trouble.cause.clone());
+    assert_eq!(none.as_ref().err().and_then(cause), Some(Cause::Password), "{none:?}");
+}
+
+/// A listener that answers everything as a web server would.
+fn web_server() -> u16 {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let port = listener.local_addr().expect("a bound address").port();
+    std::thread::spawn(move || {
+        for mut stream in listener.incoming().flatten() {
+            std::io::Write::write_all(&mut stream, b"HTTP/1.1 400 Bad Request\r\n\r\n").ok();
+        }
+    });
+    port
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn says_what_is_wrong_with_a_server_and_where() {
+    rustls::crypto::ring::default_provider().install_default().ok();
+    let (server, locked) = (Server::start(""), Server::start("requirepass right"));
+    server.ask("ACL SETUSER limited on >secret ~* +@all -evalsha");
+    let [plain, secured] = [server.address(), locked.address()];
+    let (closed, web) = (server::free_port(), web_server());
+    let no_eval = Cause::NoPermission(
+        "User limited has no permissions to run the 'evalsha' command".to_owned(),
+    );
+    let expected = [
+        (format!("redis://127.0.0.1:{closed}"), Cause::ConnectionRefused),
+        ("redis://no-such-host.invalid:1".to_owned(), Cause::Unresolved),
+        (format!("redis://{secured}"), Cause::Password),
+        (format!("redis://:secret@{secured}"), Cause::Password),
+        (format!("redis://who:secret@{plain}"), Cause::Password),
+        (format!("rediss://{plain}"), Cause::NoTls),
+        (format!("redis://127.0.0.1:{web}"), Cause::NotRedis),
+        (format!("redis://limited:secret@{plain}"), no_eval),
+    ];
+    for (url, cause) in expected {
+        let error = registry_at(&url).await.nodes().await.unwrap_err();
+        assert!(error.is_retryable(), "{error}");
+        let trouble = error.trouble().unwrap();
+        assert_eq!(trouble.cause, cause, "{url}");
+        let (scheme, rest) = url.split_once("://").unwrap();
+        let address = rest.rsplit_once('@').map_or(rest, |(_, address)| address);
+        assert_eq!(&*trouble.at, format!("{scheme}://{address}"), "{url}");
+        assert!(!error.to_string().contains("secret"), "{error}");
+    }
 }
 
 #[tokio::test]

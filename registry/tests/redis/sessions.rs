@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use registry::{
-    BackedUp, Backup, BackupStep, Claim, Claimed, MailboxLimits, NodeId, NodeRef, Progress,
-    Recorded, RedisRegistry, RegistryError, SessionId, SessionRecord, SessionTable, TokenHash,
+    BackedUp, Backup, BackupStep, Claim, Claimed, EntryKind, MailboxLimits, NodeId, NodeRef,
+    NodeTable, Progress, Recorded, RedisRegistry, RegistryError, SessionId, SessionRecord,
+    SessionTable, TokenHash,
 };
 
 use crate::{LONG, lossy::Lossy, request, server::Server};
@@ -107,8 +108,11 @@ async fn what_cannot_be_read_is_no_session() {
     for session in [other_fields, bad_epoch] {
         assert_eq!(registry.claim(&claim(session)).await, Ok(Claimed::Refused));
     }
-    let outcome = registry.claim(&claim(other_type)).await;
-    assert!(matches!(outcome, Err(RegistryError::Refused(_))), "{outcome:?}");
+    assert_eq!(registry.claim(&claim(other_type)).await, Ok(Claimed::Refused));
+    let backups = [backup(other_type), backup(good)];
+    let told = registry.back_up(&backups, ROOMY).await;
+    assert_eq!(told, Ok(vec![BackedUp::Missing, BackedUp::Done]), "one is no other one's trouble");
+    assert_eq!(registry.end_sessions(&[(other_type, 1), (bad_epoch, 7)]).await, Ok(()));
 
     let records = [record(other_type), record(other_fields), record(bad_epoch), record(good)];
     let [created, refreshed] = [Recorded::Created, Recorded::Refreshed];
@@ -116,6 +120,35 @@ async fn what_cannot_be_read_is_no_session() {
     assert_eq!(registry.record(&records, LONG).await, Ok(expected));
     let told = registry.back_up(&[backup(other_fields)], ROOMY).await;
     assert_eq!(told, Ok(vec![BackedUp::Done]), "nothing is left of what was there");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_read_of_a_copy_is_left_out_and_said() {
+    let server = Server::start("");
+    let registry = at(&server).await;
+    let [damaged, replaced, whole] = std::array::from_fn(|_| SessionId::random());
+    for session in [damaged, replaced, whole] {
+        registry.record(&[record(session)], LONG).await.unwrap();
+        registry.back_up(&[backup(session)], ROOMY).await.unwrap();
+    }
+    server.ask(&format!("HSET rt:s:{{{damaged}}}:q what ever"));
+    server.ask(&format!("ZADD rt:s:{{{damaged}}}:m 0 what"));
+    server.ask(&format!("SET rt:s:{{{replaced}}}:q what"));
+    server.ask(&format!("SET rt:s:{{{replaced}}}:m what"));
+    for (session, left, is_whole) in [(damaged, 1, false), (replaced, 0, false), (whole, 1, true)] {
+        let Claimed::Taken(holding) = registry.claim(&claim(session)).await.unwrap() else {
+            panic!("a claim was refused")
+        };
+        let parts = (holding.requests.len(), holding.mailbox.len(), holding.is_whole);
+        assert_eq!(parts, (left, left, is_whole));
+    }
+    for kind in [EntryKind::Request, EntryKind::Frame] {
+        assert_eq!(registry.unreadable().of(kind).0, 2, "{kind:?}");
+    }
+    // What a holder writes anew replaces what could not be read.
+    let steps = [BackupStep::Reset].into_iter().chain(backup(replaced).steps).collect();
+    let anew = Backup { epoch: 2, steps, ..backup(replaced) };
+    assert_eq!(registry.back_up(&[anew], ROOMY).await, Ok(vec![BackedUp::Done]));
 }
 
 #[tokio::test(flavor = "multi_thread")]

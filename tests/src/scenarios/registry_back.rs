@@ -85,6 +85,32 @@ async fn a_number_that_nobody_can_have_seen_is_no_promise() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn one_broken_entry_is_nobody_elses_trouble() -> Result<()> {
+    let mut cluster = Cluster::builder().nodes(2).service("echo").own_redis().start().await?;
+    let _echo = cluster.worker("echo").start(|seen| vec![Reply::echo(seen).anywhere()])?;
+    let mut connection = cluster.redis().connect().await?;
+    let table = format!("{}:{{nodes}}", cluster.tag());
+    for (field, value) in [("gw-8", "what"), ("gw-9", "00000000000000000001 99999999999999 x {}")] {
+        let mut command = redis::cmd("HSET");
+        command.arg(&table).arg(field).arg(value).query_async::<()>(&mut connection).await?;
+    }
+    // A node that has to read the table to become ready, and to bring replies home.
+    cluster.node_mut(1).kill();
+    cluster.node_mut(1).restart().await?;
+    cluster.balanced().await?;
+    for node in cluster.nodes() {
+        let mut ws = node.ws().await?;
+        for _ in 0..20 {
+            let answer = ws.request("echo", "1").await?;
+            ensure!(answer.payload() == "1", "{}", answer.text);
+        }
+    }
+    let unread = cluster.sum("roundtrip_registry_unreadable_total", &[("entry", "node")]).await?;
+    ensure!(unread >= 2.0, "nobody has counted it: {unread}");
+    cluster.finish().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn bogus_tokens_hold_nobody_up() -> Result<()> {
     const BOGUS: usize = 40;
     let cluster = Cluster::builder().nodes(2).service("echo").start().await?;

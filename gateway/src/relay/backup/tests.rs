@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use async_trait::async_trait;
 use bytes::Bytes;
 use registry::{
-    Announcement, Claim, Claimed, MemoryRegistry, NodeEntry, NodeId, NodeRef, NodeTable, Progress,
-    RequestTable, SessionEntry, SessionTable, TokenHash,
+    Announcement, Claim, Claimed, MemoryRegistry, NodeEntry, NodeId, NodeRef, NodeTable, Nodes,
+    Progress, RequestTable, SessionEntry, SessionTable, TokenHash,
 };
 use uuid::Uuid;
 
@@ -38,7 +38,7 @@ struct Table {
 impl Table {
     fn answer(&self) -> Result<&MemoryRegistry, RegistryError> {
         match self.away.load(Ordering::Relaxed) {
-            true => Err(RegistryError::Unreachable("away".to_owned())),
+            true => Err(RegistryError::Unreachable("away".into())),
             false => Ok(&self.memory),
         }
     }
@@ -65,7 +65,7 @@ impl NodeTable for Table {
         self.answer()?.announce(of, ttl).await
     }
 
-    async fn nodes(&self) -> Result<Vec<NodeEntry>, RegistryError> {
+    async fn nodes(&self) -> Result<Nodes, RegistryError> {
         self.answer()?.nodes().await
     }
 

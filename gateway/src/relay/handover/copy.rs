@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use registry::{HeldRequest, Holding, NodeRef, ParkedFrame};
+use registry::{EntryKind, HeldRequest, Holding, NodeRef, ParkedFrame};
 
 use super::{Handover, Inherited};
 use crate::relay::{
@@ -44,8 +44,14 @@ impl Handover {
         if !former.reliable && first.is_some_and(|first| first > last_seq.saturating_add(1)) {
             return None;
         }
+        // What cannot be read here is somebody's request or answer: without it there is no session.
+        let unreadable = |kind| self.relay.telemetry().registry_unreadable(kind, 1);
         let request = |held: HeldRequest| {
-            Some((held.request, stored::decode::<RequestDetail>(&held.detail)?, held.progress))
+            let detail = stored::decode::<RequestDetail>(&held.detail);
+            if detail.is_none() {
+                unreadable(EntryKind::Request);
+            }
+            Some((held.request, detail?, held.progress))
         };
         let mut requests: Vec<_> =
             holding.requests.into_iter().map(request).collect::<Option<_>>()?;
@@ -60,7 +66,11 @@ impl Handover {
         }
         let frame = |parked: ParkedFrame| {
             let ParkedFrame { seq, request, frame } = parked;
-            Some(Unparked { seq, request, frame: stored::decode(&frame)? })
+            let frame = stored::decode(&frame);
+            if frame.is_none() {
+                unreadable(EntryKind::Frame);
+            }
+            Some(Unparked { seq, request, frame: frame? })
         };
         let frames = holding.mailbox.into_iter().map(frame).collect::<Option<_>>()?;
         Some(Inherited { frames, requests })

@@ -3,7 +3,9 @@
 
 use std::collections::HashMap;
 
-use registry::{BackedUp, Backup, BackupStep, NodeRef, RequestId, SessionEntry, SessionId};
+use registry::{
+    BackedUp, Backup, BackupStep, EntryKind, NodeRef, RequestId, SessionEntry, SessionId,
+};
 use tokio::time::Instant;
 
 use super::{Homing, RETRY_INTERVAL, Stray, Waiting, Wants};
@@ -62,6 +64,11 @@ impl Homing {
                     if let Some(item) = self.deliver_here(item) {
                         self.unrouted(item.stray);
                     }
+                }
+                Course::Park(_) if park_step(&item.stray).is_none() => {
+                    let telemetry = self.relay.telemetry();
+                    telemetry.registry_unreadable(EntryKind::Route, 1);
+                    self.unrouted(item.stray);
                 }
                 Course::Park(entry) => {
                     let session = session.expect("a course is a session's");

@@ -134,6 +134,7 @@ pub(crate) async fn change_the_holder(registry: &impl Registry) {
             former: entry(&written),
             requests: Vec::new(),
             mailbox: Vec::new(),
+            is_whole: true,
         };
         same(
             &taken(registry, &claim).await,

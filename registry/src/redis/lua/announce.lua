@@ -14,7 +14,12 @@ local time = redis.call('TIME')
 local now_ms = time[1] * 1000 + math.floor(time[2] / 1000)
 
 local answer = 'fresh'
-local held = redis.call('HGET', KEYS[1], id)
+local held = redis.pcall('HGET', KEYS[1], id)
+if type(held) == 'table' then
+  -- A key of another type is no table of nodes, and nobody else would ever remove it.
+  redis.call('DEL', KEYS[1])
+  held = false
+end
 if held then
   local held_incarnation, end_ms, held_call = string.match(held, '^(%d+) (%d+) (%S+) ')
   if held_incarnation and tonumber(end_ms) > now_ms then

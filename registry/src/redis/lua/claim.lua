@@ -40,5 +40,7 @@ if held[7] ~= call then
     redis.call('PEXPIRE', key, life_ms)
   end
 end
-return {epoch, former, holder, held[9] or '', held[10] or '', redis.call('HGETALL', requests),
-  redis.call('ZRANGE', mailbox, 0, -1)}
+-- A key of another type is an entry that cannot be read.
+local in_flight, frames = redis.pcall('HGETALL', requests), redis.pcall('ZRANGE', mailbox, 0, -1)
+return {epoch, former, holder, held[9] or '', held[10] or '',
+  in_flight.err and {'', ''} or in_flight, frames.err and {''} or frames}

@@ -1,0 +1,71 @@
+//! Counts what the table holds and this version cannot read: it is skipped, and never silently.
+
+use std::sync::{
+    Arc, Mutex, MutexGuard, PoisonError,
+    atomic::{AtomicU64, Ordering},
+};
+
+/// What cannot be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EntryKind {
+    /// A route.
+    Route,
+    /// A node's entry.
+    Node,
+    /// A session's record.
+    Session,
+    /// A request in flight of a session.
+    Request,
+    /// A frame of a mailbox.
+    Frame,
+}
+
+/// How many entries could not be read so far, by their kinds, and the last one of each.
+///
+/// A clone is another handle of the same counts.
+#[derive(Clone, Debug, Default)]
+pub struct Unreadable(Arc<[Count; EntryKind::ALL.len()]>);
+
+#[derive(Debug, Default)]
+struct Count {
+    count: AtomicU64,
+    last: Mutex<String>,
+}
+
+impl EntryKind {
+    /// All kinds.
+    pub const ALL: [Self; 5] = [Self::Route, Self::Node, Self::Session, Self::Request, Self::Frame];
+
+    /// Its name in metrics and logs.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Route => "route",
+            Self::Node => "node",
+            Self::Session => "session",
+            Self::Request => "request",
+            Self::Frame => "frame",
+        }
+    }
+}
+
+impl Unreadable {
+    /// How many of this kind, and which one was the last.
+    pub fn of(&self, kind: EntryKind) -> (u64, String) {
+        let count = &self.0[kind as usize];
+        (count.count.load(Ordering::Relaxed), count.last().clone())
+    }
+
+    /// One more, at this place. It is no place where a client's data or a secret could be seen.
+    pub fn add(&self, kind: EntryKind, place: impl FnOnce() -> String) {
+        let count = &self.0[kind as usize];
+        count.count.fetch_add(1, Ordering::Relaxed);
+        *count.last() = place();
+    }
+}
+
+impl Count {
+    fn last(&self) -> MutexGuard<'_, String> {
+        // A text is whole, whoever panicked beside it.
+        self.last.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
