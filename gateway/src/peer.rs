@@ -77,8 +77,8 @@ pub struct Delivery {
     pub request: RequestId,
     /// The session that waits for it, where the sender knows.
     pub session: Option<SessionId>,
-    /// When it was read from Kafka, in microseconds since the Unix epoch, by the sender's clock.
-    pub read_at_us: u64,
+    /// How long the sender has had it when it sent it, in microseconds: clocks differ.
+    pub held_us: u64,
     /// What the service said, with all the headers a client might be allowed to see.
     pub reply: Reply,
 }
@@ -205,7 +205,7 @@ mod tests {
             let batch = Call::Deliveries(Cow::Owned(vec![Delivery {
                 request: RequestId::from_uuid(Uuid::from_u128(id)),
                 session: status.map(|_| SessionId::from_bytes(id.to_be_bytes())),
-                read_at_us: 7,
+                held_us: 7,
                 reply: Reply { status, headers, payload: payload.into() },
             }]));
             let Call::Deliveries(deliveries) = &batch else { unreachable!("it is one") };

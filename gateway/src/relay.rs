@@ -223,11 +223,6 @@ pub fn unix_ms() -> u64 {
     u64::try_from(since_epoch().as_millis()).unwrap_or(u64::MAX)
 }
 
-/// The same in microseconds.
-pub fn unix_us() -> u64 {
-    u64::try_from(since_epoch().as_micros()).unwrap_or(u64::MAX)
-}
-
 fn since_epoch() -> Duration {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
 }

@@ -1,13 +1,19 @@
 //! What time it is, for what is compared between processes. Everything else goes by tokio's clock.
 
-use std::time::SystemTime;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicI64, Ordering},
+    },
+    time::SystemTime,
+};
 
 use tokio::time::Instant;
 
 use crate::tables::millis;
 
 /// Tells the time since the Unix epoch.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub enum Clock {
     /// The system's clock.
     #[default]
@@ -18,6 +24,8 @@ pub enum Clock {
         start: Instant,
         /// What it showed then, in milliseconds.
         unix_ms: u64,
+        /// How much it is ahead, in milliseconds: whoever holds this may set it at any time.
+        ahead_ms: Arc<AtomicI64>,
     },
 }
 
@@ -28,7 +36,9 @@ impl Clock {
             Self::System => {
                 SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, millis)
             }
-            Self::Since { start, unix_ms } => unix_ms.saturating_add(millis(start.elapsed())),
+            Self::Since { start, unix_ms, ahead_ms } => unix_ms
+                .saturating_add(millis(start.elapsed()))
+                .saturating_add_signed(ahead_ms.load(Ordering::Relaxed)),
         }
     }
 }

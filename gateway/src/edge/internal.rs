@@ -3,7 +3,7 @@
 use std::{
     fmt::{self, Debug},
     sync::Arc,
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -57,9 +57,8 @@ impl Internal {
     fn answer(&self, call: &[u8]) -> Result<Bytes, String> {
         let verdicts: Vec<Verdict> = match decode(call)? {
             Call::Deliveries(batch) => {
-                let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-                let deliver = |Delivery { request, session, read_at_us, reply }| {
-                    let took = now.saturating_sub(Duration::from_micros(read_at_us));
+                let deliver = |Delivery { request, session, held_us, reply }| {
+                    let took = Duration::from_micros(held_us);
                     self.relay.deliver_forwarded(request, session, reply, took)
                 };
                 batch.into_owned().into_iter().map(deliver).collect()

@@ -13,7 +13,6 @@ use super::{
     pending::Entry,
     reply,
     service::Service,
-    unix_us,
     window::{Budget, Hold, Record, Window, WindowLimits},
 };
 use crate::{
@@ -282,7 +281,6 @@ fn stray(hold: Hold) -> Stray {
         reply: reply.clone(),
         hold: Some(hold),
         read_at: Instant::now(),
-        read_at_us: unix_us(),
         guide: Guide::default(),
         wants: None,
         is_early: false,

@@ -24,9 +24,11 @@ use lines::Lines;
 const LOOKUPS_MAX: usize = 512;
 /// A route may be slower than its reply: "no route" is final only for ids older than this.
 const SETTLING_TIME: Duration = Duration::from_secs(2);
-/// How long every reply without a route is looked up again, however old its id: the clock of the
-/// node that chose it may be slow.
+/// How long every reply without a route is looked up again, however old its id.
 const SECOND_LOOK: Duration = Duration::from_millis(100);
+/// How much the clocks of two nodes may differ: an id tells when it was chosen by the clock of the node
+/// that chose it, so a younger one than this may be as young as any.
+const CLOCKS_APART_MAX: Duration = Duration::from_secs(60);
 /// First and last pause between two look-ups of the same young id.
 const LOOKUP_PAUSE: (Duration, Duration) = (Duration::from_millis(5), Duration::from_millis(200));
 /// Between two attempts while the registry cannot be reached.
@@ -43,8 +45,6 @@ pub struct Stray {
     pub hold: Option<Hold>,
     /// When it was read.
     pub read_at: Instant,
-    /// The same in microseconds since the Unix epoch.
-    pub read_at_us: u64,
     /// Who says where it belongs.
     pub guide: Guide,
     /// Which session wants it, once its route has said so.
@@ -278,9 +278,9 @@ impl Homing {
 
     /// Whether a route that is missing will not come any more, if the registry has lost nothing.
     fn is_settled(&self, stray: &Stray) -> bool {
-        let settling_ms = SETTLING_TIME.as_millis() as u64;
+        let young_ms = (SETTLING_TIME + CLOCKS_APART_MAX).as_millis() as u64;
         let now_ms = self.relay.nature.unix_ms();
-        let is_old = stray.request.unix_ms().saturating_add(settling_ms) < now_ms;
+        let is_old = stray.request.unix_ms().saturating_add(young_ms) < now_ms;
         stray.read_at.elapsed() >= if is_old { SECOND_LOOK } else { SETTLING_TIME }
     }
 
@@ -477,8 +477,8 @@ mod tests {
             let reply = Reply { status: None, headers: Vec::new(), payload: Bytes::new() };
             let hold = self.window.hold(self.read, Record::new(request, reply.clone()));
             let (read_at, guide, hold) = (Instant::now(), Guide::default(), Some(hold));
-            let (read_at_us, wants, is_early) = (0, None, false);
-            let stray = Stray { request, reply, hold, read_at, read_at_us, guide, wants, is_early };
+            let (wants, is_early) = (None, false);
+            let stray = Stray { request, reply, hold, read_at, guide, wants, is_early };
             self.homing.take(stray);
             self.read += 1;
         }
@@ -641,6 +641,23 @@ mod tests {
         bed.route(unrouted, &silent).await;
         bed.all_done().await;
         assert_eq!((bed.forwards("gw-2", "delivered"), bed.unrouted()), (2, 0));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_id_of_a_clock_that_is_behind_is_as_young_as_any() {
+        let mut bed = Bed::new().await;
+        let peer = node("gw-2", 1);
+        bed.join(&peer).await;
+        // No peer has that mark: only the route, which is slow to come, leads home.
+        let choice = Affinity::new(NodeMark::of(&node("gw-7", 1)));
+        let request = choice.choose(unix_ms() - 30_000, rand::random()).request;
+        bed.answers(&peer, &[request]);
+        bed.read(request);
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        assert_eq!(bed.unrouted(), 0, "its route may still come");
+        bed.route(request, &peer).await;
+        bed.all_done().await;
+        assert_eq!((bed.forwards("gw-2", "delivered"), bed.unrouted()), (1, 0));
     }
 
     #[tokio::test(start_paused = true)]

@@ -214,11 +214,19 @@ impl Membership {
     /// # Errors
     /// [`Superseded`]: this node must stop.
     pub async fn run(&self, relay: &Relay) -> Result<(), Superseded> {
+        // A former run may have had a clock that was ahead: it counts as the later one, until its entry
+        // has ended. A run that lives goes on announcing itself.
+        let patience = Instant::now() + NODE_TTL + ANNOUNCE_INTERVAL;
         loop {
             let result = self.announce(relay).await;
             self.tell(relay, result.as_ref().err());
             let pause = match result {
-                Ok(Announcement::Superseded) => return Err(Superseded),
+                Ok(Announcement::Superseded)
+                    if self.is_announced() || patience <= Instant::now() =>
+                {
+                    return Err(Superseded);
+                }
+                Ok(Announcement::Superseded) => RETRY_INTERVAL,
                 Ok(_) => ANNOUNCE_INTERVAL,
                 Err(error) => {
                     tracing::debug!(%error, "not announced");
@@ -351,6 +359,52 @@ mod tests {
     async fn a_peer_is_found_by_its_mark_and_this_node_is_not() {
         let (this, peer) = (node("gw-1", 1), node("gw-2", 1));
         assert_eq!(marked(&[this, peer.clone()]).await, [None, Some(peer)]);
+    }
+
+    /// How a node ends whose name a run has that its clock puts later; `lives`: and goes on living.
+    async fn after_a_later_run(lives: bool) -> (Result<(), tokio::time::error::Elapsed>, bool) {
+        let config = r#"
+            node_id = "gw-1"
+            internal.secret = "a-secret-of-the-tests"
+            kafka = { bootstrap_servers = "memory", reply_topic = "replies" }
+            registry.url = "memory:"
+        "#;
+        let config = crate::config::Config::parse(config, std::iter::empty()).unwrap();
+        let (this, later) = (node("gw-1", 5), node("gw-1", 10_005));
+        let producer = Arc::new(crate::bus::memory::MemoryBus::new(&[]).producer());
+        let telemetry = Arc::new(crate::telemetry::Telemetry::new());
+        let relay = Relay::new(&config, this.clone(), producer, telemetry);
+        let registry = Arc::new(MemoryRegistry::new());
+        let url = "http://127.0.0.1:1".to_owned();
+        let entry = NodeEntry { node: later, url, state: NodeState::Ready };
+        registry.announce(&entry, NODE_TTL).await.unwrap();
+        let membership = Membership::new(this, String::new(), Arc::clone(&registry) as _);
+        let run = async {
+            assert_eq!(membership.run(&relay).await, Err(Superseded));
+        };
+        let living = async {
+            loop {
+                if lives {
+                    registry.announce(&entry, NODE_TTL).await.unwrap();
+                }
+                tokio::time::sleep(ANNOUNCE_INTERVAL).await;
+            }
+        };
+        let both = async {
+            tokio::select! {
+                () = run => {}
+                () = living => {}
+            }
+        };
+        (tokio::time::timeout(NODE_TTL * 3, both).await, membership.is_announced())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_clock_that_was_set_back_keeps_nobody_from_starting_again() {
+        let (ended, is_announced) = after_a_later_run(false).await;
+        assert!(ended.is_err() && is_announced, "the dead run's entry ends");
+        let (ended, is_announced) = after_a_later_run(true).await;
+        assert!(ended.is_ok() && !is_announced, "a run that lives keeps its name");
     }
 
     #[tokio::test]

@@ -18,7 +18,7 @@ use self::alarm::Alarm;
 use super::{
     service::Service,
     session::{Digest, Session},
-    stored::RequestDetail,
+    stored::{RequestDetail, millis},
     window::Hold,
 };
 use crate::{
@@ -131,11 +131,13 @@ impl Entry {
             Recording::Confirmed { position, .. } => Some((position.partition, position.offset)),
             Recording::Waiting | Recording::Unconfirmed => None,
         };
+        let now = Instant::now();
         Some(RequestDetail {
             id: id.clone(),
             digest: digest.0,
             service: (&*self.service.name).into(),
-            deadline_ms: self.route.deadline_ms,
+            age_ms: millis(now.saturating_duration_since(self.started)),
+            left_ms: millis(self.deadline.saturating_duration_since(now)),
             receipt: *receipt,
             position,
         })

@@ -141,11 +141,9 @@ impl Relay {
         }
         let choice = self.choose()?;
         let id = frame.id.clone().unwrap_or_else(|| ClientId::from_request(choice.request));
-        let deadline_ms = self.deadline_ms(service.timeout(submission.timeout));
         let (request, has_ended, is_unconfirmed) = (choice.request, false, false);
         let name = Arc::clone(&service.name);
-        let begun =
-            InFlight { request, digest, service: name, deadline_ms, has_ended, is_unconfirmed };
+        let begun = InFlight { request, digest, service: name, has_ended, is_unconfirmed };
         session.begin(id.clone(), begun);
         let (session_of, receipt) = (Arc::clone(session), frame.receipt);
         let waiter = Waiter::Session { session: session_of, id: id.clone(), digest, receipt };

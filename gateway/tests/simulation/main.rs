@@ -70,8 +70,10 @@ fn simulate(seed: u64, defect: Defect) -> Outcome {
 
 async fn run(world: &Arc<World>) {
     for index in 0..NODES {
+        world.set_clock(index);
         world.set_node(index, Some(Node::start(world, index)));
     }
+    world.spawn(Arc::clone(world).drift());
     let (table, served) = (Arc::clone(world), service::serve(Arc::clone(world)));
     table.spawn(served);
     sleep(Duration::from_millis(500)).await;
@@ -82,7 +84,7 @@ async fn run(world: &Arc<World>) {
     let end = world.started + STORM;
     world.set_shaky(world.chance(50));
     for _ in 0..world.below(6) {
-        let (trouble, start) = (trouble(Arc::clone(world), world.below(8)), world.ms(0, 10_000));
+        let (trouble, start) = (trouble(Arc::clone(world), world.below(9)), world.ms(0, 10_000));
         world.spawn(async move {
             sleep(start).await;
             trouble.await;
@@ -164,6 +166,10 @@ async fn trouble(world: Arc<World>, kind: u64) {
             log("the registry goes back in time");
             world.book.went_back();
             world.table.restore(&then);
+        }
+        7 => {
+            world.set_clock(one);
+            log("has its clock set");
         }
         _ => {
             if world.chance(70) {

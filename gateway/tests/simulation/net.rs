@@ -189,7 +189,14 @@ impl PeerLink for Wires {
 #[async_trait]
 impl RequestTable for Wires {
     async fn put_routes(&self, routes: &[(RequestId, Arc<Route>)]) -> Result<(), RegistryError> {
-        let (table, routes) = (self.table(), routes.to_vec());
+        // A route's life is the difference of two times of the node's own clock.
+        let (here, there) = (self.world.clock_of(self.life.index), &self.world.clock);
+        let (here_ms, there_ms) = (here.unix_ms(), there.unix_ms());
+        let by_table = |(request, route): &(RequestId, Arc<Route>)| {
+            let left_ms = route.deadline_ms.saturating_sub(here_ms);
+            (*request, Arc::new(Route { deadline_ms: there_ms + left_ms, ..(**route).clone() }))
+        };
+        let (table, routes) = (self.table(), routes.iter().map(by_table).collect::<Vec<_>>());
         self.ask(async move { table.put_routes(&routes).await }).await
     }
 

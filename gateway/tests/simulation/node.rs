@@ -36,8 +36,9 @@ impl Node {
         let life = Life::new(index, tasks.stop().clone());
         let wires = Wires { world: Arc::clone(world), life: Arc::clone(&life) };
         let id = NodeId::parse(&format!("gw-{index}")).unwrap();
-        let incarnation = world.clock.unix_ms();
-        let nature = Nature::simulated(world.clock, world.below(u64::MAX));
+        let clock = world.clock_of(index);
+        let incarnation = clock.unix_ms();
+        let nature = Nature::simulated(clock, world.below(u64::MAX));
         let (writer, reader) = (Writer::new(wires.clone()), Reader::new(wires.clone()));
         let (node, telemetry) = (NodeRef { id, incarnation }, Arc::new(Telemetry::new()));
         let relay = Relay::new(&config(index), node, Arc::new(writer), telemetry);

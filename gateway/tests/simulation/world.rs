@@ -3,7 +3,7 @@
 use std::{
     sync::{
         Arc, Mutex, MutexGuard,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicI64, Ordering},
     },
     time::Duration,
 };
@@ -29,6 +29,8 @@ const UNIX_MS: u64 = 1_800_000_000_000;
 pub(crate) struct World {
     pub(crate) defect: Defect,
     pub(crate) clock: Clock,
+    /// How much the nodes' clocks are ahead of that, in milliseconds.
+    pub(crate) clocks: [Arc<AtomicI64>; NODES],
     pub(crate) started: Instant,
     pub(crate) bus: MemoryBus,
     pub(crate) table: MemoryRegistry,
@@ -53,13 +55,14 @@ struct Faults {
 
 impl World {
     pub(crate) fn new(seed: u64, defect: Defect) -> Arc<Self> {
-        let clock = Clock::Since { start: Instant::now(), unix_ms: UNIX_MS };
+        let clock = Self::clock_ahead(Arc::default());
         Arc::new(Self {
             defect,
-            clock,
+            clock: clock.clone(),
             started: Instant::now(),
             bus: MemoryBus::new(&[("replies", REPLY_PARTITIONS), ("echo", 2)]),
             table: MemoryRegistry::with_clock(clock),
+            clocks: [const { AtomicI64::new(0) }; NODES].map(Arc::new),
             book: Book::default(),
             calm: CancellationToken::new(),
             dice: Mutex::new(StdRng::seed_from_u64(seed)),
@@ -67,6 +70,33 @@ impl World {
             nodes: Mutex::default(),
             tasks: Mutex::default(),
         })
+    }
+
+    fn clock_ahead(ahead_ms: Arc<AtomicI64>) -> Clock {
+        Clock::Since { start: Instant::now(), unix_ms: UNIX_MS, ahead_ms }
+    }
+
+    /// The clock of a node, right or wrong.
+    pub(crate) fn clock_of(&self, node: usize) -> Clock {
+        let Clock::Since { start, unix_ms, .. } = self.clock else { return Clock::System };
+        Clock::Since { start, unix_ms, ahead_ms: Arc::clone(&self.clocks[node]) }
+    }
+
+    /// Sets a node's clock: up to ten seconds ahead or behind.
+    pub(crate) fn set_clock(&self, node: usize) {
+        let ahead_ms = i64::try_from(self.below(20_001)).unwrap() - 10_000;
+        self.clocks[node].store(ahead_ms, Ordering::Relaxed);
+    }
+
+    /// Lets every clock go a little too fast or too slow, for as long as the world lasts.
+    pub(crate) async fn drift(self: Arc<Self>) {
+        loop {
+            sleep(Duration::from_secs(1)).await;
+            for (node, clock) in self.clocks.iter().enumerate() {
+                let drift_ms = [7, -11, 3][node % 3];
+                clock.fetch_add(drift_ms, Ordering::Relaxed);
+            }
+        }
     }
 
     /// A number below `end`.

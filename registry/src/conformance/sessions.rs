@@ -13,8 +13,8 @@ use crate::{
     tables::{
         Registry,
         sessions::{
-            BackedUp, Backup, BackupStep, Claim, Claimed, Holding, MailboxLimits, ParkedFrame,
-            Progress, Recorded, SessionEntry, SessionRecord, TokenHash,
+            BackedUp, Backup, BackupStep, Claim, Claimed, HeldRequest, Holding, MailboxLimits,
+            ParkedFrame, Progress, Recorded, SessionEntry, SessionRecord, TokenHash,
         },
     },
 };
@@ -62,6 +62,7 @@ pub(super) async fn run_all<R: Registry>(make: impl AsyncFn() -> R) {
     orphans::are_made_at_their_epoch_alone(&make().await).await;
     backups::need_the_epoch_and_a_session(&make().await).await;
     backups::tell_how_far_requests_are(&make().await).await;
+    backups::tell_how_long_ago_requests_were_written(&make().await).await;
     backups::keep_what_has_ended(&make().await).await;
     backups::keep_every_byte(&make().await).await;
     backups::are_carried_out_in_order(&make().await).await;
@@ -212,6 +213,12 @@ async fn taken(registry: &impl Registry, claim: &Claim) -> Holding {
     };
     holding.requests.sort_unstable_by_key(|held| held.request);
     *holding
+}
+
+/// The requests, but for how long ago they were written.
+fn timeless(holding: &Holding) -> Vec<(RequestId, Progress, Bytes)> {
+    let of = |held: &HeldRequest| (held.request, held.progress, held.detail.clone());
+    holding.requests.iter().map(of).collect()
 }
 
 #[track_caller]

@@ -29,7 +29,8 @@ pub(super) struct Session {
     record: SessionRecord,
     /// Whether nobody holds it: its record still names who did.
     is_orphan: bool,
-    requests: HashMap<RequestId, (Progress, Bytes)>,
+    /// With when each was written.
+    requests: HashMap<RequestId, (Progress, Bytes, Instant)>,
     mailbox: Mailbox,
 }
 
@@ -179,10 +180,9 @@ impl Session {
     }
 
     fn holding(&self, former: SessionEntry) -> Holding {
-        let held = |(request, (progress, detail)): (&RequestId, &(Progress, Bytes))| HeldRequest {
-            request: *request,
-            progress: *progress,
-            detail: detail.clone(),
+        let held = |(request, (progress, detail, written)): (&RequestId, &(_, Bytes, Instant))| {
+            let (request, progress, detail) = (*request, *progress, detail.clone());
+            HeldRequest { request, progress, detail, age: written.elapsed() }
         };
         Holding {
             epoch: self.record.epoch,
@@ -221,9 +221,10 @@ impl Session {
     }
 
     fn note(&mut self, request: RequestId, progress: Progress, detail: &Bytes) {
-        let held = self.requests.entry(request).or_insert_with(|| (progress, Bytes::new()));
+        let now = Instant::now();
+        let held = self.requests.entry(request).or_insert_with(|| (progress, Bytes::new(), now));
         if held.0 != Progress::Ended {
-            *held = (progress, detail.clone());
+            *held = (progress, detail.clone(), now);
         }
     }
 
@@ -232,7 +233,7 @@ impl Session {
             self.mailbox.add(parked, limits);
             return;
         };
-        let Some((progress, _)) = self.requests.get_mut(&request) else { return };
+        let Some((progress, ..)) = self.requests.get_mut(&request) else { return };
         if *progress != Progress::Ended && self.mailbox.add(parked, limits) {
             *progress = Progress::Ended;
         }

@@ -271,9 +271,10 @@ fn read_found(answer: &Value) -> Option<SessionEntry> {
 /// counted, and left out.
 fn read_holding(answer: Value, session: &SessionId, unreadable: &Unreadable) -> Option<Holding> {
     let Value::Array(parts) = answer else { return None };
-    let [epoch, former, user, overflowed, generation, requests, mailbox] =
-        <[Value; 7]>::try_from(parts).ok()?;
+    let [epoch, former, user, overflowed, generation, now, requests, mailbox] =
+        <[Value; 8]>::try_from(parts).ok()?;
     let (Value::Array(requests), Value::Array(mailbox)) = (requests, mailbox) else { return None };
+    let now_ms = text::read_millis(word(&now))?;
     let mut is_whole = true;
     let mut unread = |kind| {
         is_whole = false;
@@ -282,7 +283,7 @@ fn read_holding(answer: Value, session: &SessionId, unreadable: &Unreadable) -> 
     let mut held = Vec::with_capacity(requests.len() / 2);
     let mut words = requests.into_iter();
     while let (Some(id), Some(value)) = (words.next(), words.next()) {
-        match text::read_request(word(&id), bytes_of(value)) {
+        match text::read_request(word(&id), bytes_of(value), now_ms) {
             Some(request) => held.push(request),
             None => unread(EntryKind::Request),
         }

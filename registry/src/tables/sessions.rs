@@ -231,6 +231,8 @@ pub struct HeldRequest {
     pub progress: Progress,
     /// What its former holder knew of it.
     pub detail: Bytes,
+    /// How long ago that was written, by the table's own clock.
+    pub age: Duration,
 }
 
 /// A frame in a mailbox.

@@ -143,9 +143,6 @@ async fn says_what_is_wrong_with_a_server_and_where() {
     server.ask("ACL SETUSER limited on >secret ~* +@all -evalsha");
     let [plain, secured] = [server.address(), locked.address()];
     let (closed, web) = (server::free_port(), web_server());
-    let no_eval = Cause::NoPermission(
-        "User limited has no permissions to run the 'evalsha' command".to_owned(),
-    );
     let expected = [
         (format!("redis://127.0.0.1:{closed}"), Cause::ConnectionRefused),
         ("redis://no-such-host.invalid:1".to_owned(), Cause::Unresolved),
@@ -154,13 +151,19 @@ async fn says_what_is_wrong_with_a_server_and_where() {
         (format!("redis://who:secret@{plain}"), Cause::Password),
         (format!("rediss://{plain}"), Cause::NoTls),
         (format!("redis://127.0.0.1:{web}"), Cause::NotRedis),
-        (format!("redis://limited:secret@{plain}"), no_eval),
+        (format!("redis://limited:secret@{plain}"), Cause::NoPermission(String::new())),
     ];
     for (url, cause) in expected {
         let error = registry_at(&url).await.nodes().await.unwrap_err();
         assert!(error.is_retryable(), "{error}");
         let trouble = error.trouble().unwrap();
-        assert_eq!(trouble.cause, cause, "{url}");
+        match (&trouble.cause, &cause) {
+            // In the words of that version of the server.
+            (Cause::NoPermission(what), Cause::NoPermission(_)) => {
+                assert!(what.contains("evalsha"), "{what}");
+            }
+            (found, expected) => assert_eq!(found, expected, "{url}"),
+        }
         let (scheme, rest) = url.split_once("://").unwrap();
         let address = rest.rsplit_once('@').map_or(rest, |(_, address)| address);
         assert_eq!(&*trouble.at, format!("{scheme}://{address}"), "{url}");

@@ -64,7 +64,6 @@ impl Relay {
                 request: *request,
                 digest: Digest(detail.digest),
                 service: (&*detail.service).into(),
-                deadline_ms: detail.deadline_ms,
                 has_ended: *progress == Progress::Ended,
                 is_unconfirmed: *progress == Progress::Submitted,
             };
@@ -109,17 +108,16 @@ impl Relay {
             let frame = Frame::Error { id: id.clone(), request, failure, reply: None };
             return self.owe(session, frame, id, None);
         };
-        let now_ms = self.nature.unix_ms();
-        let age = Duration::from_millis(now_ms.saturating_sub(request.unix_ms()));
+        // By this node's clock alone: what has passed, and what is left, came along.
         let now = Instant::now();
-        let started = now.checked_sub(age).unwrap_or(now);
-        let left = Duration::from_millis(detail.deadline_ms.saturating_sub(now_ms));
+        let started = now.checked_sub(Duration::from_millis(detail.age_ms)).unwrap_or(now);
+        let left = Duration::from_millis(detail.left_ms);
         let position = detail.position.map(|(partition, offset)| Position { partition, offset });
         let route = Arc::new(Route {
             node: self.node.clone(),
             session: Some(session.id()),
             client_id: Some(detail.id.as_json().into()),
-            deadline_ms: detail.deadline_ms,
+            deadline_ms: self.deadline_ms(left),
         });
         let recording = match position {
             Some(position) => Recording::Confirmed { at: now, position },

@@ -51,7 +51,7 @@ impl Handover {
             if detail.is_none() {
                 unreadable(EntryKind::Request);
             }
-            Some((held.request, detail?, held.progress))
+            Some((held.request, detail?.later(held.age), held.progress))
         };
         let mut requests: Vec<_> =
             holding.requests.into_iter().map(request).collect::<Option<_>>()?;
@@ -60,9 +60,8 @@ impl Handover {
             true => TAKEOVER_TIME_OF_MISSED,
             false => TAKEOVER_TIME,
         };
-        let takeover_ms = self.relay.nature.unix_ms().saturating_add(takeover.as_millis() as u64);
         for (_, detail, _) in &mut requests {
-            detail.deadline_ms = detail.deadline_ms.max(takeover_ms);
+            detail.left_ms = detail.left_ms.max(stored::millis(takeover));
         }
         let frame = |parked: ParkedFrame| {
             let ParkedFrame { seq, request, frame } = parked;

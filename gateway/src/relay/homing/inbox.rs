@@ -8,7 +8,7 @@ use tokio::{sync::Notify, time::Instant};
 
 use super::{Guide, Stray};
 use crate::{
-    relay::{unix_us, window::Hold},
+    relay::window::Hold,
     tasks::locked,
     wire::{Frame, Reply},
 };
@@ -41,10 +41,10 @@ impl Inbox {
 
     /// Takes the reply of a request over that waits elsewhere by now.
     pub(in crate::relay) fn send(&self, request: RequestId, reply: Reply, hold: Option<Hold>) {
-        let (read_at, read_at_us) = (Instant::now(), unix_us());
+        let read_at = Instant::now();
         let guide = Guide::Registry { denied_by: None };
         let (wants, is_early) = (None, false);
-        self.put([Stray { request, reply, hold, read_at, read_at_us, guide, wants, is_early }]);
+        self.put([Stray { request, reply, hold, read_at, guide, wants, is_early }]);
     }
 
     /// The same for a frame, where it carries a reply. Whatever else a request ended with is said

@@ -249,16 +249,21 @@ impl Drop for PeerLine {
 }
 
 fn part(stray: Stray) -> (Delivery, Kept) {
-    let Stray { request, reply, hold, read_at, read_at_us, guide, wants, .. } = stray;
+    let Stray { request, reply, hold, read_at, guide, wants, .. } = stray;
     let session = wants.as_ref().map(|wants| wants.session);
-    (Delivery { request, session, read_at_us, reply }, Kept { hold, read_at, guide, wants })
+    let held_us = held_us(read_at);
+    (Delivery { request, session, held_us, reply }, Kept { hold, read_at, guide, wants })
 }
 
 fn join((delivery, kept): (Delivery, Kept)) -> Stray {
-    let Delivery { request, read_at_us, reply, .. } = delivery;
+    let Delivery { request, reply, .. } = delivery;
     let Kept { hold, read_at, guide, wants } = kept;
     let is_early = false;
-    Stray { request, reply, hold, read_at, read_at_us, guide, wants, is_early }
+    Stray { request, reply, hold, read_at, guide, wants, is_early }
+}
+
+fn held_us(read_at: Instant) -> u64 {
+    u64::try_from(read_at.elapsed().as_micros()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]
@@ -274,7 +279,6 @@ mod tests {
             reply: Reply { headers, ..Reply::default() },
             hold: None,
             read_at: Instant::now(),
-            read_at_us: 0,
             guide: Guide::Mark,
             wants: None,
             is_early: false,

@@ -51,8 +51,6 @@ pub struct InFlight {
     pub digest: Digest,
     /// Who answers.
     pub service: Arc<str>,
-    /// When it ends by itself, in milliseconds since the Unix epoch.
-    pub deadline_ms: u64,
     /// Whether its last frame has been queued.
     pub has_ended: bool,
     /// Whether nobody knows that it was produced: see [`Known::Unconfirmed`].

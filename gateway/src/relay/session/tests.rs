@@ -81,7 +81,6 @@ fn in_flight(number: usize) -> InFlight {
         request: request(number),
         digest: Digest(1),
         service: "service".into(),
-        deadline_ms: 0,
         has_ended: false,
         is_unconfirmed: false,
     }

@@ -1,10 +1,13 @@
 //! Backups: what is known of requests, and how steps are carried out.
 
+use std::time::Duration;
+
 use bytes::Bytes;
+use tokio::time::{Instant, sleep};
 
 use super::{
     LONG, ROOMY, Subject, TOKEN, ask, claim, find, park, park_last, parked, record, recorded,
-    submitted,
+    submitted, timeless,
 };
 use crate::{
     conformance::{good, request, same},
@@ -61,6 +64,27 @@ pub(crate) async fn tell_how_far_requests_are(registry: &impl Registry) {
     subject.done(vec![submitted(id, "again")]).await;
     let expected = vec![(id, Progress::Submitted, "again".into())];
     same(&subject.requests().await, &expected, "what was forgotten may come again");
+}
+
+pub(crate) async fn tell_how_long_ago_requests_were_written(registry: &impl Registry) {
+    const PAUSE: Duration = Duration::from_millis(300);
+    let mut subject = Subject::begin(registry).await;
+    let [old, renewed, ended] = [request(), request(), request()];
+    let begun = Instant::now();
+    subject.done(vec![submitted(old, "a"), submitted(renewed, "b"), submitted(ended, "c")]).await;
+    sleep(PAUSE).await;
+    subject.done(vec![recorded(renewed, "b"), park_last(ended, "frame")]).await;
+    let renewed_at = Instant::now();
+    let held = subject.held().await.requests;
+    let age = |id| held.iter().find(|held| held.request == id).map(|held| held.age);
+    // Both clocks count whole milliseconds.
+    let most = begun.elapsed() + Duration::from_millis(2);
+    for id in [old, ended] {
+        let age = age(id).unwrap_or_default();
+        assert!(age + Duration::from_millis(2) >= PAUSE && age <= most, "{age:?} of {most:?}");
+    }
+    let most = renewed_at.elapsed() + most.saturating_sub(PAUSE);
+    assert!(age(renewed).is_some_and(|age| age <= most), "what is written again is new");
 }
 
 pub(crate) async fn keep_what_has_ended(registry: &impl Registry) {
@@ -161,7 +185,7 @@ pub(crate) async fn may_be_repeated(registry: &impl Registry) {
     subject.done(steps).await;
     let second = subject.held().await;
     same(&second.mailbox, &first.mailbox, "a backup that is repeated adds no frame");
-    same(&second.requests, &first.requests, "a backup that is repeated changes no request");
+    same(&timeless(&second), &timeless(&first), "a backup that is repeated changes no request");
 }
 
 pub(crate) async fn are_carried_out_at_once_or_not_at_all(registry: &impl Registry) {

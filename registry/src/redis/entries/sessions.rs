@@ -3,7 +3,7 @@
 //!
 //! Details and frames are at the end of their entries, as the bytes they are.
 
-use std::ops::RangeInclusive;
+use std::{ops::RangeInclusive, time::Duration};
 
 use bytes::Bytes;
 
@@ -108,7 +108,10 @@ pub(in crate::redis) fn read_former(
     read_entry(epoch, flags, holder, user, overflowed)
 }
 
-/// Writes a request over what is in the buffer.
+/// Digits of a time in an entry.
+const MILLIS_DIGITS: usize = 16;
+
+/// Writes a request over what is in the buffer. `back_up.lua` puts the time behind the first byte.
 pub(in crate::redis) fn write_request(progress: Progress, detail: &[u8], buffer: &mut Vec<u8>) {
     buffer.clear();
     buffer.push(match progress {
@@ -119,16 +122,30 @@ pub(in crate::redis) fn write_request(progress: Progress, detail: &[u8], buffer:
     buffer.extend_from_slice(detail);
 }
 
-/// Reads a request; none when it is not what [`write_request`] writes.
-pub(in crate::redis) fn read_request(id: &[u8], value: Vec<u8>) -> Option<HeldRequest> {
+/// Reads a time of the server's clock, in milliseconds.
+pub(in crate::redis) fn read_millis(bytes: &[u8]) -> Option<u64> {
+    let digits = bytes.len() == MILLIS_DIGITS && bytes.iter().all(u8::is_ascii_digit);
+    std::str::from_utf8(bytes).ok().filter(|_| digits)?.parse().ok()
+}
+
+/// Reads a request at that time of the server's clock; none when it is not what `back_up.lua`
+/// writes.
+pub(in crate::redis) fn read_request(
+    id: &[u8],
+    value: Vec<u8>,
+    now_ms: u64,
+) -> Option<HeldRequest> {
     let progress = match value.first()? {
         b's' => Progress::Submitted,
         b'r' => Progress::Recorded,
         b'e' => Progress::Ended,
         _ => return None,
     };
+    let written_ms = read_millis(value.get(1..=MILLIS_DIGITS)?)?;
+    let age = Duration::from_millis(now_ms.saturating_sub(written_ms));
     let request = RequestId::from_header(id).ok()?;
-    Some(HeldRequest { request, progress, detail: Bytes::from(value).slice(1..) })
+    let detail = Bytes::from(value).slice(1 + MILLIS_DIGITS..);
+    Some(HeldRequest { request, progress, detail, age })
 }
 
 /// Reads a frame and its place in the order of parking; none when it is not what `back_up.lua`
@@ -197,8 +214,10 @@ mod tests {
         ) {
             let mut buffer = b"left over".to_vec();
             write_request(progress, &detail, &mut buffer);
-            let read = read_request(request.encode(&mut [0; 36]).as_bytes(), buffer);
-            let expected = HeldRequest { request, progress, detail: detail.into() };
+            let stamped = [&buffer[..1], b"0000000000001000", &buffer[1..]].concat();
+            let read = read_request(request.encode(&mut [0; 36]).as_bytes(), stamped, 3000);
+            let age = Duration::from_secs(2);
+            let expected = HeldRequest { request, progress, detail: detail.into(), age };
             prop_assert_eq!(read, Some(expected));
         }
 
@@ -219,7 +238,7 @@ mod tests {
         #[test]
         fn no_bytes_are_too_strange_to_be_read(bytes: Vec<u8>) {
             let _: Option<SessionEntry> = read_former(&bytes, &bytes, false);
-            let _: Option<HeldRequest> = read_request(&bytes, bytes.clone());
+            let _: Option<HeldRequest> = read_request(&bytes, bytes.clone(), 0);
             let _: Option<(u64, ParkedFrame)> = read_parked(bytes);
         }
     }

@@ -32,6 +32,15 @@ local bytes, index = tonumber(held[3] or 0), tonumber(held[4] or 0)
 local frames = false
 local new_request, new_mailbox = false, false
 
+local time = false
+local function now()
+  if not time then
+    local parts = redis.call('TIME')
+    time = string.format('%016.0f', parts[1] * 1000 + math.floor(parts[2] / 1000))
+  end
+  return time
+end
+
 local function clear()
   redis.call('UNLINK', mailbox)
   frames, bytes = 0, 0
@@ -82,7 +91,9 @@ while ARGV[at] do
   if step == 'r' then
     local progress = redis.call('HGET', requests, ARGV[at + 1])
     if not progress or string.sub(progress, 1, 1) ~= 'e' then
-      redis.call('HSET', requests, ARGV[at + 1], ARGV[at + 2])
+      local value = ARGV[at + 2]
+      value = string.sub(value, 1, 1) .. now() .. string.sub(value, 2)
+      redis.call('HSET', requests, ARGV[at + 1], value)
       new_request = new_request or not progress
     end
     at = at + 3

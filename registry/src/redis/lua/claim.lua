@@ -5,8 +5,8 @@
 --         as in the record, the hash of the next token
 --
 -- Answers 'refused' or 'other user' (nothing is changed), or a list: the epoch, the former holder
--- as in the record's d, the user, o or an empty text, g or an empty text, the requests (id, value,
--- id, value, …), the mailbox's members. A call that is repeated because its answer got lost is not carried out twice.
+-- as in the record's d, the user, o or an empty text, g or an empty text, the time in milliseconds of
+-- this server's clock, the requests (id, value, id, value, …), the mailbox's members. A call that is repeated because its answer got lost is not carried out twice.
 
 local record, requests, mailbox = KEYS[1], KEYS[2], KEYS[3]
 local life_ms, call, token, user = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
@@ -42,5 +42,7 @@ if held[7] ~= call then
 end
 -- A key of another type is an entry that cannot be read.
 local in_flight, frames = redis.pcall('HGETALL', requests), redis.pcall('ZRANGE', mailbox, 0, -1)
+local time = redis.call('TIME')
 return {epoch, former, holder, held[9] or '', held[10] or '',
+  string.format('%016.0f', time[1] * 1000 + math.floor(time[2] / 1000)),
   in_flight.err and {'', ''} or in_flight, frames.err and {''} or frames}
