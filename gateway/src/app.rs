@@ -16,7 +16,7 @@ use crate::{
             KafkaSettings, Profile, StartError, consumer::KafkaConsumer, producer::KafkaProducer,
         },
     },
-    config::Config,
+    config::{Config, IsolationLevel},
     descriptors::Budget,
     edge::{
         Edge,
@@ -130,6 +130,7 @@ pub fn kafka_settings(config: &Config) -> KafkaSettings {
     KafkaSettings {
         bootstrap_servers: config.kafka.bootstrap_servers.clone(),
         client_id: format!("roundtrip-{}", config.node_id),
+        reads_uncommitted: config.kafka.isolation_level == IsolationLevel::ReadUncommitted,
         properties: config.kafka.properties.clone(),
         profile: Profile::Production,
     }

@@ -125,6 +125,8 @@ pub struct KafkaConfig {
     pub reply_topic: String,
     /// Consumer group of the cluster.
     pub group_id: String,
+    /// Which replies of transactions are read.
+    pub isolation_level: IsolationLevel,
     /// What `topics` creates: 1 to 10,000.
     pub reply_partitions: i32,
     /// What `topics` creates, at least 1. `None`: the broker's default.
@@ -140,11 +142,21 @@ impl fmt::Debug for KafkaConfig {
             .field("bootstrap_servers", &self.bootstrap_servers)
             .field("reply_topic", &self.reply_topic)
             .field("group_id", &self.group_id)
+            .field("isolation_level", &self.isolation_level)
             .field("reply_partitions", &self.reply_partitions)
             .field("replication_factor", &self.replication_factor)
             .field("properties", &self.properties.keys().collect::<Vec<_>>())
             .finish()
     }
+}
+
+/// Which records of transactions are read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum IsolationLevel {
+    /// Those of committed transactions, in their order: an open one holds back what follows it.
+    ReadCommitted,
+    /// All, at once.
+    ReadUncommitted,
 }
 
 /// The table that all nodes share.

@@ -110,6 +110,7 @@ impl Cluster {
             group: format!("{}.{service}", self.tag),
             reply_partitions: self.reply_partitions,
             partitioner: Partitioner::default(),
+            compression: "none",
         }
     }
 

@@ -3,6 +3,7 @@
 
 mod scenarios {
     mod bare_clients;
+    mod batches;
     mod codes;
     mod configuration;
     mod descriptors;

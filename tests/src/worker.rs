@@ -50,6 +50,7 @@ pub struct WorkerBuilder {
     pub(crate) group: String,
     pub(crate) reply_partitions: i32,
     pub(crate) partitioner: Partitioner,
+    pub(crate) compression: &'static str,
 }
 
 impl WorkerBuilder {
@@ -57,6 +58,13 @@ impl WorkerBuilder {
     #[must_use]
     pub fn partitioner(mut self, partitioner: Partitioner) -> Self {
         self.partitioner = partitioner;
+        self
+    }
+
+    /// Compresses its replies with this codec, where that makes them smaller.
+    #[must_use]
+    pub fn compression(mut self, codec: &'static str) -> Self {
+        self.compression = codec;
         self
     }
 
@@ -101,7 +109,11 @@ impl WorkerBuilder {
             Partitioner::Murmur2 => "murmur2_random",
             Partitioner::Crc32 => "consistent_random",
         };
-        let producer: FutureProducer = client.clone().set("partitioner", partitioner).create()?;
+        let producer: FutureProducer = client
+            .clone()
+            .set("partitioner", partitioner)
+            .set("compression.type", self.compression)
+            .create()?;
         let consumer: StreamConsumer = client
             .set("group.id", &self.group)
             .set("auto.offset.reset", "earliest")

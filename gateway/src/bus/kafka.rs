@@ -28,6 +28,9 @@ pub struct KafkaSettings {
     pub bootstrap_servers: String,
     /// `client.id`, seen in the broker's logs and quotas. Empty: librdkafka's default.
     pub client_id: String,
+    /// Whether a consumer hands over what may yet be aborted; otherwise it waits for open
+    /// transactions, and skips aborted ones.
+    pub reads_uncommitted: bool,
     /// librdkafka properties, handed over as they are. They win over all of ours but the few that
     /// the guarantees of the traits rest on.
     pub properties: BTreeMap<String, String>,

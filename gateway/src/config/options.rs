@@ -6,8 +6,9 @@ use std::{net::SocketAddr, time::Duration};
 use registry::NodeId;
 
 use super::{
-    Config, Dialect, InternalConfig, KafkaConfig, LimitsConfig, LogConfig, LogFormat, PublicConfig,
-    RegistryConfig, Secret, ServiceConfig, SessionConfig, ShutdownConfig, checks,
+    Config, Dialect, InternalConfig, IsolationLevel, KafkaConfig, LimitsConfig, LogConfig,
+    LogFormat, PublicConfig, RegistryConfig, Secret, ServiceConfig, SessionConfig, ShutdownConfig,
+    checks,
     kinds::{Count, Hidden, LISTEN, List, Parsed, Period, Size, Text, Word},
     reader::{Findings, Preset, Section},
     tree::{KeyPath, Table},
@@ -157,6 +158,18 @@ fn kafka(section: &mut Section<'_>) -> KafkaConfig {
             &Text { name: "string", check: checks::group_id },
             "roundtrip".to_owned(),
             "Consumer group of the cluster: the same on all its nodes, and no other cluster's.",
+        ),
+        isolation_level: section.defaulted(
+            "isolation_level",
+            &Word(&[
+                ("read_committed", IsolationLevel::ReadCommitted),
+                ("read_uncommitted", IsolationLevel::ReadUncommitted),
+            ]),
+            IsolationLevel::ReadCommitted,
+            "Which replies of services that answer in transactions are read. `read_committed`: \
+             those of committed transactions; while a transaction is open on a partition, all \
+             later replies on it wait. `read_uncommitted`: all at once, those of transactions \
+             that are aborted later as well.",
         ),
         reply_partitions: section.defaulted(
             "reply_partitions",

@@ -7,7 +7,7 @@ use super::{
 };
 
 /// Names that would undo what the gateway promises, and what to do instead.
-const REFUSED: [(&str, &str); 12] = [
+const REFUSED: [(&str, &str); 13] = [
     ("bootstrap.servers", "set kafka.bootstrap_servers instead"),
     ("metadata.broker.list", "set kafka.bootstrap_servers instead"),
     ("group.id", "set kafka.group_id instead"),
@@ -15,6 +15,7 @@ const REFUSED: [(&str, &str); 12] = [
     ("auto.commit.enable", AFTER_HANDLING),
     ("enable.auto.offset.store", AFTER_HANDLING),
     ("auto.offset.reset", "replies are read from the beginning where no offset is stored"),
+    ("isolation.level", "set kafka.isolation_level instead"),
     ("group.instance.id", "a node that leaves must give up its partitions at once"),
     ("transactional.id", "requests are not produced in transactions"),
     ("delivery.report.only.error", "every request waits for its delivery report"),

@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 
-use super::{Config, ConfigProblems, Dialect, LogFormat, Source, reference::EXAMPLE};
+use super::{
+    Config, ConfigProblems, Dialect, IsolationLevel, LogFormat, Source, reference::EXAMPLE,
+};
 
 /// The least that loads.
 const LEAST: &str = "
@@ -41,6 +43,7 @@ fn defaults_are_those_of_the_reference() {
     assert_eq!(config.internal.advertise, None);
     assert_eq!(config.kafka.reply_topic, "roundtrip.replies");
     assert_eq!(config.kafka.group_id, "roundtrip");
+    assert_eq!(config.kafka.isolation_level, IsolationLevel::ReadCommitted);
     assert_eq!(config.kafka.reply_partitions, 12);
     assert_eq!(config.kafka.replication_factor, None);
     assert!(config.kafka.properties.is_empty());

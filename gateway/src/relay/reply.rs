@@ -1,7 +1,9 @@
 //! Reads a record of the reply topic: whose reply it is, and what it says.
 //!
 //! Source of the foreign headers: Spring Kafka's `KafkaHeaders`, NestJS' `KafkaHeaders`, Zilla's
-//! `:status`, Platformatic's `x-status-code`.
+//! `:status`, Platformatic's `x-status-code`. Of a header that says one thing the last one counts, as
+//! Kafka's `Headers.lastHeader` and Spring's header mapper have it: whoever adds one means to
+//! replace what was there.
 
 use bytes::Bytes;
 use registry::RequestId;
@@ -63,10 +65,12 @@ pub fn read(record: &Incoming<'_>, keep: impl Fn(&str) -> bool) -> Reply {
             && !is_ours(name)
         {
             let name = name.to_ascii_lowercase();
-            // One media type: the first that says anything.
+            // One media type: the last that says anything.
             let is_media_type = name == "content-type";
-            let is_idle = is_media_type
-                && (value.is_empty() || headers.iter().any(|(known, _)| **known == name));
+            let is_idle = is_media_type && value.is_empty();
+            if is_media_type && !is_idle {
+                headers.retain(|(known, _)| **known != name);
+            }
             if keep(&name) && !is_idle {
                 headers.push((name.into(), Bytes::copy_from_slice(value)));
             }
@@ -94,7 +98,7 @@ pub fn is_too_large(record: &Incoming<'_>) -> bool {
 }
 
 fn header<'r>(record: &Incoming<'r>, name: &str) -> Option<&'r [u8]> {
-    record.headers.iter().find(|(found, _)| *found == name).and_then(|(_, value)| *value)
+    record.headers.iter().rfind(|(found, _)| *found == name).and_then(|(_, value)| *value)
 }
 
 /// Headers that speak to the gateway, not to the client.
@@ -135,6 +139,21 @@ mod tests {
         assert_eq!(correlation(&record(None, &[(CORRELATION_ID, Some(&raw))])), Ok(id));
         assert_eq!(correlation(&record(Some(ID), &[])), Ok(id));
         assert_eq!(correlation(&record(Some(ID), &[(CORRELATION_ID, None)])), Ok(id));
+    }
+
+    #[test]
+    fn the_last_of_two_headers_counts() {
+        let id = RequestId::from_header(ID).unwrap();
+        let headers = [
+            (CORRELATION_ID, Some(b"01890a5d-ac96-774b-bcce-b302099a8058".as_slice())),
+            ("roundtrip-status", Some(b"500")),
+            (CORRELATION_ID, Some(ID)),
+            ("roundtrip-status", Some(b"201")),
+        ];
+        assert_eq!(correlation(&record(None, &headers)), Ok(id));
+        assert_eq!(status(&headers), Some(201));
+        let taken_back = [(CORRELATION_ID, Some(b"x".as_slice())), (CORRELATION_ID, None)];
+        assert_eq!(correlation(&record(Some(ID), &taken_back)), Ok(id));
     }
 
     #[test]
@@ -197,14 +216,14 @@ mod tests {
     }
 
     #[test]
-    fn the_first_media_type_that_says_anything_counts() {
+    fn the_last_media_type_that_says_anything_counts() {
         let headers = [
-            ("content-type", Some(b"".as_slice())),
-            ("Content-Type", Some(b"a/b")),
-            ("content-type", Some(b"c/d")),
+            ("content-type", Some(b"a/b".as_slice())),
+            ("Content-Type", Some(b"c/d")),
+            ("content-type", Some(b"")),
         ];
         let reply = read(&record(None, &headers), |_| true);
-        assert_eq!(reply.content_type().unwrap(), "a/b");
+        assert_eq!(reply.content_type().unwrap(), "c/d");
         assert_eq!(reply.headers.len(), 1);
     }
 

@@ -134,7 +134,9 @@ fn config(settings: &KafkaSettings, group: &str) -> rdkafka::ClientConfig {
     if !is_next_generation(settings) {
         defaults.extend(CLASSIC.iter().chain(&timeouts));
     }
-    settings.client_config(&defaults, &[FIXED, &[("group.id", group)]].concat())
+    let isolation = if settings.reads_uncommitted { "read_uncommitted" } else { "read_committed" };
+    let own = [("group.id", group), ("isolation.level", isolation)];
+    settings.client_config(&defaults, &[FIXED, &own].concat())
 }
 
 impl fmt::Debug for KafkaConsumer {
@@ -257,6 +259,7 @@ mod tests {
     fn the_classic_protocols_properties_are_left_out_of_the_next_generations() {
         let mut settings = KafkaSettings::default();
         assert_eq!(config(&settings, "g").get("session.timeout.ms"), Some("6000"));
+        assert_eq!(config(&settings, "g").get("isolation.level"), Some("read_committed"));
         settings.properties = BTreeMap::from([("group.protocol".into(), "CONSUMER".into())]);
         let config = config(&settings, "g");
         for key in ["session.timeout.ms", "heartbeat.interval.ms", "partition.assignment.strategy"]
