@@ -1,6 +1,7 @@
 //! The commands of the `roundtrip` binary and their exit codes.
 
 use std::{
+    convert::Infallible,
     io::Write,
     path::{Path, PathBuf},
     process::ExitCode,
@@ -17,10 +18,7 @@ use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 use crate::{
     app::{Adapters, App, kafka_settings},
-    bus::kafka::{
-        admin::{TopicOutcome, TopicResult, TopicSpec, create_topics},
-        refusal_of_property,
-    },
+    bus::kafka::refusal_of_property,
     config::{self, Config, PropertyCheck, Unused, process_environment},
     descriptors::{self, Budget},
     dev,
@@ -28,6 +26,8 @@ use crate::{
     tasks::Tasks,
     telemetry,
 };
+
+mod topics;
 
 /// Ready when the process has been asked to stop.
 type Shutdown = WaitForCancellationFutureOwned;
@@ -77,6 +77,9 @@ enum Command {
         /// Only say what would be done.
         #[arg(long)]
         dry_run: bool,
+        /// Change nothing, and fail where a topic is missing or is not as configured.
+        #[arg(long, conflicts_with = "dry_run")]
+        check: bool,
     },
     /// Say everything that is wrong with a configuration, or show it as it takes effect.
     CheckConfig {
@@ -146,10 +149,10 @@ fn execute(command: Command) -> Result<(), Exit> {
                 dev::run(&wish, shutdown, say).await.map_err(Exit::failed)
             }))
         }
-        Command::Topics { config, dry_run } => {
+        Command::Topics { config, dry_run, check } => {
             let config = load(&config)?;
             telemetry::init_logs(config.log.format);
-            in_runtime(async move { topics(&config, dry_run).await })
+            in_runtime(async move { topics::run(&config, dry_run, check).await })
         }
         Command::CheckConfig { file, config } => {
             let file = file.or(config);
@@ -205,6 +208,7 @@ async fn serve(config: Config, shutdown: Shutdown) -> Result<(), Exit> {
     }
     let grace = config.shutdown.grace;
     let adapters = Adapters::connect(&config).await.map_err(Exit::failed)?;
+    let naming = topics::name_missing(kafka_settings(&config), topics::names(&config));
     let budget = Budget::of_process(1);
     let app = App::build(config, adapters, budget).map_err(Exit::failed)?;
     say(&format!(
@@ -216,7 +220,11 @@ async fn serve(config: Config, shutdown: Shutdown) -> Result<(), Exit> {
         shutdown.await;
         last_resort(grace + LAST_RESORT);
     };
-    app.start().map_err(Exit::failed)?.run(shutdown).await.map_err(Exit::failed)
+    let node = app.start().map_err(Exit::failed)?;
+    tokio::select! {
+        result = node.run(shutdown) => result.map_err(Exit::failed),
+        never = async { naming.await; std::future::pending::<Infallible>().await } => match never {},
+    }
 }
 
 /// Ends the process when it has not ended by then, whatever hangs: a thread of the runtime, a client
@@ -234,42 +242,6 @@ fn last_resort(within: Duration) {
     };
     if let Err(error) = thread::Builder::new().name("last-resort".to_owned()).spawn(wait) {
         tracing::warn!(%error, "nobody sees to it that the drain comes to an end");
-    }
-}
-
-async fn topics(config: &Config, dry_run: bool) -> Result<(), Exit> {
-    let replication = config.kafka.replication_factor;
-    let spec = |name: &str, partitions| TopicSpec {
-        name: name.to_owned(),
-        partitions,
-        replication,
-        config: Vec::new(),
-    };
-    let mut specs = vec![spec(&config.kafka.reply_topic, Some(config.kafka.reply_partitions))];
-    for service in config.services.values() {
-        if specs.iter().all(|known| known.name != service.request_topic) {
-            specs.push(spec(&service.request_topic, None));
-        }
-    }
-    let outcomes = create_topics(&kafka_settings(config), &specs, dry_run).await;
-    let outcomes = outcomes.map_err(Exit::failed)?;
-    outcomes.iter().for_each(|outcome| say(&described(outcome)));
-    let failed = outcomes.iter().any(|outcome| matches!(outcome.result, TopicResult::Failed(_)));
-    if failed { Err(Exit::failed("not every topic is there")) } else { Ok(()) }
-}
-
-fn described(TopicOutcome { name, result }: &TopicOutcome) -> String {
-    match result {
-        TopicResult::Created => format!("{name}: created\n"),
-        TopicResult::WouldCreate => format!("{name}: would be created\n"),
-        TopicResult::Exists { differences } if differences.is_empty() => {
-            format!("{name}: exists as configured\n")
-        }
-        TopicResult::Exists { differences } => {
-            let lines: String = differences.iter().map(|line| format!("  {line}\n")).collect();
-            format!("{name}: exists and differs\n{lines}")
-        }
-        TopicResult::Failed(why) => format!("{name}: failed: {why}\n"),
     }
 }
 

@@ -32,7 +32,7 @@ const FOREIGN: [(&str, &[&str]); 4] = [
 
 /// Adapters that only the places which join everything may choose.
 const ADAPTERS: [&str; 4] = ["bus::kafka", "bus::memory", "peer::http", "RedisRegistry"];
-const JOINERS: [&str; 4] = ["app.rs", "dev.rs", "samples.rs", "cli.rs"];
+const JOINERS: [&str; 5] = ["app.rs", "dev.rs", "samples.rs", "cli.rs", "cli/topics.rs"];
 
 fn sources() -> Vec<(String, String)> {
     fn walk(directory: &Path, found: &mut Vec<PathBuf>) {

@@ -17,6 +17,7 @@ pub mod consumer;
 pub mod dev_broker;
 pub mod producer;
 
+mod connection;
 mod log;
 mod observed;
 mod rebalance;

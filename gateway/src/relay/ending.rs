@@ -136,7 +136,7 @@ impl Relay {
                         Some(early) => self.answer(request, entry, early),
                         // A second record that was not written takes back nothing of the first.
                         None => {
-                            let failure = refusal(&error);
+                            let failure = refusal(&error, &entry.service);
                             let recorded = failure.recorded || before == Before::MayBeRecorded;
                             self.fail(request, entry, failure.recorded(recorded));
                         }
@@ -295,7 +295,7 @@ impl Relay {
 }
 
 /// What a client is told when its request was not produced.
-pub(super) fn refusal(error: &ProduceError) -> Failure {
+pub(super) fn refusal(error: &ProduceError, service: &Service) -> Failure {
     let code = match error {
         ProduceError::QueueFull => ErrorCode::Overloaded,
         ProduceError::TooLarge => ErrorCode::TooLarge,
@@ -304,7 +304,13 @@ pub(super) fn refusal(error: &ProduceError) -> Failure {
         | ProduceError::Refused(_)
         | ProduceError::Unconfirmed(_) => ErrorCode::Unavailable,
     };
-    Failure::new(code, format!("kafka: {error}")).recorded(error.may_be_recorded())
+    let message = match error {
+        ProduceError::UnknownTopic => {
+            format!("kafka: topic {} does not exist: `roundtrip topics` creates it", service.topic)
+        }
+        error => format!("kafka: {error}"),
+    };
+    Failure::new(code, message).recorded(error.may_be_recorded())
 }
 
 /// What went wrong, for metrics and for the client; `None` for a good reply.

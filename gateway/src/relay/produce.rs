@@ -81,7 +81,7 @@ impl Relay {
             if error == ProduceError::QueueFull {
                 self.telemetry.limit_hit("producer_queue");
             }
-            return Err(refusal(&error));
+            return Err(refusal(&error, service));
         }
         Ok(())
     }

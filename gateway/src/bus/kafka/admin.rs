@@ -1,7 +1,10 @@
 //! Creates topics and compares those that exist with what they should be. Changes none that exists:
 //! more partitions would move keys, and a configuration may be somebody's decision.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use rdkafka::{
     ClientContext,
@@ -10,14 +13,21 @@ use rdkafka::{
         ResourceSpecifier, TopicReplication,
     },
     config::{FromClientConfigAndContext, RDKafkaLogLevel},
+    consumer::{BaseConsumer, Consumer as _, ConsumerContext},
     error::{KafkaError, RDKafkaErrorCode},
     metadata::MetadataTopic,
 };
 
-use super::{KafkaSettings, log::ClientLog};
+use super::{KafkaSettings, StartError, log::ClientLog};
 
-/// How long the cluster has for each question.
+/// How long the cluster has for its first answer: whoever waits for it is in front of a terminal.
+const ANSWER_PATIENCE: Duration = Duration::from_secs(4);
+
+/// How long it has for each question once it has answered.
 const PATIENCE: Duration = Duration::from_secs(15);
+
+/// So many things a client may have to say before it is asked no more.
+const COMPLAINTS_MAX: usize = 100;
 
 /// Kafka's word for "the broker's default".
 const BROKER_DEFAULT: i32 = -1;
@@ -60,6 +70,17 @@ pub enum TopicResult {
     Failed(String),
 }
 
+impl TopicResult {
+    /// The topic is there, and nothing of it differs.
+    pub const fn is_as_configured(&self) -> bool {
+        match self {
+            Self::Exists { differences } => differences.is_empty(),
+            Self::Created => true,
+            Self::WouldCreate | Self::Failed(_) => false,
+        }
+    }
+}
+
 /// Creates those of the topics that do not exist; with `dry_run` it only asks the broker whether it
 /// would. The outcomes are in the order of `specs`.
 ///
@@ -70,10 +91,8 @@ pub async fn create_topics(
     specs: &[TopicSpec],
     dry_run: bool,
 ) -> Result<Vec<TopicOutcome>, AdminError> {
-    let context = AdminContext(ClientLog::new("topics".to_owned()));
-    let config = settings.client_config(&[], &[]);
-    let admin = Arc::new(AdminClient::from_config_and_context(&config, context)?);
-    let existing = existing_topics(&admin).await?;
+    let existing = existing_topics(settings, AdminContext::new(false)).await?;
+    let admin = administer(settings)?;
     let mut outcomes = Vec::with_capacity(specs.len());
     for spec in specs {
         let result = match existing.get(&spec.name) {
@@ -90,24 +109,59 @@ pub async fn create_topics(
     Ok(outcomes)
 }
 
+/// Which of these topics do not exist.
+///
+/// # Errors
+/// The client cannot be set up, or the cluster does not answer.
+pub async fn missing_topics(
+    settings: &KafkaSettings,
+    names: &BTreeSet<String>,
+) -> Result<Vec<String>, AdminError> {
+    // The node's other clients tell of the cluster.
+    let existing = existing_topics(settings, AdminContext::new(true)).await?;
+    Ok(names.iter().filter(|name| !existing.contains_key(*name)).cloned().collect())
+}
+
 /// Why nothing could be said about any topic.
 #[derive(Clone, Debug, thiserror::Error)]
-#[error("the cluster cannot be administered: {0}")]
-pub struct AdminError(#[from] KafkaError);
+pub enum AdminError {
+    /// No client can be made.
+    #[error(transparent)]
+    Client(#[from] StartError),
+    /// No broker has answered: which, and why.
+    #[error("kafka cannot be reached: {0}")]
+    Unreachable(String),
+}
 
 type Admin = AdminClient<AdminContext>;
 
-struct AdminContext(ClientLog);
+struct AdminContext {
+    log: ClientLog,
+    /// Others tell of the cluster.
+    quiet: bool,
+}
+
+impl AdminContext {
+    fn new(quiet: bool) -> Self {
+        Self { log: ClientLog::new("topics".to_owned()), quiet }
+    }
+}
 
 impl ClientContext for AdminContext {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
-        self.0.line(level, facility, message);
+        if !self.quiet {
+            self.log.line(level, facility, message);
+        }
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
-        self.0.error(&error, reason);
+        if !self.quiet {
+            self.log.error(&error, reason);
+        }
     }
 }
+
+impl ConsumerContext for AdminContext {}
 
 /// What a topic has, as the metadata tells it.
 #[derive(Clone, Copy, Debug)]
@@ -125,14 +179,43 @@ impl Shape {
     }
 }
 
-async fn existing_topics(admin: &Arc<Admin>) -> Result<BTreeMap<String, Shape>, KafkaError> {
-    let admin = Arc::clone(admin);
+fn administer(settings: &KafkaSettings) -> Result<Admin, StartError> {
+    let config = settings.client_config(&[], &[]);
+    Ok(AdminClient::from_config_and_context(&config, AdminContext::new(false))?)
+}
+
+/// All topics that there are. Asked by a client which hears why it gets no answer: one for
+/// administration hands over nothing but answers.
+async fn existing_topics(
+    settings: &KafkaSettings,
+    context: AdminContext,
+) -> Result<BTreeMap<String, Shape>, AdminError> {
+    let config = settings.client_config(&[], &[]);
+    let asking: BaseConsumer<AdminContext> =
+        config.create_with_context(context).map_err(StartError)?;
     let look = move || {
-        let metadata = admin.inner().fetch_metadata(None, PATIENCE)?;
+        let metadata = asking
+            .fetch_metadata(None, ANSWER_PATIENCE)
+            .map_err(|error| (error, hear_why(&asking)))?;
         let topics = metadata.topics().iter();
         Ok(topics.map(|topic| (topic.name().to_owned(), Shape::of(topic))).collect())
     };
-    tokio::task::spawn_blocking(look).await.unwrap_or(Err(KafkaError::Canceled))
+    let found = tokio::task::spawn_blocking(look).await;
+    found.unwrap_or(Err((KafkaError::Canceled, None))).map_err(|(error, why)| {
+        let silence = || format!("no answer from {}: {error}", settings.bootstrap_servers);
+        AdminError::Unreachable(why.unwrap_or_else(silence))
+    })
+}
+
+/// Why a client gets no answer, by what it has been left.
+fn hear_why(client: &BaseConsumer<AdminContext>) -> Option<String> {
+    for _ in 0..COMPLAINTS_MAX {
+        drop(client.poll(Duration::ZERO));
+        if let Some(why) = client.context().log.disconnected() {
+            return Some(why);
+        }
+    }
+    None
 }
 
 async fn configuration(admin: &Admin, topic: &str) -> Result<BTreeMap<String, String>, KafkaError> {

@@ -9,7 +9,11 @@ use rdkafka::{config::RDKafkaLogLevel, error::KafkaError};
 use tokio::time::Instant;
 use tracing::{debug, error, info, warn};
 
-use super::is_connectivity;
+use super::{
+    connection::{Connections, Failure},
+    is_connectivity,
+};
+use crate::tasks::locked;
 
 /// A client logs so many lines in [`WINDOW`] at most.
 const LINES_MAX: u32 = 5;
@@ -25,18 +29,30 @@ pub(super) struct ClientLog {
     /// Which client, as the operator knows it.
     client: String,
     window: Mutex<Window>,
+    connections: Mutex<Connections>,
 }
 
 impl ClientLog {
     pub(super) fn new(client: String) -> Self {
         let window = Window { began: Instant::now(), lines: 0, suppressed: 0 };
-        Self { client, window: Mutex::new(window) }
+        Self { client, window: Mutex::new(window), connections: Mutex::default() }
     }
 
     /// One line of librdkafka's own log.
     pub(super) fn line(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
         // Every client is handed all properties, and takes what concerns it.
         let is_expected = facility == "CONFWARN" && message.contains("will be ignored by this");
+        if facility == "FAIL" {
+            if let Some(failure) = Failure::of_log(message) {
+                return self.failed(&failure);
+            }
+            let is_error = matches!(level, RDKafkaLogLevel::Error | RDKafkaLogLevel::Critical);
+            if is_error {
+                // Comes as an error of the client, too.
+                debug!(target: "librdkafka", client = %self.client, facility, "{message}");
+                return;
+            }
+        }
         if matches!(level, RDKafkaLogLevel::Debug) || is_expected {
             // The former only when the user asked for it with the property `debug`: no limit then.
             debug!(target: "librdkafka", client = %self.client, facility, "{message}");
@@ -58,14 +74,36 @@ impl ClientLog {
         }
     }
 
-    /// What librdkafka reports as an error of the whole client. Lost connections are in its log as
-    /// well, so that here they are only for whoever looks closely.
+    /// What librdkafka reports as an error of the whole client. A broker that cannot be talked to is
+    /// told once, and again when the reason changes.
     pub(super) fn error(&self, error: &KafkaError, reason: &str) {
-        if error.rdkafka_error_code().is_some_and(is_connectivity) {
+        let code = error.rdkafka_error_code();
+        if let Some(failure) = code.and_then(|code| Failure::of(code, reason)) {
+            self.failed(&failure);
+        } else if code.is_some_and(is_connectivity) {
             debug!(target: "librdkafka", client = %self.client, %error, "{reason}");
         } else {
             self.warning(&format!("{error}: {reason}"));
         }
+    }
+
+    fn failed(&self, failure: &Failure) {
+        let client = &self.client;
+        if locked(&self.connections).failed(failure, Instant::now()) {
+            warn!(target: "librdkafka", %client, "kafka: {failure}");
+        } else {
+            debug!(target: "librdkafka", %client, "kafka: {failure}");
+        }
+    }
+
+    /// A broker has answered.
+    pub(super) fn connected(&self) {
+        locked(&self.connections).answered();
+    }
+
+    /// Why no broker answers, as far as is known: where, and what fails.
+    pub(super) fn disconnected(&self) -> Option<String> {
+        locked(&self.connections).latest(Instant::now()).map(ToString::to_string)
     }
 
     /// Something the adapter itself has to say about the client.
