@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use self::steps::{Steps, holds};
 use crate::{
     bus::{
-        Consumer, ConsumerControl, Producer,
+        Consumer, ConsumerControl, Producer, Trouble,
         kafka::{
             KafkaSettings, Profile, StartError, consumer::KafkaConsumer, producer::KafkaProducer,
         },
@@ -220,7 +220,7 @@ impl App {
         let reader =
             tasks.until("dispatch", &stops.reading, dispatch.run(consumer, reading, FAREWELL));
         let membership = Arc::clone(&parts.membership);
-        let readiness = readiness(&relay, &membership, assigned);
+        let readiness = readiness(&relay, &membership, assigned, Arc::clone(&control));
         let readiness = Arc::new(readiness.with(Component::Peers, move || match link.troubles() {
             troubles if troubles.is_empty() => Health::Well,
             troubles => Health::Degraded(troubles.join("; ")),
@@ -263,6 +263,7 @@ fn readiness(
     relay: &Arc<Relay>,
     membership: &Arc<Membership>,
     assigned: watch::Receiver<bool>,
+    control: Arc<dyn ConsumerControl>,
 ) -> Readiness {
     let (draining, bus, membership) =
         (Arc::clone(relay), Arc::clone(relay), Arc::clone(membership));
@@ -282,9 +283,26 @@ fn readiness(
         .with(Component::Assignment, move || {
             Health::unready_if(!*assigned.borrow(), "no assignment of reply partitions yet")
         })
-        .with(Component::Kafka, move || {
-            Health::unready_if(!bus.is_bus_available(), "kafka cannot be reached")
-        })
+        .with(Component::Kafka, move || kafka_health(bus.is_bus_available(), &control.troubles()))
+}
+
+/// Requests cannot be recorded, or their replies not be read. A broker that cannot be reached matters
+/// where there is no other: else it only says why there is none.
+fn kafka_health(is_available: bool, troubles: &[Trouble]) -> Health {
+    let is_connection = |trouble: &&Trouble| matches!(trouble, Trouble::Unreachable(_));
+    let reading = troubles.iter().filter(|trouble| !is_connection(trouble));
+    let mut reasons: Vec<String> = reading.map(ToString::to_string).collect();
+    if !is_available {
+        let why = troubles.iter().find(is_connection);
+        reasons.insert(
+            0,
+            match why {
+                Some(why) => format!("kafka cannot be reached: {why}"),
+                None => "kafka cannot be reached".to_owned(),
+            },
+        );
+    }
+    if reasons.is_empty() { Health::Well } else { Health::Unready(reasons.join("; ")) }
 }
 
 impl Node {
@@ -440,5 +458,28 @@ impl Node {
             .within(steps::TASKS_WITHIN, Duration::ZERO, "tasks", self.tasks.stop_and_wait())
             .await;
         tracing::info!(given_up, "drained");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_broker_that_is_away_matters_where_there_is_no_other() {
+        let away = Trouble::Unreachable("kafka-1:9092 cannot be resolved: no such host".to_owned());
+        let missing = Trouble::MissingTopic("replies".to_owned());
+        assert_eq!(kafka_health(true, &[]), Health::Well);
+        assert_eq!(kafka_health(true, std::slice::from_ref(&away)), Health::Well);
+        let unready = |reason: &str| Health::Unready(reason.to_owned());
+        assert_eq!(kafka_health(false, &[]), unready("kafka cannot be reached"));
+        assert_eq!(
+            kafka_health(false, std::slice::from_ref(&away)),
+            unready("kafka cannot be reached: kafka-1:9092 cannot be resolved: no such host")
+        );
+        assert_eq!(
+            kafka_health(true, &[away, missing]),
+            unready("topic replies does not exist: `roundtrip topics` creates it")
+        );
     }
 }

@@ -163,8 +163,76 @@ pub enum BusEvent<'a> {
         /// Whether they had been given to others before this was noticed.
         lost: bool,
     },
+    /// The topic was deleted and created again. What follows of these partitions are the records of
+    /// the new one, from its first on; what was handled of the former one counts no more, and what
+    /// is stored from here on is an offset of the new one, though it may be lower.
+    Rewound(&'a [i32]),
+    /// A batch of records cannot be read. Said once, and again when something about it changes.
+    Unreadable(&'a Unreadable),
     /// One record.
     Record(Incoming<'a>),
+}
+
+/// A batch of records that cannot be handed over.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unreadable {
+    /// Topic name.
+    pub topic: String,
+    /// Partition number.
+    pub partition: i32,
+    /// Where reading stops.
+    pub offset: i64,
+    /// Where it goes on: what is before is skipped. `None`: nowhere, until what is wrong is mended.
+    pub next: Option<i64>,
+    /// What is wrong with it.
+    pub reason: UnreadableReason,
+    /// The same in the client library's words.
+    pub cause: String,
+}
+
+/// What is wrong with a batch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum UnreadableReason {
+    /// Its checksum is not that of its bytes, or they make no records.
+    Corrupt,
+    /// Larger than what the client takes in.
+    TooLarge,
+    /// It cannot be unpacked, or is too large when it is.
+    Undecodable,
+    /// In a format, or packed by a codec, that the client does not know.
+    Unsupported,
+    /// Nothing comes, and nothing says why.
+    Stalled,
+}
+
+impl UnreadableReason {
+    /// The reason as metrics and logs name it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Corrupt => "corrupt",
+            Self::TooLarge => "too_large",
+            Self::Undecodable => "undecodable",
+            Self::Unsupported => "unsupported",
+            Self::Stalled => "stalled",
+        }
+    }
+}
+
+/// What keeps a consumer from its work, for as long as it does. `Display` says it to an operator.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Trouble {
+    /// A broker cannot be talked to: which, and why. Others may answer.
+    #[error("{0}")]
+    Unreachable(String),
+    /// There is no such topic.
+    #[error("topic {0} does not exist: `roundtrip topics` creates it")]
+    MissingTopic(String),
+    /// A partition is not read on.
+    #[error(
+        "partition {} of {} is not read on from offset {}: {}",
+        .0.partition, .0.topic, .0.offset, .0.reason.as_str()
+    )]
+    Stuck(Unreadable),
 }
 
 /// How far behind the end of a partition the consumer is.
@@ -216,4 +284,7 @@ pub trait ConsumerControl: Send + Sync + Debug + 'static {
 
     /// Lag of the assigned partitions, as last seen, some seconds ago at most.
     fn lag(&self) -> Vec<Lag>;
+
+    /// What keeps the consumer from its work now.
+    fn troubles(&self) -> Vec<Trouble>;
 }

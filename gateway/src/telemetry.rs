@@ -21,9 +21,9 @@ use tokio::time::Instant;
 use self::{
     forwards::Forwards,
     labels::{
-        CloseLabels, EntryLabels, FRAMES_ABANDONED, LIMITS, LimitLabels, OPERATIONS,
-        OperationLabels, PartitionLabels, RECORDS_SKIPPED, ReasonLabels, ReplyLabels,
-        RequestLabels, ResultLabels, ServiceLabels, StageLabels, StateLabels,
+        CONSUMER_ERRORS, CloseLabels, ConsumerErrorLabels, EntryLabels, FRAMES_ABANDONED, LIMITS,
+        LimitLabels, OPERATIONS, OperationLabels, PartitionLabels, RECORDS_SKIPPED, ReasonLabels,
+        ReplyLabels, RequestLabels, ResultLabels, ServiceLabels, StageLabels, StateLabels,
     },
 };
 use crate::error::CloseCode;
@@ -106,6 +106,7 @@ pub struct Telemetry {
     consumer_lag: Family<PartitionLabels, Gauge>,
     /// Replies that are read and not handled.
     pub unhandled: Unhandled,
+    consumer_errors: Family<ConsumerErrorLabels, Counter>,
 }
 
 impl Telemetry {
@@ -131,6 +132,7 @@ impl Telemetry {
             registry_unreadable: Family::default(),
             consumer_lag: Family::default(),
             unhandled: Unhandled::default(),
+            consumer_errors: Family::default(),
         };
         this.register_requests();
         this.register_cluster();
@@ -255,6 +257,12 @@ impl Telemetry {
             self.consumer_lag.clone(),
         );
         self.unhandled.register(registry);
+        registry.register(
+            "consumer_errors",
+            "Batches of records that could not be read, by topic, partition and reason: corrupt, \
+             too_large, undecodable, unsupported, stalled",
+            self.consumer_errors.clone(),
+        );
     }
 
     /// Replies were sent to a peer, or were not.
@@ -336,6 +344,24 @@ impl Telemetry {
             let labels = PartitionLabels { topic: topic.to_owned(), partition };
             self.consumer_lag.get_or_create(&labels).set(records);
         }
+    }
+
+    /// A partition is read from now on.
+    pub fn reads(&self, topic: &str, partition: i32) {
+        for reason in CONSUMER_ERRORS {
+            let labels = ConsumerErrorLabels { topic: topic.to_owned(), partition, reason };
+            drop(self.consumer_errors.get_or_create(&labels));
+        }
+    }
+
+    /// A batch of records cannot be read.
+    pub fn consumer_error(&self, topic: &str, partition: i32, reason: &'static str) {
+        debug_assert!(
+            CONSUMER_ERRORS.contains(&reason),
+            "{reason} is not in labels::CONSUMER_ERRORS"
+        );
+        let labels = ConsumerErrorLabels { topic: topic.to_owned(), partition, reason };
+        self.consumer_errors.get_or_create(&labels).inc();
     }
 
     /// All metrics in the OpenMetrics text format, which Prometheus reads.

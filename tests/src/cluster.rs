@@ -97,6 +97,11 @@ impl Cluster {
         &self.tag
     }
 
+    /// How many partitions its reply topic has.
+    pub fn reply_partitions(&self) -> i32 {
+        self.reply_partitions
+    }
+
     /// The full name of a topic: `replies`, `SERVICE.requests` or one of the builder's.
     pub fn topic(&self, name: &str) -> String {
         format!("{}.{name}", self.tag)

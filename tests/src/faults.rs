@@ -46,6 +46,8 @@ pub enum Fault {
     KafkaKilled,
     /// Kafka stands still for ten seconds.
     KafkaPaused,
+    /// The reply topic is deleted and created again, and a node is killed, and started again.
+    TopicAnew,
     /// A node's peers cannot connect to it.
     LinkCut,
     /// What a node's peers say arrives late.
@@ -77,7 +79,7 @@ const DUMP_AGE: Duration = Duration::from_secs(4);
 const AWAY_MAX: Duration = Duration::from_secs(8);
 
 impl Fault {
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::KillSockets,
         Self::KillReader,
         Self::Pause,
@@ -88,6 +90,7 @@ impl Fault {
         Self::RedisPaused,
         Self::KafkaKilled,
         Self::KafkaPaused,
+        Self::TopicAnew,
         Self::LinkCut,
         Self::LinkDelayed,
         Self::LinkBlackHole,
@@ -107,6 +110,7 @@ impl Fault {
             Self::RedisPaused => "redis-paused",
             Self::KafkaKilled => "kafka-killed",
             Self::KafkaPaused => "kafka-paused",
+            Self::TopicAnew => "topic-anew",
             Self::LinkCut => "link-cut",
             Self::LinkDelayed => "link-delayed",
             Self::LinkBlackHole => "link-black-hole",
@@ -127,6 +131,7 @@ impl Fault {
             Self::RedisPaused => "Redis paused for 5 s",
             Self::KafkaKilled => "Kafka killed and restarted",
             Self::KafkaPaused => "Kafka paused for 10 s",
+            Self::TopicAnew => "reply topic made anew, and a node killed",
             Self::LinkCut => "a node unreachable for its peers for 5 s",
             Self::LinkDelayed => "300 ms of delay towards a node for 5 s",
             Self::LinkBlackHole => "a node's peer links swallow everything for 5 s",
@@ -155,6 +160,8 @@ impl Fault {
                 let codes = &["unavailable", "overloaded"];
                 (Allowance { codes, unserved: true, ..NONE }, None)
             }
+            // Replies that were in the former topic alone are gone with it.
+            Self::TopicAnew => (Allowance { codes: &["timeout"], unserved: true, ..killed }, None),
             Self::LinkCut | Self::LinkDelayed | Self::LinkBlackHole => (NONE, seconds(8.0)),
             // Its links are cut meanwhile, and come back.
             Self::DescriptorsUsedUp => (NONE, seconds(8.0)),
@@ -248,6 +255,11 @@ impl Fault {
                 all_ready(cluster).await
             }
             Self::KafkaPaused => pause_kafka(cluster).await,
+            Self::TopicAnew => {
+                let topic = cluster.topic("replies");
+                cluster.kafka().make_anew(&topic, cluster.reply_partitions()).await?;
+                kill(cluster, directory, any, away / 4, true).await
+            }
             Self::LinkCut => disturb(cluster, any, Link::Cut).await,
             Self::LinkDelayed => disturb(cluster, any, Link::Delayed(LINK_DELAY)).await,
             Self::LinkBlackHole => disturb(cluster, any, Link::BlackHole).await,

@@ -32,6 +32,7 @@ mod scenarios {
     mod survival;
     mod takeover;
     mod topics;
+    mod unreadable;
     mod violations;
     mod ways_back;
 }

@@ -15,7 +15,7 @@ use tokio::{
 };
 
 use super::{
-    BusEvent, Consumer, Incoming, Outgoing, Position, ProduceError, Producer,
+    BusEvent, Consumer, Incoming, Outgoing, Position, ProduceError, Producer, Unreadable,
     partitioner::partition_for,
 };
 use crate::tasks::locked;
@@ -38,6 +38,13 @@ pub trait Bed {
 
     /// Takes the bus away, or brings it back.
     async fn set_reachable(&self, reachable: bool);
+}
+
+/// A bed whose topics can be deleted.
+#[async_trait(?Send)]
+pub trait Mutable: Bed {
+    /// Deletes a topic and creates it again, under the same name.
+    async fn make_anew(&self, topic: &str, partitions: i32);
 }
 
 /// Makes a test of each check. `bed` makes a [`Bed`] that is left alone, `doomed` one that is taken
@@ -73,7 +80,18 @@ pub use bus_checks as checks;
 pub(super) enum Seen {
     Assigned(Vec<i32>),
     Revoked(Vec<i32>),
+    Rewound(Vec<i32>),
+    Unreadable(Unreadable),
     Record(Record),
+}
+
+impl Seen {
+    fn offset(&self) -> Option<i64> {
+        match self {
+            Self::Record(record) => Some(record.position.offset),
+            _ => None,
+        }
+    }
 }
 
 /// A record, owned.
@@ -124,6 +142,8 @@ impl Reader {
                 assigned.retain(|partition| !partitions.contains(partition));
                 seen.push(Seen::Revoked(partitions.to_vec()));
             }
+            BusEvent::Rewound(partitions) => seen.push(Seen::Rewound(partitions.to_vec())),
+            BusEvent::Unreadable(batch) => seen.push(Seen::Unreadable(batch.clone())),
             BusEvent::Record(record) => {
                 assert!(assigned.contains(&record.partition), "a record before its assignment");
                 seen.push(Seen::Record(record.into()));
@@ -157,13 +177,62 @@ impl Reader {
     }
 }
 
+/// The group goes on in partition 0 with the record at this offset.
+pub async fn records_come_from(bed: &dyn Bed, group: &str, topic: &str, offset: i64) {
+    let mut reader = joined(bed, group, topic, 1).await;
+    let from = |reader: &Reader| {
+        let mut offsets = reader.of_partition(0).into_iter().map(|record| record.position.offset);
+        offsets.any(|found| found == offset)
+    };
+    reader.read_until("the first record", from).await;
+    let offsets: Vec<_> = reader.of_partition(0).iter().map(|r| r.position.offset).collect();
+    assert!(offsets.iter().all(|found| *found >= offset), "{offsets:?}");
+    reader.close().await;
+}
+
+/// What is there now is read from its beginning, also where the former topic's offsets lie within it,
+/// and is gone on with from what is stored of it.
+pub async fn a_topic_made_anew_is_read_from_its_beginning(bed: &dyn Mutable) {
+    let (topic, producer) = (bed.topic(1).await, bed.producer(100));
+    for _ in 0..5 {
+        write(&*producer, &plain(&topic, 0, b"former")).await;
+    }
+    let mut reader = joined(bed, "g", &topic, 1).await;
+    reader.read_until("the former records", |reader| reader.records().count() == 5).await;
+    reader.consumer.control().store(0, 5);
+    reader.read(Duration::from_secs(2)).await;
+
+    bed.make_anew(&topic, 1).await;
+    let written = 9;
+    for _ in 0..written {
+        write(&*bed.producer(100), &plain(&topic, 0, b"new")).await;
+    }
+    let since_rewound = |reader: &Reader| {
+        let seen = reader.seen.iter().rev();
+        let since = seen.take_while(|seen| !matches!(seen, Seen::Rewound(_)));
+        let mut offsets: Vec<i64> = since.filter_map(Seen::offset).collect();
+        offsets.reverse();
+        offsets
+    };
+    let all: Vec<i64> = (0..written).collect();
+    reader.read_until("all that is new", |reader| since_rewound(reader) == all).await;
+    assert!(reader.seen.contains(&Seen::Rewound(vec![0])), "{:?}", reader.seen);
+
+    reader.consumer.control().store(0, 2);
+    reader.read(Duration::from_secs(2)).await;
+    reader.close().await;
+    let mut next = joined(bed, "g", &topic, 1).await;
+    next.read_until("what was not handled", |reader| reader.records().count() == 7).await;
+    assert_eq!(next.of_partition(0)[0].position.offset, 2);
+}
+
 /// A record without a key and headers.
 pub fn plain<'a>(topic: &'a str, partition: i32, value: &'a [u8]) -> Outgoing<'a> {
     Outgoing { topic, partition: Some(partition), key: None, value: Some(value), headers: &[] }
 }
 
 /// Writes and waits for the broker's word.
-pub(super) async fn write(producer: &dyn Producer, record: &Outgoing<'_>) -> Position {
+pub async fn write(producer: &dyn Producer, record: &Outgoing<'_>) -> Position {
     let (told, mut delivery) = mpsc::channel(1);
     let on_delivery = Box::new(move |result| told.try_send(result).expect("told once"));
     producer.produce(record, on_delivery).expect("the queue has room");

@@ -20,7 +20,10 @@ pub mod producer;
 mod connection;
 mod log;
 mod observed;
+mod offsets;
 mod rebalance;
+mod topic_id;
+mod unreadable;
 
 /// How the clients reach a cluster and what they are tuned for.
 #[derive(Clone, Default)]

@@ -94,6 +94,15 @@ impl MemoryBus {
         });
     }
 
+    /// Deletes a topic and creates it again, under the same name and with nothing in it. What its
+    /// groups have committed stays, as where a member commits late.
+    pub fn make_anew(&self, topic: &str, partitions: i32) {
+        self.broker().change(|state| {
+            let former = state.topics.entry(topic.to_owned()).or_default();
+            *former = former.made_anew(partitions);
+        });
+    }
+
     /// Takes the bus away from everybody, or brings it back. Meanwhile records are queued and
     /// nothing is read.
     pub fn set_available(&self, available: bool) {

@@ -16,7 +16,7 @@ use super::{
     window::{Budget, Hold, Record, Window, WindowLimits},
 };
 use crate::{
-    bus::{BusEvent, Consumer, ConsumerControl, Incoming},
+    bus::{BusEvent, Consumer, ConsumerControl, Incoming, Unreadable},
     telemetry::{UnhandledGauge, Way},
     wire::Reply,
 };
@@ -51,8 +51,11 @@ pub struct Dispatch {
 #[derive(Debug)]
 struct Partition {
     window: Window,
+    /// The least offset that the next record may have.
+    next: i64,
     stored: Option<i64>,
     paused: bool,
+    unreadable: Burst,
     /// How long its oldest record has waited.
     oldest: UnhandledGauge,
 }
@@ -114,8 +117,11 @@ impl Dispatch {
             BusEvent::Assigned(partitions) => {
                 tracing::info!(?partitions, "reply partitions assigned");
                 for &number in partitions {
+                    self.relay.telemetry().reads(&self.relay.reply_topic, number);
                     let (window, oldest) = (Window::new(&self.budget), self.oldest(number));
-                    let partition = Partition { window, stored: None, paused: false, oldest };
+                    let (next, stored, paused) = (0, None, false);
+                    let unreadable = Burst::default();
+                    let partition = Partition { window, next, stored, paused, unreadable, oldest };
                     self.partitions.insert(number, partition);
                 }
                 self.own();
@@ -129,15 +135,33 @@ impl Dispatch {
                 }
                 self.own();
             }
+            BusEvent::Rewound(partitions) => {
+                tracing::warn!(
+                    ?partitions,
+                    "the reply topic was made anew; read from its beginning"
+                );
+                for number in partitions {
+                    if let Some(partition) = self.partitions.get_mut(number) {
+                        partition.begin_anew(&self.budget);
+                    }
+                }
+            }
+            BusEvent::Unreadable(batch) => self.on_unreadable(batch),
             BusEvent::Record(record) => self.on_record(&record),
         }
     }
 
     fn on_record(&mut self, record: &Incoming<'_>) {
-        let Some(partition) = self.partitions.get(&record.partition) else {
+        let Some(partition) = self.partitions.get_mut(&record.partition) else {
             // Not ours any more: its next reader will see it.
             return;
         };
+        if record.offset < partition.next {
+            let (number, offset) = (record.partition, record.offset);
+            tracing::warn!(partition = number, offset, "offsets go backwards; handled anew");
+            partition.begin_anew(&self.budget);
+        }
+        partition.next = record.offset + 1;
         let request = match reply::correlation(record) {
             Ok(request) => request,
             Err(reason) => {
@@ -175,6 +199,31 @@ impl Dispatch {
 
     fn oldest(&self, partition: i32) -> UnhandledGauge {
         self.relay.telemetry().unhandled.oldest(&self.relay.reply_topic, partition)
+    }
+
+    /// Whose replies are lost in it nobody can know: they end by their deadlines.
+    fn on_unreadable(&mut self, batch: &Unreadable) {
+        let Unreadable { topic, partition: number, offset, next, reason, cause } = batch;
+        let Some(partition) = self.partitions.get_mut(number) else { return };
+        if let Some(next) = next.filter(|next| *next > partition.next) {
+            partition.window.passed(next - 1);
+            partition.next = next;
+        }
+        let reason = reason.as_str();
+        self.relay.telemetry().consumer_error(topic, *number, reason);
+        if let Some(muted) = partition.unreadable.tick(Instant::now()) {
+            let next = next.map_or_else(|| "nowhere".to_owned(), |next| next.to_string());
+            tracing::warn!(
+                topic,
+                partition = number,
+                offset,
+                next,
+                reason,
+                cause,
+                muted,
+                "replies cannot be read; skipped to the next that can"
+            );
+        }
     }
 
     fn own(&mut self) {
@@ -254,6 +303,16 @@ impl Dispatch {
                 partition.stored = mark;
             }
         }
+    }
+}
+
+impl Partition {
+    /// What was handled so far is not part of what is read from here on. What still waits in the
+    /// former window holds nothing back any more: its records are gone, or are read again.
+    fn begin_anew(&mut self, budget: &Budget) {
+        self.window.close();
+        self.window = Window::new(budget);
+        (self.next, self.stored) = (0, None);
     }
 }
 

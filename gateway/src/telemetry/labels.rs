@@ -50,6 +50,10 @@ pub(super) const OPERATIONS: &[&str] = &[
 /// What comes of forwarding.
 pub(super) const FORWARDS: &[&str] = &["delivered", "failed", "unknown"];
 
+/// What keeps a batch of records from being read.
+pub(super) const CONSUMER_ERRORS: [&str; 5] =
+    ["corrupt", "too_large", "undecodable", "unsupported", "stalled"];
+
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub(super) struct RequestLabels {
     pub(super) service: String,
@@ -119,4 +123,11 @@ pub(super) struct PartitionLabels {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub(super) struct CloseLabels {
     pub(super) code: u16,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(super) struct ConsumerErrorLabels {
+    pub(super) topic: String,
+    pub(super) partition: i32,
+    pub(super) reason: &'static str,
 }

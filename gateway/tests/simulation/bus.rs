@@ -10,6 +10,7 @@ use std::{
 use async_trait::async_trait;
 use gateway::bus::{
     BusEvent, Consumer, ConsumerControl, Lag, OnDelivery, Outgoing, ProduceError, Producer, Sink,
+    Trouble,
     memory::{MemoryConsumer, MemoryProducer},
 };
 use tokio::time::timeout;
@@ -142,6 +143,7 @@ impl Consumer for Reader {
                     BusEvent::Revoked { partitions, .. } => {
                         owned.retain(|partition| !partitions.contains(partition));
                     }
+                    BusEvent::Rewound(_) | BusEvent::Unreadable(_) => {}
                     BusEvent::Record(record) => {
                         if seat.wires.world.defect == Defect::EarlyOffsets {
                             seat.store(record.partition, record.offset + 1);
@@ -191,6 +193,10 @@ impl ConsumerControl for Seat {
 
     fn lag(&self) -> Vec<Lag> {
         self.member().lag()
+    }
+
+    fn troubles(&self) -> Vec<Trouble> {
+        self.member().troubles()
     }
 }
 

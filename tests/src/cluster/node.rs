@@ -133,11 +133,11 @@ impl Node {
         self.proxy.as_ref().expect("the cluster is built with proxies")
     }
 
-    /// Waits until it has bound its listeners and calls itself ready.
+    /// Waits until it has bound its listeners.
     ///
     /// # Errors
     /// When it does not, or ends.
-    pub async fn ready(&mut self) -> Result<()> {
+    pub async fn bound(&mut self) -> Result<()> {
         let addresses = eventually(SOON, "the node binds its listeners", async || {
             let process = self.process()?;
             process.runs()?;
@@ -151,6 +151,15 @@ impl Node {
         if let Some(proxy) = &self.proxy {
             proxy.lead_to(addresses.internal);
         }
+        Ok(())
+    }
+
+    /// Waits until it has bound its listeners and calls itself ready.
+    ///
+    /// # Errors
+    /// When it does not, or ends.
+    pub async fn ready(&mut self) -> Result<()> {
+        self.bound().await?;
         eventually(SOON, "the node is ready", async || {
             self.process()?.runs()?;
             self.is_ready().await

@@ -1,6 +1,8 @@
 //! A Kafka broker.
 
 use std::{
+    fs,
+    ops::RangeInclusive,
     path::{Path, PathBuf},
     process::{Command, Stdio},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -10,10 +12,10 @@ use std::{
 use anyhow::{Context, Result, anyhow, ensure};
 use nix::sys::signal::Signal;
 use rdkafka::{
-    ClientConfig, TopicPartitionList,
+    ClientConfig, Offset, TopicPartitionList,
     admin::{AdminClient, AdminOptions, NewTopic, TopicReplication},
     client::DefaultClientContext,
-    consumer::{BaseConsumer, Consumer},
+    consumer::{BaseConsumer, CommitMode, Consumer},
     message::{Header, OwnedHeaders},
     producer::{FutureProducer, FutureRecord},
 };
@@ -149,6 +151,42 @@ impl Kafka {
         Ok(())
     }
 
+    /// Deletes a topic and creates it again, under the same name.
+    ///
+    /// # Errors
+    /// When it does not exist, or does not come back.
+    pub async fn make_anew(&self, topic: &str, partitions: i32) -> Result<()> {
+        let admin: AdminClient<DefaultClientContext> = self.client().create()?;
+        let options = AdminOptions::new().operation_timeout(Some(Duration::from_secs(20)));
+        for outcome in admin.delete_topics(&[topic], &options).await? {
+            outcome.map_err(|(topic, code)| anyhow!("topic {topic} not deleted: {code}"))?;
+        }
+        eventually(SOON, "the name is free again", async || {
+            self.create_topics(&[(topic, partitions)]).await
+        })
+        .await
+    }
+
+    /// Commits an offset for a group that nobody is in.
+    ///
+    /// # Errors
+    /// When Kafka does not take it.
+    pub fn commit(
+        &self,
+        group: &str,
+        topic: &str,
+        partition: i32,
+        offset: i64,
+        metadata: &str,
+    ) -> Result<()> {
+        let committing: BaseConsumer = self.client().set("group.id", group).create()?;
+        let mut list = TopicPartitionList::new();
+        let mut element = list.add_partition(topic, partition);
+        element.set_offset(Offset::Offset(offset))?;
+        element.set_metadata(metadata);
+        Ok(committing.commit(&list, CommitMode::Sync)?)
+    }
+
     /// Writes one record and waits until it is there.
     ///
     /// # Errors
@@ -179,9 +217,21 @@ impl Kafka {
     /// # Errors
     /// When Kafka does not answer.
     pub fn lag(&self, group: &str, topic: &str, partitions: i32) -> Result<i64> {
+        self.lag_within(group, topic, 0..=partitions - 1)
+    }
+
+    /// The same of one partition.
+    ///
+    /// # Errors
+    /// When Kafka does not answer.
+    pub fn lag_of(&self, group: &str, topic: &str, partition: i32) -> Result<i64> {
+        self.lag_within(group, topic, partition..=partition)
+    }
+
+    fn lag_within(&self, group: &str, topic: &str, partitions: RangeInclusive<i32>) -> Result<i64> {
         let asking: BaseConsumer = self.client().set("group.id", group).create()?;
         let mut wanted = TopicPartitionList::new();
-        wanted.add_partition_range(topic, 0, partitions - 1);
+        wanted.add_partition_range(topic, *partitions.start(), *partitions.end());
         let committed = asking.committed_offsets(wanted, SOON)?;
         let mut lag = 0;
         for partition in committed.elements() {
@@ -211,6 +261,44 @@ impl Kafka {
     /// For a broker that is not ours or has ended.
     pub fn signal(&self, signal: Signal) -> Result<()> {
         self.own()?.process().signal(signal)
+    }
+
+    /// Ends the broker in good order, so that it takes what is on its disk for granted.
+    ///
+    /// # Errors
+    /// For a broker that is not ours, or does not end.
+    pub async fn stop(&self) -> Result<()> {
+        let own = self.own()?;
+        own.process().signal(Signal::SIGTERM)?;
+        eventually(START, "Kafka ends", async || {
+            ensure!(own.process().runs().is_err(), "it runs");
+            Ok(())
+        })
+        .await
+    }
+
+    /// Changes the last batch of a partition on the disk of a broker that is stopped.
+    ///
+    /// # Errors
+    /// For a broker that is not ours, or a partition without records.
+    pub fn edit_last_batch(
+        &self,
+        topic: &str,
+        partition: i32,
+        edit: impl FnOnce(&mut [u8]),
+    ) -> Result<()> {
+        let folder = self.own()?.dir.join(format!("data/{topic}-{partition}"));
+        let segment = folder.join("00000000000000000000.log");
+        let mut bytes = fs::read(&segment)?;
+        // Each batch begins with its first offset and the length of the rest.
+        let (mut last, mut next) = (0, 0);
+        while let Some(length) = bytes[next..].get(8..12) {
+            last = next;
+            next += 12 + u32::from_be_bytes(length.try_into()?) as usize;
+        }
+        ensure!(next > 0, "nothing in {}", segment.display());
+        edit(&mut bytes[last..next]);
+        Ok(fs::write(&segment, bytes)?)
     }
 
     /// Starts the broker again, on the same port and data, and waits until it answers.

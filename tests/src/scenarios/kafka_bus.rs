@@ -16,7 +16,7 @@ use std::{
 use async_trait::async_trait;
 use gateway::bus::{
     Consumer, ProduceError, Producer,
-    conformance::{self, Bed, checks},
+    conformance::{self, Bed, Mutable, checks},
     kafka::{
         KafkaSettings,
         admin::{TopicResult, TopicSpec, create_topics},
@@ -94,7 +94,31 @@ impl Bed for Live {
     }
 }
 
+#[async_trait(?Send)]
+impl Mutable for Live {
+    async fn make_anew(&self, topic: &str, partitions: i32) {
+        self.kafka.make_anew(topic, partitions).await.unwrap();
+    }
+}
+
 checks!(bed: shared().await, doomed: own().await);
+checks!(shared().await; a_topic_made_anew_is_read_from_its_beginning);
+
+/// As left by a node that committed what it had handled of the former topic, and died.
+#[tokio::test]
+async fn an_offset_of_a_former_topic_is_not_gone_on_from() {
+    let bed = shared().await;
+    let topic = bed.topic(1).await;
+    let producer = bed.producer(100);
+    for value in [b"0", b"1", b"2"] {
+        conformance::write(&*producer, &conformance::plain(&topic, 0, value)).await;
+    }
+    let group = format!("{topic}-g");
+    bed.kafka.commit(&group, &topic, 0, 2, "topic-id=AAAAAAAAAAAAAAAAAAAAAQ").unwrap();
+    conformance::records_come_from(&bed, "g", &topic, 0).await;
+    bed.kafka.commit(&group, &topic, 0, 2, "somebody's own").unwrap();
+    conformance::records_come_from(&bed, "g", &topic, 2).await;
+}
 
 #[tokio::test]
 async fn topics_are_created_once_and_then_compared() {

@@ -101,6 +101,11 @@ async fn kafka_that_stands_still() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_reply_topic_that_is_made_anew() -> Result<()> {
+    survives(Fault::TopicAnew).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_link_that_is_cut() -> Result<()> {
     survives(Fault::LinkCut).await
 }

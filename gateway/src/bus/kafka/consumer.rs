@@ -4,7 +4,7 @@
 //! records come in one order without any queue between threads.
 
 use std::{
-    fmt,
+    fmt, iter,
     pin::{Pin, pin},
     sync::Arc,
     task::{self, Poll, Waker},
@@ -15,6 +15,7 @@ use std::{
 use async_trait::async_trait;
 use futures_util::Stream;
 use rdkafka::{
+    Offset, TopicPartitionList,
     consumer::{Consumer as _, MessageStream, StreamConsumer},
     error::KafkaResult,
     message::{BorrowedMessage, Message},
@@ -22,12 +23,19 @@ use rdkafka::{
 use tokio::{sync::oneshot, time::timeout};
 
 use self::{context::Context, control::Control, header::HeaderRef, watch::Watch};
-use super::{KafkaSettings, Profile, StartError, log::ClientLog, rebalance::Rebalanced};
-use crate::bus::{BusEvent, Consumer, ConsumerControl, Incoming, Sink};
+use super::{
+    KafkaSettings, Profile, StartError,
+    log::ClientLog,
+    rebalance::{Start, Untold},
+};
+use crate::bus::{BusEvent, Consumer, ConsumerControl, Incoming, Sink, Unreadable};
 
 mod context;
 mod control;
+mod examination;
 mod header;
+mod probe;
+mod topic;
 mod watch;
 
 /// What a consumer begins with; see `CONFIGURATION.md` of librdkafka for the names.
@@ -36,6 +44,8 @@ const DEFAULTS: &[(&str, &str)] = &[
     // partition would be skipped with "latest".
     ("auto.offset.reset", "earliest"),
     ("auto.commit.interval.ms", "1000"),
+    // A batch that is damaged would be handed over as it is, or be fetched for ever without a word.
+    ("check.crcs", "true"),
     // Bounds what is fetched ahead; the default is 64 MiB.
     ("queued.max.messages.kbytes", "16384"),
     // How soon a partition that was fetched ahead to that bound is fetched again; the default of a
@@ -82,7 +92,11 @@ impl KafkaConsumer {
     pub fn start(settings: &KafkaSettings, group: &str, topic: &str) -> Result<Self, StartError> {
         header::hide_caught_panics();
         let watch = Arc::new(Watch::default());
-        let context = Context::new(topic, is_next_generation(settings), Arc::clone(&watch));
+        let mut probe = config(settings, group);
+        for (key, value) in probe::FIXED {
+            probe.set(*key, *value);
+        }
+        let context = Context::new(topic, is_next_generation(settings), probe, Arc::clone(&watch));
         let client: Client = config(settings, group).create_with_context(context)?;
         client.subscribe(&[topic])?;
         let client = Arc::new(client);
@@ -99,6 +113,11 @@ impl KafkaConsumer {
         let spawned = thread::Builder::new().name("kafka-close".to_owned()).spawn(move || {
             control.detach();
             watch.stop();
+            if client.context().offsets().is_holding_back()
+                && let Err(error) = topic::check(&client)
+            {
+                tracing::debug!(%error, "what was handled at last is not committed");
+            }
             // The last reference: leaves the group after a last commit, and waits for both.
             drop(client);
             drop(closed);
@@ -174,11 +193,14 @@ impl Consumer for KafkaConsumer {
                 }
             };
             // No await from here on: what has been taken is handed over.
-            while let Some(rebalanced) = context.next_untold() {
-                sink(event(&rebalanced));
+            let mut rewound = Vec::new();
+            while let Some(untold) = context.next_untold() {
+                rewound.extend(tell(client, &untold, sink));
                 handed += 1;
             }
             match polled {
+                // Read before its partition began anew.
+                Some(Ok(message)) if rewound.contains(&message.partition()) => {}
                 Some(Ok(message)) => {
                     let memory = std::mem::take(&mut self.headers);
                     self.headers = hand_over(&message, memory, &context.log, sink);
@@ -211,15 +233,77 @@ fn poll<'a>(
     cx: &mut task::Context<'_>,
 ) -> Poll<Option<KafkaResult<BorrowedMessage<'a>>>> {
     match stream.poll_next(cx) {
-        Poll::Pending if context.has_untold() => Poll::Ready(None),
+        Poll::Pending => {
+            // Registered before the look, so that what is left by another thread is not missed.
+            context.reader.register(cx.waker());
+            if context.has_untold() { Poll::Ready(None) } else { Poll::Pending }
+        }
         polled => polled,
     }
 }
 
-fn event(rebalanced: &Rebalanced) -> BusEvent<'_> {
-    match rebalanced {
-        Rebalanced::Assigned(partitions) => BusEvent::Assigned(partitions),
-        Rebalanced::Revoked { partitions, lost } => BusEvent::Revoked { partitions, lost: *lost },
+/// Tells the reader what was left for it. Returns the partitions of which nothing that was read before
+/// counts any more.
+fn tell(client: &Client, untold: &Untold, sink: &mut Sink<'_>) -> Vec<i32> {
+    match untold {
+        Untold::Assigned(partitions) => sink(BusEvent::Assigned(partitions)),
+        Untold::Revoked { partitions, lost } => {
+            sink(BusEvent::Revoked { partitions, lost: *lost });
+        }
+        Untold::Rewound { topic, starts } => {
+            let context = client.context();
+            let partitions = {
+                let rebalances = context.rebalances();
+                let assigned = |start: &&Start| rebalances.is_assigned(start.partition);
+                starts.iter().filter(assigned).copied().collect::<Vec<Start>>()
+            };
+            context.offsets().rewound(*topic, &partitions);
+            seek(client, partitions.iter().map(|start| (start.partition, start.offset)));
+            let partitions: Vec<i32> = partitions.iter().map(|start| start.partition).collect();
+            sink(BusEvent::Rewound(&partitions));
+            return partitions;
+        }
+        Untold::Unreadable(batch) => step_over(client, batch, sink),
+    }
+    Vec::new()
+}
+
+/// Tells the reader of a batch that cannot be read, and goes on after it.
+fn step_over(client: &Client, batch: &Unreadable, sink: &mut Sink<'_>) {
+    let context = client.context();
+    if !context.rebalances().is_assigned(batch.partition) {
+        return;
+    }
+    if let Some(next) = batch.next {
+        let positions = client.position().ok();
+        let position = positions.as_ref().and_then(|positions| {
+            let found = positions.find_partition(&context.topic, batch.partition)?;
+            found.offset().to_raw()
+        });
+        // It may have come past it by itself.
+        if position.is_none_or(|position| position < next) {
+            seek(client, iter::once((batch.partition, next)));
+        }
+        context.stuck().remove(&batch.partition);
+    }
+    sink(BusEvent::Unreadable(batch));
+}
+
+/// Has partitions go on from other offsets. Nothing that was fetched before is handed over any more
+/// once this has returned; it does not wait for what comes then.
+fn seek(client: &Client, positions: impl Iterator<Item = (i32, i64)>) {
+    let context = client.context();
+    let mut list = TopicPartitionList::new();
+    for (partition, offset) in positions {
+        // Fails for no offset that a broker can name.
+        if list.add_partition_offset(&context.topic, partition, Offset::Offset(offset)).is_err() {
+            context.log.warning(&format!("partition {partition} cannot be read from {offset}"));
+        }
+    }
+    if list.count() > 0
+        && let Err(error) = client.seek_partitions(list, Duration::ZERO)
+    {
+        context.log.warning(&format!("partitions cannot be read from another offset: {error}"));
     }
 }
 

@@ -10,6 +10,7 @@ use std::{
 
 use serde::Deserialize;
 
+use super::unreadable::Standing;
 use crate::bus::Lag;
 
 /// A heartbeat of the next generation's protocol, as brokers have it by default.
@@ -20,16 +21,24 @@ const SETTLED_MS: i64 = 5000;
 pub(super) struct Observed {
     /// -1: nobody has looked yet. 0: there is no such topic.
     partition_count: AtomicI32,
+    /// One that is there; -1: none has been seen.
+    broker: AtomicI32,
     lag: Mutex<Vec<Lag>>,
 }
 
 impl Default for Observed {
     fn default() -> Self {
-        Self { partition_count: AtomicI32::new(-1), lag: Mutex::default() }
+        let unknown = || AtomicI32::new(-1);
+        Self { partition_count: unknown(), broker: unknown(), lag: Mutex::default() }
     }
 }
 
 impl Observed {
+    /// Somebody has looked, and there is no such topic.
+    pub(super) fn is_missing(&self) -> bool {
+        self.partition_count.load(Ordering::Relaxed) == 0
+    }
+
     pub(super) fn partition_count(&self) -> Option<i32> {
         Some(self.partition_count.load(Ordering::Relaxed)).filter(|count| *count > 0)
     }
@@ -37,6 +46,14 @@ impl Observed {
     /// Returns whether the count is another one than before.
     pub(super) fn set_partition_count(&self, count: i32) -> bool {
         self.partition_count.swap(count, Ordering::Relaxed) != count
+    }
+
+    pub(super) fn broker(&self) -> i32 {
+        self.broker.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn set_broker(&self, broker: i32) {
+        self.broker.store(broker, Ordering::Relaxed);
     }
 
     pub(super) fn lag(&self) -> Vec<Lag> {
@@ -79,6 +96,12 @@ struct PartitionStatistics {
     committed_offset: i64,
     /// The end of the partition, as of the last fetch.
     hi_offset: i64,
+    /// The end of what may be read of it: open transactions are behind it.
+    #[serde(default)]
+    ls_offset: i64,
+    /// How many records have been fetched and not handed over.
+    #[serde(default)]
+    fetchq_cnt: i64,
 }
 
 impl Statistics {
@@ -103,14 +126,31 @@ impl Statistics {
         lag.sort_unstable_by_key(|lag| lag.partition);
         lag
     }
+
+    /// Where the reader stands in each of these partitions of a topic.
+    pub(super) fn standings(&self, topic: &str, partitions: &[i32]) -> Vec<Standing> {
+        let known = self.topics.get(topic).map(|topic| &topic.partitions);
+        let known = known.into_iter().flat_map(BTreeMap::values);
+        known
+            .filter(|seen| partitions.contains(&seen.partition))
+            .map(|seen| Standing {
+                partition: seen.partition,
+                position: seen.position(),
+                is_owed: seen.ls_offset > seen.position() && seen.fetchq_cnt == 0,
+            })
+            .collect()
+    }
 }
 
 impl PartitionStatistics {
+    /// Before the first record the reader stands where the group has got to.
+    fn position(&self) -> i64 {
+        if self.app_offset >= 0 { self.app_offset } else { self.committed_offset.max(0) }
+    }
+
     fn lag(&self) -> Lag {
-        // Before the first record the reader stands where the group has got to.
-        let position =
-            if self.app_offset >= 0 { self.app_offset } else { self.committed_offset.max(0) };
-        Lag { partition: self.partition, records: (self.hi_offset - position).max(0) }
+        let records = (self.hi_offset - self.position()).max(0);
+        Lag { partition: self.partition, records }
     }
 }
 
@@ -142,7 +182,9 @@ mod tests {
     fn a_topic_without_partitions_is_not_known() {
         let observed = Observed::default();
         assert_eq!(observed.partition_count(), None);
+        assert!(!observed.is_missing(), "nobody has looked");
         assert!(observed.set_partition_count(0), "the first look is news");
+        assert!(observed.is_missing());
         assert_eq!(observed.partition_count(), None);
         assert!(observed.set_partition_count(3));
         assert!(!observed.set_partition_count(3));

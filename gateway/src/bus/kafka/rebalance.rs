@@ -1,12 +1,36 @@
-//! What a group's rebalances mean for the reader of one topic. Plain state: no client, no IO.
+//! What a group's rebalances mean for the reader of one topic, and what else it is to be told among
+//! its records. Plain state: no client, no IO.
 
 use std::collections::{BTreeSet, VecDeque};
 
-/// A rebalance that the reader has not been told of yet.
+use super::topic_id::TopicId;
+use crate::bus::Unreadable;
+
+/// What the reader has not been told of yet.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Rebalanced {
+pub(super) enum Untold {
     Assigned(Vec<i32>),
-    Revoked { partitions: Vec<i32>, lost: bool },
+    Revoked {
+        partitions: Vec<i32>,
+        lost: bool,
+    },
+    /// The topic is another one under the same name.
+    Rewound {
+        topic: Option<TopicId>,
+        starts: Vec<Start>,
+    },
+    /// A batch cannot be read.
+    Unreadable(Unreadable),
+}
+
+/// Where a partition begins anew.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Start {
+    pub(super) partition: i32,
+    /// Its first record's, or that of the next one.
+    pub(super) offset: i64,
+    /// What the group has committed for the former topic.
+    pub(super) committed: Option<i64>,
 }
 
 /// Which partitions are assigned and paused, and what the reader has yet to hear of it.
@@ -15,7 +39,7 @@ pub(super) struct Rebalances {
     assigned: BTreeSet<i32>,
     paused: BTreeSet<i32>,
     /// Emptied before any record that was read after the callback.
-    untold: VecDeque<Rebalanced>,
+    untold: VecDeque<Untold>,
     /// An assignment, be it empty, has been told: the group is joined.
     joined: bool,
 }
@@ -29,7 +53,7 @@ impl Rebalances {
         }
         self.joined = true;
         self.assigned.extend(&partitions);
-        self.untold.push_back(Rebalanced::Assigned(partitions));
+        self.untold.push_back(Untold::Assigned(partitions));
     }
 
     /// Returns those of the partitions that are paused: librdkafka would keep them so until they
@@ -40,7 +64,7 @@ impl Rebalances {
         }
         let paused = partitions.iter().copied().filter(|p| self.paused.remove(p)).collect();
         self.assigned.retain(|partition| !partitions.contains(partition));
-        self.untold.push_back(Rebalanced::Revoked { partitions, lost });
+        self.untold.push_back(Untold::Revoked { partitions, lost });
         paused
     }
 
@@ -57,11 +81,26 @@ impl Rebalances {
         self.paused.remove(&partition)
     }
 
+    /// The partitions that are read now.
+    pub(super) fn read(&self) -> Vec<i32> {
+        self.assigned.difference(&self.paused).copied().collect()
+    }
+
     pub(super) fn is_assigned(&self, partition: i32) -> bool {
         self.assigned.contains(&partition)
     }
 
-    pub(super) fn next_untold(&mut self) -> Option<Rebalanced> {
+    /// Leaves something for the reader, after what it has yet to hear.
+    pub(super) fn tell(&mut self, untold: Untold) {
+        self.untold.push_back(untold);
+    }
+
+    /// Whether the reader has yet to hear that the topic is another one.
+    pub(super) fn is_rewinding(&self) -> bool {
+        self.untold.iter().any(|untold| matches!(untold, Untold::Rewound { .. }))
+    }
+
+    pub(super) fn next_untold(&mut self) -> Option<Untold> {
         self.untold.pop_front()
     }
 
@@ -74,7 +113,7 @@ impl Rebalances {
 mod tests {
     use super::*;
 
-    fn told(rebalances: &mut Rebalances) -> Vec<Rebalanced> {
+    fn told(rebalances: &mut Rebalances) -> Vec<Untold> {
         std::iter::from_fn(|| rebalances.next_untold()).collect()
     }
 
@@ -83,11 +122,11 @@ mod tests {
         let mut rebalances = Rebalances::default();
         rebalances.assigned(vec![]);
         rebalances.assigned(vec![]);
-        assert_eq!(told(&mut rebalances), [Rebalanced::Assigned(vec![])]);
+        assert_eq!(told(&mut rebalances), [Untold::Assigned(vec![])]);
         rebalances.assigned(vec![1]);
         rebalances.assigned(vec![]);
         rebalances.revoked(vec![], false);
-        assert_eq!(told(&mut rebalances), [Rebalanced::Assigned(vec![1])]);
+        assert_eq!(told(&mut rebalances), [Untold::Assigned(vec![1])]);
     }
 
     #[test]

@@ -9,7 +9,7 @@ use super::{
     Shared,
     group::{Group, Step},
 };
-use crate::bus::{BusEvent, Consumer, ConsumerControl, Incoming, Lag, Sink};
+use crate::bus::{BusEvent, Consumer, ConsumerControl, Incoming, Lag, Sink, Trouble};
 
 /// How often what is stored is committed.
 const COMMIT_INTERVAL: Duration = Duration::from_secs(1);
@@ -117,6 +117,7 @@ fn hand_over(step: &Step, sink: &mut Sink<'_>) {
     match step {
         Step::Assigned(partitions) => sink(BusEvent::Assigned(partitions)),
         Step::Revoked { partitions, lost } => sink(BusEvent::Revoked { partitions, lost: *lost }),
+        Step::Rewound(partitions) => sink(BusEvent::Rewound(partitions)),
         Step::Record { partition, offset, record } => {
             let headers = record.headers.iter();
             let headers: Vec<_> =
@@ -156,5 +157,11 @@ impl ConsumerControl for Seat {
         let group = state.groups.get(&self.key);
         let topic = state.topics.get(&self.key.1);
         group.zip(topic).map(|(group, topic)| group.lag(self.member, topic)).unwrap_or_default()
+    }
+
+    fn troubles(&self) -> Vec<Trouble> {
+        let state = self.shared.broker.lock();
+        let is_missing = !state.unavailable && !state.topics.contains_key(&self.key.1);
+        is_missing.then(|| Trouble::MissingTopic(self.key.1.clone())).into_iter().collect()
     }
 }

@@ -29,6 +29,8 @@ struct Member {
 struct Reading {
     position: i64,
     paused: bool,
+    /// Of the topic that is read.
+    generation: u64,
 }
 
 /// How far the group has got in a partition. Offsets of records to be read next.
@@ -37,6 +39,8 @@ struct Progress {
     reader: Option<u64>,
     stored: i64,
     committed: i64,
+    /// Of the topic in which these offsets mean something.
+    generation: u64,
 }
 
 /// What a member meets next.
@@ -44,6 +48,7 @@ struct Progress {
 pub(super) enum Step {
     Assigned(Vec<i32>),
     Revoked { partitions: Vec<i32>, lost: bool },
+    Rewound(Vec<i32>),
     Record { partition: i32, offset: i64, record: Arc<Record> },
 }
 
@@ -101,7 +106,25 @@ impl Group {
         for partition in 0..topic.partition_count() {
             self.partitions.entry(partition).or_default();
         }
-        self.revoke(id).or_else(|| self.assign(id)).or_else(|| self.read(id, topic))
+        self.revoke(id)
+            .or_else(|| self.assign(id, topic))
+            .or_else(|| self.rewind(id, topic))
+            .or_else(|| self.read(id, topic))
+    }
+
+    /// Begins anew where the topic is another one by now.
+    fn rewind(&mut self, id: u64, topic: &Topic) -> Option<Step> {
+        let mut rewound = Vec::new();
+        for (&partition, reading) in &mut self.members.get_mut(&id)?.reading {
+            if reading.generation != topic.generation {
+                *reading = Reading { position: 0, generation: topic.generation, ..*reading };
+                rewound.push(partition);
+            }
+        }
+        for partition in &rewound {
+            self.partitions.entry(*partition).or_default().begin_in(topic);
+        }
+        (!rewound.is_empty()).then_some(Step::Rewound(rewound))
     }
 
     fn revoke(&mut self, id: u64) -> Option<Step> {
@@ -122,15 +145,17 @@ impl Group {
         (!partitions.is_empty()).then_some(Step::Revoked { partitions, lost })
     }
 
-    fn assign(&mut self, id: u64) -> Option<Step> {
+    fn assign(&mut self, id: u64, topic: &Topic) -> Option<Step> {
         let owners: Vec<u64> = self.members.keys().copied().collect();
         let member = self.members.get_mut(&id)?;
         let mut assigned = Vec::new();
         for (&partition, progress) in &mut self.partitions {
             if progress.reader.is_none() && owner(&owners, partition) == Some(id) {
                 progress.reader = Some(id);
-                let position = progress.committed;
-                member.reading.insert(partition, Reading { position, paused: false });
+                progress.begin_in(topic);
+                let (position, generation) = (progress.committed, topic.generation);
+                let reading = Reading { position, paused: false, generation };
+                member.reading.insert(partition, reading);
                 assigned.push(partition);
             }
         }
@@ -154,6 +179,13 @@ impl Group {
 }
 
 impl Progress {
+    /// Offsets of another topic mean nothing in this one.
+    fn begin_in(&mut self, topic: &Topic) {
+        if self.generation != topic.generation {
+            *self = Self { reader: self.reader, generation: topic.generation, ..Self::default() };
+        }
+    }
+
     fn release(&mut self, commit: bool) {
         self.reader = None;
         if commit {

@@ -38,6 +38,8 @@ impl From<&Outgoing<'_>> for Record {
 /// Partitions of records.
 #[derive(Debug, Default)]
 pub(super) struct Topic {
+    /// How many topics of this name there were before.
+    pub(super) generation: u64,
     partitions: Vec<Partition>,
     /// Which partition is next for a record without a key.
     turn: usize,
@@ -55,6 +57,13 @@ impl Topic {
     pub(super) fn grow(&mut self, partitions: i32) {
         let partitions = usize::try_from(partitions).unwrap_or(0).max(self.partitions.len());
         self.partitions.resize_with(partitions, Partition::default);
+    }
+
+    /// The topic that comes after this one, under the same name.
+    pub(super) fn made_anew(&self, partitions: i32) -> Self {
+        let mut next = Self { generation: self.generation + 1, ..Self::default() };
+        next.grow(partitions);
+        next
     }
 
     pub(super) fn partition_count(&self) -> i32 {

@@ -10,7 +10,7 @@ use async_trait::async_trait;
 use super::*;
 use crate::bus::{
     Consumer,
-    conformance::{Bed, Reader, Seen, checks, eventually, plain, write},
+    conformance::{Bed, Mutable, Reader, Seen, checks, eventually, plain, write},
 };
 
 struct Memory {
@@ -43,7 +43,15 @@ impl Bed for Memory {
     }
 }
 
+#[async_trait(?Send)]
+impl Mutable for Memory {
+    async fn make_anew(&self, topic: &str, partitions: i32) {
+        self.bus.make_anew(topic, partitions);
+    }
+}
+
 checks!(bed: memory(), doomed: memory());
+checks!(memory(); a_topic_made_anew_is_read_from_its_beginning);
 
 #[tokio::test]
 async fn a_missing_topic_is_told_and_waited_for() {

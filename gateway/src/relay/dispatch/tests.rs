@@ -7,7 +7,7 @@ use registry::{MemoryRegistry, NodeId, NodeRef, RequestId};
 
 use super::*;
 use crate::{
-    bus::{Lag, OnDelivery, Outgoing, ProduceError, Producer},
+    bus::{Lag, OnDelivery, Outgoing, ProduceError, Producer, Trouble, UnreadableReason},
     config::Config,
     peer::alone::Alone,
     relay::{
@@ -74,6 +74,10 @@ impl ConsumerControl for Told {
     }
 
     fn lag(&self) -> Vec<Lag> {
+        Vec::new()
+    }
+
+    fn troubles(&self) -> Vec<Trouble> {
         Vec::new()
     }
 }
@@ -255,4 +259,60 @@ async fn partitions_that_fill_the_nodes_window_are_paused_and_the_others_are_not
     bed.pass(Duration::from_secs(30)).await;
     assert!(locked(&bed.told.paused).is_empty(), "there is room again");
     assert_eq!((bed.stored(0), bed.stored(7)), (15, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_batch_that_cannot_be_read_is_passed_and_counted() {
+    let mut bed = Bed::new(1).await;
+    let (session, connection, request) = bed.ask().await;
+    bed.read(0, request, b"1");
+    let batch = Unreadable {
+        topic: "replies".to_owned(),
+        partition: 0,
+        offset: 1,
+        next: Some(4),
+        reason: UnreadableReason::Corrupt,
+        cause: "failed CRC32C check".to_owned(),
+    };
+    bed.dispatch.on_event(BusEvent::Unreadable(&batch));
+    bed.dispatch.housekeep();
+    assert_eq!(bed.stored(0), 0, "the reply before it is not handled");
+    bed.relay.end_session_of(&session, connection);
+    bed.pass(TICK * 3).await;
+    assert_eq!(bed.stored(0), 4);
+    // librdkafka had stepped over this one by itself.
+    let earlier = Unreadable { offset: 0, next: Some(1), ..batch };
+    bed.dispatch.on_event(BusEvent::Unreadable(&earlier));
+    bed.dispatch.housekeep();
+    assert_eq!(bed.stored(0), 4);
+    let labels = r#"{topic="replies",partition="0",reason="corrupt"}"#;
+    assert_eq!(bed.metric(&format!("roundtrip_consumer_errors_total{labels}")), Some(2.0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_topic_made_anew_is_handled_from_its_beginning() {
+    let mut bed = Bed::new(1).await;
+    let nobody = RequestId::from_uuid(uuid::Uuid::from_u128(7));
+    for _ in 0..9 {
+        bed.read(0, nobody, b"1");
+    }
+    bed.pass(Duration::from_secs(1)).await;
+    assert_eq!(bed.stored(0), 9);
+    let (_session, _, request) = bed.ask().await;
+    bed.read(0, request, b"of the former topic");
+
+    bed.next.clear();
+    bed.dispatch.on_event(BusEvent::Rewound(&[0]));
+    bed.read(0, nobody, b"1");
+    bed.pass(Duration::from_secs(1)).await;
+    assert_eq!(bed.stored(0), 1, "what waited in the former topic holds nothing back");
+
+    // Where nobody has said so, the offsets do.
+    bed.read(0, nobody, b"1");
+    bed.pass(Duration::from_secs(1)).await;
+    assert_eq!(bed.stored(0), 2);
+    bed.next.clear();
+    bed.read(0, nobody, b"1");
+    bed.pass(Duration::from_secs(1)).await;
+    assert_eq!(bed.stored(0), 1);
 }

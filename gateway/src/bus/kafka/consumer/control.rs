@@ -5,10 +5,10 @@ use std::{
     sync::{Arc, PoisonError, RwLock},
 };
 
-use rdkafka::{Offset, TopicPartitionList, consumer::Consumer as _, error::KafkaResult};
+use rdkafka::{consumer::Consumer as _, error::KafkaResult};
 
 use super::{Client, context::Context};
-use crate::bus::{ConsumerControl, Lag};
+use crate::bus::{ConsumerControl, Lag, Trouble};
 
 /// Lets go of the client when the consumer is closed, so that whoever still holds the control does
 /// not keep it in the group.
@@ -50,9 +50,8 @@ impl fmt::Debug for Control {
 impl ConsumerControl for Control {
     fn store(&self, partition: i32, offset: i64) {
         self.with_client(|client| {
-            let mut list = TopicPartitionList::with_capacity(1);
-            list.add_partition_offset(&self.context.topic, partition, Offset::Offset(offset))?;
-            client.store_offsets(&list)
+            let put = self.context.offsets().handled(partition, offset);
+            self.context.put(client, partition, put)
         });
     }
 
@@ -80,5 +79,13 @@ impl ConsumerControl for Control {
 
     fn lag(&self) -> Vec<Lag> {
         self.context.observed.lag()
+    }
+
+    fn troubles(&self) -> Vec<Trouble> {
+        let Context { topic, log, observed, .. } = &*self.context;
+        let missing = observed.is_missing().then(|| Trouble::MissingTopic(topic.clone()));
+        let unreachable = log.disconnected().map(Trouble::Unreachable);
+        let stuck = self.context.stuck().values().cloned().map(Trouble::Stuck).collect::<Vec<_>>();
+        unreachable.into_iter().chain(missing).chain(stuck).collect()
     }
 }

@@ -1,5 +1,5 @@
-//! A consumer's second thread: looks up how many partitions the topic has, which librdkafka tells
-//! only to a caller that blocks.
+//! A consumer's second thread: looks up how many partitions the topic has, and whether it is still the
+//! same, which librdkafka tells only to a caller that blocks.
 
 use std::{
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
@@ -12,17 +12,21 @@ use rdkafka::{
     error::{KafkaError, RDKafkaErrorCode},
 };
 
-use super::{Client, context::Context};
+use super::{Client, context::Context, examination::examine, topic};
 use crate::bus::kafka::StartError;
 
-/// From one look to the next.
-const INTERVAL: Duration = Duration::from_secs(10);
+/// From one look to the next: as long as a topic that was made anew may go unnoticed.
+const INTERVAL: Duration = Duration::from_secs(5);
 
-/// The same while the topic has not been seen.
+/// The same while the topic has not been seen, something about it could not be told, or one of its
+/// partitions is not read on.
 const INTERVAL_UNKNOWN: Duration = Duration::from_secs(1);
 
+/// From one look to the next, even if somebody wants one.
+const REST: Duration = Duration::from_millis(100);
+
 /// How long the brokers have for an answer. It also bounds what stopping the watch can take.
-const PATIENCE: Duration = Duration::from_secs(2);
+pub(super) const PATIENCE: Duration = Duration::from_secs(2);
 
 /// The thread and what it waits for.
 #[derive(Debug, Default)]
@@ -73,11 +77,11 @@ impl Watch {
     fn run(&self, client: &Client) {
         loop {
             observe(client);
-            let known = client.context().observed.partition_count().is_some();
-            let interval = if known { INTERVAL } else { INTERVAL_UNKNOWN };
-            let idle = |state: &mut State| !(state.wanted || state.stopping);
-            let waited = self.changed.wait_timeout_while(self.lock(), interval, idle);
-            let mut state = waited.unwrap_or_else(PoisonError::into_inner).0;
+            let interval = if is_well(client) { INTERVAL } else { INTERVAL_UNKNOWN };
+            // Somebody may want one look after the other, for as long as something is wrong.
+            self.wait(REST, |state| !state.stopping);
+            self.wait(interval, |state| !(state.wanted || state.stopping));
+            let mut state = self.lock();
             if state.stopping {
                 return;
             }
@@ -85,15 +89,37 @@ impl Watch {
         }
     }
 
+    fn wait(&self, longest: Duration, idle: impl Fn(&State) -> bool) {
+        let waited = self.changed.wait_timeout_while(self.lock(), longest, |state| idle(state));
+        drop(waited.unwrap_or_else(PoisonError::into_inner));
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Whether there is a topic, the group's offsets are of it, and it is read.
+fn is_well(client: &Client) -> bool {
+    let context: &Context = client.context();
+    if context.observed.partition_count().is_none() {
+        return false;
+    }
+    // Each for itself: what keeps a partition from being read may keep the client from asking, too.
+    let is_checked = topic::check(client).is_ok();
+    let is_suspicious = context.suspicions().is_any() || !context.stuck().is_empty();
+    let is_read = !is_suspicious || (examine(client).is_ok() && context.stuck().is_empty());
+    is_checked && is_read
 }
 
 /// One look. Without an answer, what was seen last stays.
 fn observe(client: &Client) {
     let context: &Context = client.context();
     let Ok(metadata) = client.fetch_metadata(Some(&context.topic), PATIENCE) else { return };
+    context.log.connected();
+    if let Some(broker) = metadata.brokers().first() {
+        context.observed.set_broker(broker.id());
+    }
     let Some(topic) = metadata.topics().iter().find(|topic| topic.name() == context.topic) else {
         return;
     };
@@ -105,6 +131,8 @@ fn observe(client: &Client) {
     };
     if context.observed.set_partition_count(count) && count == 0 {
         let topic = &context.topic;
-        context.log.warning(&format!("topic {topic} does not exist: waiting for it"));
+        context
+            .log
+            .warning(&format!("topic {topic} does not exist: `roundtrip topics` creates it"));
     }
 }
