@@ -2,6 +2,7 @@
 //! same, which librdkafka tells only to a caller that blocks.
 
 use std::{
+    collections::BTreeMap,
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
     thread::{self, JoinHandle},
     time::Duration,
@@ -13,7 +14,7 @@ use rdkafka::{
 };
 
 use super::{Client, context::Context, examination::examine, topic};
-use crate::bus::kafka::StartError;
+use crate::bus::{Unreadable, kafka::StartError};
 
 /// From one look to the next: as long as a topic that was made anew may go unnoticed.
 const INTERVAL: Duration = Duration::from_secs(5);
@@ -76,10 +77,12 @@ impl Watch {
 
     fn run(&self, client: &Client) {
         loop {
+            let before = client.context().stuck().clone();
             observe(client);
             let interval = if is_well(client) { INTERVAL } else { INTERVAL_UNKNOWN };
             // Somebody may want one look after the other, for as long as something is wrong.
-            self.wait(REST, |state| !state.stopping);
+            let rest = rest(&before, &client.context().stuck());
+            self.wait(rest, |state| !state.stopping);
             self.wait(interval, |state| !(state.wanted || state.stopping));
             let mut state = self.lock();
             if state.stopping {
@@ -99,6 +102,12 @@ impl Watch {
     }
 }
 
+/// How long complaints are not listened to after a look, by what it has found stuck and the one before
+/// it: what is stuck for good is complained about without end, and each look at it makes clients.
+fn rest(before: &BTreeMap<i32, Unreadable>, after: &BTreeMap<i32, Unreadable>) -> Duration {
+    if !before.is_empty() && before == after { INTERVAL_UNKNOWN } else { REST }
+}
+
 /// Whether there is a topic, the group's offsets are of it, and it is read.
 fn is_well(client: &Client) -> bool {
     let context: &Context = client.context();
@@ -106,10 +115,16 @@ fn is_well(client: &Client) -> bool {
         return false;
     }
     // Each for itself: what keeps a partition from being read may keep the client from asking, too.
-    let is_checked = topic::check(client).is_ok();
+    let checked = topic::check(client);
+    if let Err(error) = &checked
+        && context.offsets().is_holding_back()
+    {
+        let message = "what is handled is not committed before it is known to be of this topic";
+        context.log.warning(&format!("{message}: {error}"));
+    }
     let is_suspicious = context.suspicions().is_any() || !context.stuck().is_empty();
     let is_read = !is_suspicious || (examine(client).is_ok() && context.stuck().is_empty());
-    is_checked && is_read
+    checked.is_ok() && is_read
 }
 
 /// One look. Without an answer, what was seen last stays.
@@ -134,5 +149,31 @@ fn observe(client: &Client) {
         context
             .log
             .warning(&format!("topic {topic} does not exist: `roundtrip topics` creates it"));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bus::UnreadableReason;
+
+    #[test]
+    fn what_is_stuck_for_good_is_looked_at_now_and_then() {
+        let stuck = |offset| {
+            let batch = Unreadable {
+                topic: "replies".to_owned(),
+                partition: 3,
+                offset,
+                next: None,
+                reason: UnreadableReason::Unsupported,
+                cause: "Unsupported MagicByte 9".to_owned(),
+            };
+            BTreeMap::from([(3, batch)])
+        };
+        assert_eq!(rest(&BTreeMap::new(), &BTreeMap::new()), REST);
+        assert_eq!(rest(&BTreeMap::new(), &stuck(7)), REST);
+        assert_eq!(rest(&stuck(7), &stuck(8)), REST, "there may be more behind it");
+        assert_eq!(rest(&stuck(7), &stuck(7)), INTERVAL_UNKNOWN);
+        assert_eq!(rest(&stuck(7), &BTreeMap::new()), REST);
     }
 }
