@@ -10,7 +10,7 @@ use tokio::time::{Instant, sleep_until};
 use crate::{
     account::{Account, Allowance},
     cluster::Cluster,
-    faults::Fault,
+    faults::{Fault, Promise},
     reliable::{Crowd, Profile, directory::Directory},
     worker::{Reply, Worker},
 };
@@ -51,6 +51,7 @@ pub struct Outcome {
     pub produced_again: usize,
     /// Whether the cluster recovered each time, and drained in good order in the end.
     pub ended_well: Result<()>,
+    promise: Promise,
 }
 
 impl Drill {
@@ -105,7 +106,16 @@ impl Drill {
             Ok(()) => cluster.finish().await,
             failed => failed,
         };
-        Ok(Outcome { account, strikes, produced_again, ended_well })
+        let promise = self.promise();
+        Ok(Outcome { account, strikes, produced_again, ended_well, promise })
+    }
+
+    /// What is promised of the fault. How long a broker that has just been started lets its clients
+    /// wait depends on the machine alone.
+    fn promise(&self) -> Promise {
+        let promise = self.fault.promise();
+        let survivors_wait_max = promise.survivors_wait_max.filter(|_| !self.cold);
+        Promise { survivors_wait_max, ..promise }
     }
 
     async fn warm_up(&self, profile: &Profile, directory: &Arc<Directory>) -> Result<()> {
@@ -138,7 +148,7 @@ impl Outcome {
     /// When one was not.
     pub fn check(self, fault: Fault) -> Result<()> {
         self.ended_well.with_context(|| format!("{fault}: {}", self.account))?;
-        let promise = fault.promise();
+        let promise = self.promise;
         self.account.check(&promise.allowed)?;
         let waited = self.account.longest_wait_of_survivors;
         let kept = promise.survivors_wait_max.is_none_or(|most| waited <= most);

@@ -384,7 +384,7 @@ pub async fn a_paused_partition_waits_alone(bed: &dyn Bed) {
         }
     }
     reader.read_until("the other partition", |r| r.of_partition(1).len() == 3).await;
-    assert_eq!(reader.of_partition(0).len(), 0);
+    assert_eq!(reader.of_partition(0).len(), 0, "{:?}", reader.seen);
     control.resume(0);
     reader.read_until("the paused partition", |r| r.of_partition(0).len() == 3).await;
 
