@@ -6,7 +6,7 @@
 //! registry is away does a request go on without.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, VecDeque},
     fmt,
     sync::{Arc, Mutex},
     time::Duration,
@@ -25,6 +25,9 @@ use crate::tasks::locked;
 const BATCH_MAX: usize = 512;
 /// Ended sessions that wait for the registry to come back; more expire there by themselves.
 const ENDS_MAX: usize = 64 * 1024;
+/// How long after the registry has heard of a session's end another node may ask for it, that had
+/// claimed it before: as long as a call of the registry and the way here take.
+const ENDED_KEPT: Duration = Duration::from_secs(10);
 /// How long what nobody waits for waits for company.
 const LINGER: Duration = Duration::from_millis(5);
 /// Between two attempts while the registry cannot be reached.
@@ -56,8 +59,24 @@ struct Queue {
     ends: Vec<(SessionId, u64)>,
     /// Sessions that are over, for the epoch they were held here, and perhaps still in the registry.
     ending: HashMap<SessionId, u64>,
+    /// The same when the registry has heard of it, for a while.
+    ended: HashMap<SessionId, u64>,
+    /// In that order.
+    ended_at: VecDeque<(Instant, SessionId)>,
     /// A batch is on its way.
     is_busy: bool,
+}
+
+impl Queue {
+    fn forget_ended(&mut self) {
+        let now = Instant::now();
+        while let Some((at, id)) = self.ended_at.front().copied()
+            && (at + ENDED_KEPT <= now || self.ended_at.len() > ENDS_MAX)
+        {
+            self.ended_at.pop_front();
+            self.ended.remove(&id);
+        }
+    }
 }
 
 /// What is to be copied of one session.
@@ -172,10 +191,19 @@ impl Backups {
         work.into_iter().flat_map(|work| work.then).for_each(|go_on| go_on());
     }
 
-    /// Whether the session is over, and the registry may not know yet.
+    /// Whether the session has ended here, and another node may not know yet: it may have claimed the
+    /// session a moment before the registry heard of that.
     /// Not so for what was held here before `epoch`: it has gone on elsewhere since.
     pub fn is_ending(&self, id: SessionId, epoch: u64) -> bool {
-        locked(&self.queue).ending.get(&id).is_some_and(|ended| *ended >= epoch)
+        let mut queue = locked(&self.queue);
+        queue.forget_ended();
+        let ended = queue.ending.get(&id).max(queue.ended.get(&id));
+        ended.is_some_and(|ended| *ended >= epoch)
+    }
+
+    /// Whether the session has ended here, and the registry may not know yet.
+    pub fn is_end_unwritten(&self, id: SessionId) -> bool {
+        locked(&self.queue).ending.contains_key(&id)
     }
 
     /// Whether everything has been written.
@@ -250,9 +278,13 @@ impl Backups {
                 return false;
             }
         }
-        for (id, _) in ends {
+        let now = Instant::now();
+        for (id, epoch) in ends {
             queue.ending.remove(&id);
+            queue.ended.insert(id, epoch);
+            queue.ended_at.push_back((now, id));
         }
+        queue.forget_ended();
         outcome.is_ok()
     }
 

@@ -112,6 +112,10 @@ impl Relay {
         match self.hub.get(session) {
             Some(session) if session.is_unsafe(request) => Verdict::Kept(session.id()),
             Some(session) if session.is_held() => Verdict::Over,
+            // It has ended here, and the registry says still that this node holds it: denied, whoever
+            // has the reply would park it there, and so bring the session back to life with a part of
+            // what it was owed.
+            _ if self.backups.is_end_unwritten(session) => Verdict::Later,
             _ => Verdict::Unknown,
         }
     }

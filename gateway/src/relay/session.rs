@@ -29,6 +29,7 @@ mod terms;
 
 pub use outbox::Unparked;
 use outbox::{Dropped, Outbox};
+pub(super) use outbox::{KEPT_BYTES_MAX, KEPT_FRAMES_MAX};
 pub use terms::{
     Beginning, Confirmed, ConnectionId, Digest, Duty, HandedOver, InFlight, Known, NextFrame,
     Pushed, SessionLimits,

@@ -13,7 +13,10 @@ use super::{
     Relay,
     backup::{Backups, WholeBackup},
     hub::Due,
-    session::{Beginning, Confirmed, ConnectionId, Pushed, Session, SessionLimits, Unparked},
+    session::{
+        Beginning, Confirmed, ConnectionId, KEPT_BYTES_MAX, KEPT_FRAMES_MAX, Pushed, Session,
+        SessionLimits, Unparked,
+    },
     stored::{self, RequestDetail},
     token::Token,
     window::Hold,
@@ -48,12 +51,13 @@ pub(super) fn limits(config: &SessionConfig) -> SessionLimits {
 }
 
 /// The copies of sessions, as configured. A mailbox in the registry takes what was in the outbox
-/// when the connection went, beside what comes later.
+/// when the connection went, and what had been written and was kept still, beside what comes later.
 pub(super) fn backups(config: &SessionConfig) -> Backups {
     let from_outbox = config.outbox_bytes_max / Frame::ENVELOPE_BYTES;
+    let sum = |numbers: [usize; 3]| numbers.into_iter().fold(0, usize::saturating_add);
     let limits = MailboxLimits {
-        frames_max: config.mailbox_frames_max.saturating_add(from_outbox).saturating_add(1),
-        bytes_max: config.mailbox_bytes_max.saturating_add(config.outbox_bytes_max),
+        frames_max: sum([config.mailbox_frames_max, from_outbox, KEPT_FRAMES_MAX + 1]),
+        bytes_max: sum([config.mailbox_bytes_max, config.outbox_bytes_max, KEPT_BYTES_MAX]),
     };
     Backups::new(config.resume_window + 2 * refresh_interval(config.resume_window), limits)
 }

@@ -9,7 +9,7 @@ use super::*;
 use crate::{
     bus::{Lag, OnDelivery, Outgoing, ProduceError, Producer, Trouble, UnreadableReason},
     config::Config,
-    peer::alone::Alone,
+    peer::{Verdict, alone::Alone},
     relay::{
         parts::Parts,
         session::{ConnectionId, Duty, Session},
@@ -196,6 +196,29 @@ async fn a_session_that_ends_with_an_early_reply_holds_no_offset_back() {
     bed.pass(TICK * 3).await;
     assert_eq!(bed.stored(0), 1);
     assert_eq!(bed.metric("roundtrip_replies_handled_again_total"), Some(0.0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_reply_for_a_session_whose_end_is_not_written_yet_has_to_wait() {
+    let bed = Bed::new(1).await;
+    let (session, connection, request) = bed.ask().await;
+    bed.relay.end_session_of(&session, connection);
+    let whereabouts = || bed.relay.whereabouts(request, Some(session.id()));
+    assert_eq!(whereabouts(), Verdict::Later, "else it would be parked for a session that is over");
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(whereabouts(), Verdict::Unknown);
+}
+
+#[tokio::test(start_paused = true)]
+async fn whoever_has_claimed_a_session_just_before_its_end_is_told_of_that() {
+    let bed = Bed::new(1).await;
+    let (session, connection, _) = bed.ask().await;
+    bed.relay.end_session_of(&session, connection);
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let released = bed.relay.release(session.id(), session.epoch() + 1).await;
+    assert!(released.is_some(), "nothing at all would mean: take the copy");
+    tokio::time::sleep(Duration::from_secs(20)).await;
+    assert!(bed.relay.release(session.id(), session.epoch() + 1).await.is_none());
 }
 
 #[tokio::test(start_paused = true)]

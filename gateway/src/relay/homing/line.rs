@@ -203,6 +203,10 @@ impl PeerLine {
                 Verdict::Kept(session) => kept.push((stray, session)),
                 Verdict::Later => {
                     stray.is_early = true;
+                    // Not a denial: for the same epoch the holder is to be asked again.
+                    if let Some(wants) = &mut stray.wants {
+                        wants.epoch = None;
+                    }
                     again.push(stray);
                 }
                 Verdict::Over if was_kept => {

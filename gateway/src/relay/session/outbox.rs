@@ -15,9 +15,9 @@ use crate::{
 
 /// Written frames of a session that does not acknowledge them, kept for a resume: older ones are
 /// dropped, and a client that lacks them is not resumed.
-pub(super) const KEPT_FRAMES_MAX: usize = 512;
+pub(in crate::relay) const KEPT_FRAMES_MAX: usize = 512;
 /// The same in bytes.
-pub(super) const KEPT_BYTES_MAX: usize = 256 * 1024;
+pub(in crate::relay) const KEPT_BYTES_MAX: usize = 256 * 1024;
 
 /// A frame that the mailbox should have, or the session's next holder.
 #[derive(Clone, Debug, Serialize, Deserialize)]
