@@ -25,6 +25,10 @@ pub(crate) struct Asked {
     pub(crate) end: Option<String>,
     pub(crate) ended_at: Option<Instant>,
     pub(crate) is_refused: bool,
+    pub(crate) is_cancelled: bool,
+    /// More than a mailbox takes was to come while its client was away: a holder which has slept, and
+    /// has lost the session without knowing, then gives up what it has.
+    pub(crate) may_be_given_up: bool,
 }
 
 impl Asked {
@@ -32,8 +36,10 @@ impl Asked {
         self.end.is_none() && !self.is_refused
     }
 
+    /// What to send, for the first time or again, also after a refusal.
     pub(crate) fn send(&mut self) -> String {
         self.sends += 1;
+        self.is_refused = false;
         self.text.clone()
     }
 
@@ -44,6 +50,9 @@ impl Asked {
         world: &World,
     ) -> Result<(), &'static str> {
         let Some(request) = frame["request_id"].as_str() else {
+            if frame["code"] == "not_found" {
+                return if self.is_cancelled { Ok(()) } else { Err("cancelled by nobody") };
+            }
             self.is_refused = true;
             world.book.count("refused");
             return match frame["code"].as_str() {
@@ -65,8 +74,11 @@ impl Asked {
         }
         let mut end = format!("{request} {} {}", frame["type"], frame["payload"]);
         if let Some(code) = frame["code"].as_str() {
+            if code == "cancelled" && !self.is_cancelled {
+                return Err("cancelled by nobody");
+            }
             end = format!("{request} {code}");
-            world.book.count("errors");
+            world.book.count(if code == "cancelled" { "cancelled" } else { "errors" });
         } else if frame["payload"].as_str() != Some(self.payload.trim_matches('"')) {
             return Err("another's reply");
         }
@@ -76,9 +88,10 @@ impl Asked {
             let is_another = is_plain && self.sends > 1 && !before.starts_with(request);
             // What a node has not written down yet when it dies, its successor does not know: what the
             // client has seen end, and has perhaps acknowledged, may end by its deadline once more; and
-            // what has ended so, by its reply.
-            let is_timeout = frame["code"] == "timeout" || before.ends_with(" timeout");
-            let is_forgotten = is_timeout && world.book.died_at() >= self.ended_at;
+            // what has ended so, or at the client's wish, by its reply.
+            let is_nodes = |end: &str| end.ends_with(" timeout") || end.ends_with(" cancelled");
+            let is_forgotten =
+                (is_nodes(before) || is_nodes(&end)) && world.book.forgot_since(self.ended_at);
             if is_forgotten && *before != end {
                 world.book.count("ended once more");
             }
@@ -93,6 +106,8 @@ impl Asked {
         if is_timeout
             && self.timeout == PATIENT
             && replied_at.is_some_and(|at| at + HOMING_MAX < Instant::now())
+            && !(self.may_be_given_up
+                && world.book.forgot_since(Some(self.deadline - self.timeout)))
             && !world.book.forgot_a_takeover_since(self.deadline - self.timeout - WINDOW * 2)
         {
             return Err("timed out with a reply in the log");

@@ -3,9 +3,16 @@
 use std::{
     collections::{BTreeMap, HashMap},
     sync::Mutex,
+    time::Duration,
 };
 
 use tokio::time::Instant;
+
+/// For how long a node that is cut off may have been so, with what it takes to notice.
+const CUT_OFF_MAX: Duration = Duration::from_secs(5);
+
+/// How long a new session may be unknown to a registry that can be reached.
+const CUT_OFF_NOTICED: Duration = Duration::from_millis(500);
 
 /// The book of one simulation.
 #[derive(Default)]
@@ -74,8 +81,18 @@ impl Book {
         self.pages().died = Some(Instant::now());
     }
 
-    pub(crate) fn died_at(&self) -> Option<Instant> {
-        self.pages().died
+    /// Whether a node has died since, or was cut off for so long that another one took its sessions
+    /// from their copies: what it had not written there then is not known to its successor.
+    pub(crate) fn forgot_since(&self, since: Option<Instant>) -> bool {
+        let pages = self.pages();
+        pages.died >= since || pages.cut_off.map(|at| at + CUT_OFF_MAX) >= since
+    }
+
+    /// Whether a node was perhaps cut off from when a session began until its client left: so the
+    /// registry never heard of the session.
+    pub(crate) fn was_cut_off(&self, began_at: Instant, left_at: Instant) -> bool {
+        let is_it = |at: Instant| at <= began_at + CUT_OFF_NOTICED && at + CUT_OFF_MAX >= left_at;
+        self.pages().cut_off.is_some_and(is_it)
     }
 
     pub(crate) fn wiped(&self) {

@@ -1,44 +1,58 @@
 //! A client that keeps its session across connections, and a book of what it was promised.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
-
-use gateway::relay::token::Token;
-use serde_json::Value;
-use tokio::{
-    sync::mpsc::{Receiver, Sender, channel},
-    time::{Instant, sleep, sleep_until, timeout},
+use std::{
+    collections::BTreeMap, collections::VecDeque, sync::Arc, sync::atomic::Ordering, time::Duration,
 };
+
+use gateway::{edge::ws::Wish, relay::token::Token};
+use serde_json::Value;
+use tokio::time::{Instant, sleep_until, timeout};
 
 use crate::{
     asked::{Asked, PATIENT},
-    node::WINDOW,
+    line::{Line, Met},
+    node::{MAILBOX_BYTES, MAILBOX_FRAMES, WINDOW},
     service::NEVER,
-    socket::{self, ToClient, ToNode, Wish},
     world::{NODES, World},
 };
 
 /// How long a client waits for a node that does not say anything.
 const PATIENCE: Duration = Duration::from_secs(2);
+/// What a frame counts with beside its payload.
+const FRAME_BYTES: usize = 256;
 
 /// One client.
 pub(crate) struct Client {
-    world: Arc<World>,
+    pub(crate) world: Arc<World>,
     name: usize,
     is_reliable: bool,
     /// Numbers requests, over all sessions.
     asked_ever: u64,
     token: Option<Token>,
-    last_seq: u64,
-    acknowledged: u64,
-    asked: BTreeMap<String, Asked>,
+    pub(crate) last_seq: u64,
+    pub(crate) acknowledged: u64,
+    pub(crate) asked: BTreeMap<String, Asked>,
+    /// When its session began.
+    began_at: Instant,
+    /// Something has been done for it in this session.
+    was_served: bool,
     /// When it was last connected.
     left_at: Option<Instant>,
+    /// More may have come for it since than its mailbox takes.
+    may_overflow: bool,
 }
 
-/// An open connection.
-struct Line {
-    to_node: Sender<ToNode>,
-    from_node: Receiver<ToClient>,
+/// What a client has to remember for the time of one connection.
+pub(crate) struct Talk {
+    pub(crate) line: Line,
+    /// What it had missed has come, and the node knows.
+    pub(crate) is_settled: bool,
+    /// Pings that were not answered, by number.
+    pings: VecDeque<u64>,
+    pings_ever: u64,
+    /// Until when it reads nothing.
+    pub(crate) deaf_until: Option<Instant>,
+    pub(crate) is_leaving_for_good: bool,
 }
 
 /// Why a connection ended.
@@ -50,6 +64,7 @@ enum Left {
 impl Client {
     pub(crate) fn new(world: Arc<World>, name: usize, is_reliable: bool) -> Self {
         Self {
+            began_at: world.started,
             world,
             name,
             is_reliable,
@@ -58,11 +73,13 @@ impl Client {
             last_seq: 0,
             acknowledged: 0,
             asked: BTreeMap::new(),
+            was_served: false,
             left_at: None,
+            may_overflow: false,
         }
     }
 
-    fn log(&self, what: &str) {
+    pub(crate) fn log(&self, what: &str) {
         self.world.book.log(self.world.seconds(), &format!("client {}: {what}", self.name));
     }
 
@@ -70,14 +87,18 @@ impl Client {
         self.world.book.wrong(self.world.seconds(), format!("client {}: {what}", self.name));
     }
 
+    fn is_calm(&self) -> bool {
+        self.world.calm.is_cancelled()
+    }
+
     /// Goes on until the world is calm and everything is answered.
     pub(crate) async fn run(mut self) {
         loop {
-            let Some(line) = self.connect().await else {
+            let Some(talk) = self.connect().await else {
                 self.world.sleep(10, 200).await;
                 continue;
             };
-            if matches!(self.converse(line).await, Left::Finished) {
+            if matches!(self.converse(talk).await, Left::Finished) {
                 return;
             }
             match self.world.below(4) {
@@ -87,48 +108,55 @@ impl Client {
         }
     }
 
-    async fn connect(&mut self) -> Option<Line> {
+    async fn connect(&mut self) -> Option<Talk> {
         let node = self.world.node(self.world.below(NODES as u64) as usize)?;
-        let (to_client, from_node) = channel(1024);
-        let (to_node, from_client) = channel(1024);
-        let mut line = Line { to_node, from_node };
-        let resume = self.token.clone().map(|token| (token, self.last_seq));
+        let resume = self.token.clone().map(|token| (Some(token), self.last_seq));
         let had_token = resume.is_some();
         let wish = Wish { is_reliable: self.is_reliable, resume };
         self.log(&format!("comes to {} with {}", node.life.index, self.last_seq));
-        node.spawn(socket::serve(
-            Arc::clone(&self.world),
-            Arc::clone(&node),
-            wish,
-            to_client,
-            from_client,
-        ));
+        let line = Line::connect(&self.world, &node, wish).await;
         drop(node);
-        let welcome = timeout(PATIENCE, line.from_node.recv()).await;
-        let Ok(Some(ToClient::Welcome { session, token, resumed })) = welcome else {
+        let (pings, pings_ever, deaf_until) = (VecDeque::new(), 0, None);
+        let (is_settled, is_leaving_for_good) = (false, false);
+        let mut talk =
+            Talk { line, is_settled, pings, pings_ever, deaf_until, is_leaving_for_good };
+        let Ok(Met::Frame(text)) = timeout(PATIENCE, talk.line.next()).await else {
             // It closes in order: a node that wakes up knows that nobody waits.
             self.log("is not welcome");
+            talk.line.hang_up();
             return None;
         };
-        if self.world.chance(3) && !self.world.calm.is_cancelled() {
-            self.log("does not get its welcome");
-            self.vanish(line);
+        if self.world.chance(3) && !self.is_calm() {
+            self.waste(talk).await;
             return None;
         }
-        self.token = Some(token);
-        self.log(&format!("has session {session}, resumed {resumed}"));
+        let resumed = self.on_welcome(&text, had_token);
+        // What it lacks comes first; then it knows what it has to ask for again. One that
+        // acknowledges frames need not wait for that.
+        talk.is_settled = !resumed;
+        if !self.ping(&mut talk).await {
+            return None;
+        }
+        if (self.is_reliable || self.world.chance(30)) && !self.repeat(&mut talk).await {
+            return None;
+        }
+        Some(talk)
+    }
+
+    fn on_welcome(&mut self, text: &str, had_token: bool) -> bool {
+        let frame: Value = serde_json::from_str(text).unwrap();
+        if frame["type"] != "welcome" {
+            self.wrong(&format!("no welcome, but {text}"));
+        }
+        let resumed = frame["resumed"] == true;
+        self.token = Token::parse(frame["resume"].as_str().unwrap());
+        self.log(&format!("has session {}, resumed {resumed}", frame["session"]));
         if resumed {
             self.world.book.count("resumed");
         } else {
             self.start_anew(had_token);
         }
-        let again: Vec<String> =
-            self.asked.values_mut().filter(|asked| asked.is_open()).map(Asked::send).collect();
-        line.to_node.try_send(ToNode::Pong(0)).ok()?;
-        for text in again {
-            line.to_node.try_send(ToNode::Text(text)).ok()?;
-        }
-        Some(line)
+        resumed
     }
 
     /// The former session is gone: was that right?
@@ -139,86 +167,132 @@ impl Client {
             let is_late = left_at.elapsed() + Duration::from_secs(1) > WINDOW;
             let wiped = self.world.book.wiped_at();
             // A node may die before anybody has heard of the session; it has not done anything for it.
-            let is_unheard = self.last_seq == 0;
+            let is_unheard = !self.was_served;
             let recently = left_at.checked_sub(WINDOW * 2).unwrap_or(left_at);
             let is_excused = is_unheard
                 || wiped.is_some_and(|wiped| left_at < wiped + WINDOW * 2)
-                || self.world.book.lost_a_copy_since(recently);
-            if self.is_reliable && !is_late && !is_excused {
+                || self.world.book.lost_a_copy_since(recently)
+                || self.world.book.was_cut_off(self.began_at, left_at);
+            // What is on the wire to a client that does not acknowledge, nobody knows after a fault.
+            let is_kept = self.is_reliable || !self.world.is_troubled.load(Ordering::Relaxed);
+            if is_kept && !is_late && !is_excused && !self.may_overflow {
                 self.wrong(&format!("not resumed after {:?}", left_at.elapsed()));
             }
         }
+        self.forget();
+    }
+
+    /// Nothing of its session counts any more.
+    fn forget(&mut self) {
         self.asked.clear();
-        (self.last_seq, self.acknowledged) = (0, 0);
+        (self.last_seq, self.acknowledged, self.was_served) = (0, 0, false);
+        self.began_at = Instant::now();
     }
 
-    /// Goes without a word: the node learns of it later.
-    fn vanish(&mut self, line: Line) {
-        let after = self.world.ms(0, if self.world.chance(20) { 4000 } else { 50 });
-        self.world.spawn(async move {
-            sleep(after).await;
-            drop(line);
-        });
-    }
-
-    async fn converse(&mut self, mut line: Line) -> Left {
+    async fn converse(&mut self, mut talk: Talk) -> Left {
         let world = Arc::clone(&self.world);
         let leaves = Instant::now() + world.ms(200, 6000);
         let mut asks = Instant::now() + world.ms(0, 500);
         let mut acknowledges = Instant::now() + world.ms(0, 3000);
-        let left = loop {
-            let is_calm = world.calm.is_cancelled();
+        let mut whim = self.next_whim();
+        loop {
+            let is_calm = self.is_calm();
             self.left_at = Some(Instant::now());
             if is_calm && !self.asked.values().any(Asked::is_open) {
-                self.acknowledge(&line);
+                self.acknowledge(&mut talk).await;
                 world.sleep(0, 50).await;
-                if line.to_node.send(ToNode::Bye).await.is_ok() {
+                if talk.line.close().await {
                     self.log("says bye");
                     return Left::Finished;
                 }
+                return Left::Away;
             }
+            let hears_again = talk.deaf_until.filter(|_| !is_calm);
             let silent = Instant::now() + PATIENCE * 2;
-            tokio::select! {
+            let goes_on = tokio::select! {
                 biased;
-                message = line.from_node.recv() => match message {
-                    Some(ToClient::Frame(text)) => {
-                        if world.chance(20) {
-                            world.sleep(0, 20).await;
-                        }
-                        self.on_frame(&text);
-                        if world.chance(30) {
-                            self.acknowledge(&line);
-                        }
-                    }
-                    Some(ToClient::Ping(seq)) => drop(line.to_node.try_send(ToNode::Pong(seq))),
-                    Some(ToClient::Welcome { .. }) => self.wrong("welcome twice"),
-                    Some(ToClient::Close(code)) => {
-                        self.log(&format!("is closed with {}", code.number()));
-                        break Left::Away;
-                    }
-                    None => break Left::Away,
-                },
-                () = sleep_until(leaves), if !is_calm => break Left::Away,
+                met = talk.line.next(), if hears_again.is_none() => self.on_met(met, &mut talk).await,
+                () = until(hears_again), if hears_again.is_some() => {
+                    talk.deaf_until = None;
+                    true
+                }
+                () = sleep_until(leaves), if !is_calm => false,
                 () = sleep_until(asks), if !is_calm => {
                     asks = Instant::now() + world.ms(10, 1500);
-                    self.ask(&line);
+                    self.ask(&mut talk).await
+                }
+                () = sleep_until(whim), if !is_calm => {
+                    whim = self.next_whim();
+                    self.follow_a_whim(&mut talk).await
                 }
                 () = sleep_until(acknowledges) => {
                     acknowledges = Instant::now() + world.ms(500, 4000);
-                    self.acknowledge(&line);
+                    self.acknowledge(&mut talk).await
                 }
                 () = sleep_until(silent), if self.asked.values().any(Asked::is_open) => {
                     self.log("has waited for long");
-                    break Left::Away;
+                    false
                 }
+            };
+            if !goes_on {
+                break;
             }
-        };
-        self.log("leaves");
-        self.vanish(line);
-        left
+        }
+        self.leave(talk).await;
+        Left::Away
     }
 
-    fn ask(&mut self, line: &Line) {
+    /// Goes, mostly without a word: the node learns of it later.
+    async fn leave(&mut self, talk: Talk) {
+        if talk.is_leaving_for_good {
+            self.log("closes with 1000, and will begin anew");
+            self.world.book.count("closed with 1000");
+            if !talk.line.close().await {
+                self.log("hears nothing of that");
+            }
+            self.token = None;
+            return self.forget();
+        }
+        self.log("leaves");
+        // A receipt and an answer may come for each.
+        let open: Vec<_> = self.asked.values().filter(|asked| asked.is_open()).collect();
+        let bytes: usize = open.iter().map(|asked| asked.payload.len() + 2 * FRAME_BYTES).sum();
+        self.may_overflow = 2 * open.len() > MAILBOX_FRAMES || bytes > MAILBOX_BYTES;
+        if self.may_overflow {
+            self.asked.values_mut().for_each(|asked| asked.may_be_given_up = true);
+        }
+    }
+
+    /// Whether the conversation goes on.
+    async fn on_met(&mut self, met: Met, talk: &mut Talk) -> bool {
+        match met {
+            Met::Frame(text) => {
+                if self.world.chance(20) {
+                    self.world.sleep(0, 20).await;
+                }
+                self.on_frame(&text, talk).await && {
+                    !self.world.chance(30) || self.acknowledge(talk).await
+                }
+            }
+            Met::Closed(code) => {
+                self.log(&format!("is closed with {code}"));
+                self.world.book.count(match code {
+                    1000 | 1012 | 4000 | 4002 | 4004 => "closed by a node",
+                    4001 => "closed as slow",
+                    _ => {
+                        self.wrong(&format!("closed with {code}"));
+                        "closed wrongly"
+                    }
+                });
+                false
+            }
+            Met::Broken => false,
+            Met::Nothing => true,
+        }
+    }
+
+    /// Asks for something new; false when that does not leave.
+    pub(crate) async fn ask(&mut self, talk: &mut Talk) -> bool {
         let world = Arc::clone(&self.world);
         self.asked_ever += 1;
         let id = format!("c{}-{}", self.name, self.asked_ever);
@@ -227,8 +301,10 @@ impl Client {
             1 => ("", world.ms(50, 2000)),
             _ => ("", PATIENT),
         };
-        let (payload, receipt) = (format!(r#""{id}{never}""#), world.chance(50));
-        let (ms, quoted) = (timeout.as_millis(), Value::from(&*id));
+        // Some are large for an outbox, none for one that is empty.
+        let size = if world.chance(10) { world.below(6 * 1024) as usize } else { 0 };
+        let payload = format!(r#""{id}{never}{:x<size$}""#, "");
+        let (ms, quoted, receipt) = (timeout.as_millis(), Value::from(&*id), world.chance(50));
         let text = format!(
             r#"{{"service":"echo","id":{quoted},"payload":{payload},"timeout_ms":{ms},"receipt":{receipt}}}"#
         );
@@ -243,35 +319,80 @@ impl Client {
             end: None,
             ended_at: None,
             is_refused: false,
+            is_cancelled: false,
+            may_be_given_up: false,
         };
         self.world.book.count("asked");
         let text = asked.send();
         self.asked.insert(id, asked);
-        drop(line.to_node.try_send(ToNode::Text(text)));
+        talk.line.say(&text).await
     }
 
-    fn acknowledge(&mut self, line: &Line) {
-        if self.is_reliable && self.last_seq > self.acknowledged {
-            self.acknowledged = self.last_seq;
-            let text = format!(r#"{{"type":"ack","seq":{}}}"#, self.last_seq);
-            drop(line.to_node.try_send(ToNode::Text(text)));
+    /// Asks again for all that is unanswered.
+    async fn repeat(&mut self, talk: &mut Talk) -> bool {
+        let open = self.asked.values_mut().filter(|asked| asked.is_open());
+        let texts: Vec<String> = open.map(Asked::send).collect();
+        for text in texts {
+            if !talk.line.say(&text).await {
+                return false;
+            }
         }
+        true
     }
 
-    fn on_frame(&mut self, text: &str) {
+    /// Asks for a sign of life behind everything that the node owes.
+    pub(crate) async fn ping(&mut self, talk: &mut Talk) -> bool {
+        talk.pings_ever += 1;
+        talk.pings.push_back(talk.pings_ever);
+        talk.line.say(&format!(r#"{{"type":"ping","id":{}}}"#, talk.pings_ever)).await
+    }
+
+    async fn on_pong(&mut self, frame: &Value, talk: &mut Talk) -> bool {
+        if talk.pings.pop_front() != frame["id"].as_u64() {
+            self.wrong(&format!("a pong that nobody asked for: {frame}"));
+        }
+        if std::mem::replace(&mut talk.is_settled, true) || self.is_reliable {
+            return true;
+        }
+        self.repeat(talk).await
+    }
+
+    /// Acknowledges what it has; false when that does not leave.
+    pub(crate) async fn acknowledge(&mut self, talk: &mut Talk) -> bool {
+        if !self.is_reliable || self.last_seq == self.acknowledged {
+            return true;
+        }
+        self.acknowledged = self.last_seq;
+        talk.line.say(&format!(r#"{{"type":"ack","seq":{}}}"#, self.last_seq)).await
+    }
+
+    async fn on_frame(&mut self, text: &str, talk: &mut Talk) -> bool {
         let frame: Value = serde_json::from_str(text).unwrap();
+        self.log(&format!("gets {text}"));
+        if frame["type"] == "pong" {
+            return self.on_pong(&frame, talk).await;
+        }
         let seq = frame["seq"].as_u64().unwrap_or_default();
         if seq != self.last_seq + 1 {
             self.wrong(&format!("{seq} after {}: {text}", self.last_seq));
         }
         self.last_seq = seq;
-        self.log(&format!("gets {text}"));
+        self.was_served |= frame["request_id"].is_string();
         let id = frame["id"].as_str().unwrap_or_default();
-        let Some(asked) = self.asked.get_mut(id) else {
-            return self.wrong(&format!("never asked: {text}"));
-        };
-        if let Err(what) = asked.on_frame(&frame, !self.is_reliable, &self.world) {
-            self.wrong(&format!("{what}: {text}"));
+        match self.asked.get_mut(id) {
+            None => self.wrong(&format!("never asked: {text}")),
+            Some(asked) => {
+                if let Err(what) = asked.on_frame(&frame, !self.is_reliable, &self.world) {
+                    self.wrong(&format!("{what}: {text}"));
+                }
+            }
         }
+        true
+    }
+}
+
+async fn until(at: Option<Instant>) {
+    if let Some(at) = at {
+        sleep_until(at).await;
     }
 }

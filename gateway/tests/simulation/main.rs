@@ -34,10 +34,11 @@ mod book;
 mod bus;
 mod client;
 mod defect;
+mod line;
 mod net;
 mod node;
 mod service;
-mod socket;
+mod whims;
 mod world;
 
 /// How long things go wrong.
@@ -84,6 +85,7 @@ async fn run(world: &Arc<World>) {
     let end = world.started + STORM;
     world.set_shaky(world.chance(50));
     for _ in 0..world.below(6) {
+        world.is_troubled.store(true, Ordering::Relaxed);
         let (trouble, start) = (trouble(Arc::clone(world), world.below(9)), world.ms(0, 10_000));
         world.spawn(async move {
             sleep(start).await;

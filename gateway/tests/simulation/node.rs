@@ -1,10 +1,11 @@
 //! One run of a node: the relay's real parts, on simulated ground.
 
-use std::sync::Arc;
+use std::{pin::pin, sync::Arc};
 
 use gateway::{
     config::Config,
-    relay::{Nature, Relay, handover::Handover, parts::Parts},
+    edge::Edge,
+    relay::{Nature, Relay, parts::Parts},
     tasks::Tasks,
     telemetry::Telemetry,
 };
@@ -20,12 +21,15 @@ use crate::{
 
 /// How long a session lives without a connection.
 pub(crate) const WINDOW: Duration = Duration::from_secs(6);
+/// What a session may gather without a connection.
+pub(crate) const MAILBOX_FRAMES: usize = 20;
+pub(crate) const MAILBOX_BYTES: usize = 16 * 1024;
 
 /// A run of a node.
 pub(crate) struct Node {
     pub(crate) life: Arc<Life>,
     pub(crate) parts: Parts,
-    pub(crate) handover: Handover,
+    pub(crate) edge: Edge,
     tasks: Tasks,
 }
 
@@ -41,7 +45,8 @@ impl Node {
         let nature = Nature::simulated(clock, world.below(u64::MAX));
         let (writer, reader) = (Writer::new(wires.clone()), Reader::new(wires.clone()));
         let (node, telemetry) = (NodeRef { id, incarnation }, Arc::new(Telemetry::new()));
-        let relay = Relay::new(&config(index), node, Arc::new(writer), telemetry);
+        let config = config(index);
+        let relay = Relay::new(&config, node, Arc::new(writer), telemetry);
         let relay = Arc::new(relay.with_nature(nature));
         let registry = Arc::new(wires.clone());
         let parts = Parts::join(relay, index.to_string(), registry, Arc::new(wires), tasks.clone());
@@ -51,8 +56,9 @@ impl Node {
         tasks.long_lived("dispatch", dispatch.run(Box::new(reader), never, Duration::ZERO));
         parts.start(&life.dead);
         parts.membership.set_state(NodeState::Ready);
-        let handover = parts.handover();
-        Arc::new(Self { life, parts, handover, tasks })
+        let relay = Arc::clone(&parts.relay);
+        let edge = Edge::new(&config, relay, parts.handover(), tasks.clone());
+        Arc::new(Self { life, parts, edge, tasks })
     }
 
     /// Starts what dies with the node.
@@ -65,6 +71,19 @@ impl Node {
                 () = task => {}
             }
         });
+    }
+
+    /// Does something, but for the time that the node sleeps.
+    pub(crate) async fn while_awake(&self, task: impl Future<Output = ()>) {
+        let mut task = pin!(task);
+        loop {
+            self.life.awake().await;
+            tokio::select! {
+                biased;
+                () = self.life.asleep() => {}
+                () = &mut task => return,
+            }
+        }
     }
 
     /// What is left of what should be nothing by now.
@@ -87,7 +106,15 @@ fn config(index: usize) -> Config {
         internal.secret = "a-secret-of-the-tests"
         kafka = {{ bootstrap_servers = "memory", reply_topic = "replies" }}
         registry.url = "memory:"
-        session.resume_window = "{window}s"
+        [session]
+        resume_window = "{window}s"
+        ping_interval = "2s"
+        pong_timeout = "1s"
+        outbox_bytes_max = "8KiB"
+        mailbox_bytes_max = "{MAILBOX_BYTES}B"
+        mailbox_frames_max = {MAILBOX_FRAMES}
+        [limits]
+        in_flight_per_connection_max = 24
         [services.echo]
         request_topic = "echo"
         timeout = "20s"

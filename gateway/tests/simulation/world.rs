@@ -35,6 +35,8 @@ pub(crate) struct World {
     pub(crate) bus: MemoryBus,
     pub(crate) table: MemoryRegistry,
     pub(crate) book: Book,
+    /// Something has failed, or may have.
+    pub(crate) is_troubled: AtomicBool,
     /// Nothing fails any more, and clients finish.
     pub(crate) calm: CancellationToken,
     dice: Mutex<StdRng>,
@@ -64,6 +66,7 @@ impl World {
             table: MemoryRegistry::with_clock(clock),
             clocks: [const { AtomicI64::new(0) }; NODES].map(Arc::new),
             book: Book::default(),
+            is_troubled: AtomicBool::new(false),
             calm: CancellationToken::new(),
             dice: Mutex::new(StdRng::seed_from_u64(seed)),
             faults: Mutex::default(),
@@ -136,6 +139,7 @@ impl World {
     }
 
     pub(crate) fn set_shaky(&self, shaky: bool) {
+        self.is_troubled.fetch_or(shaky, Ordering::Relaxed);
         self.faults().shaky = shaky;
     }
 
