@@ -30,6 +30,8 @@ const stories = {
     const held = told("held", it.request("held", "late"));
     await held;
     await told("unknown", it.request("nobody", 1));
+    await told("huge", it.request("echo", "x".repeat(3 * 1024 * 1024)));
+    await told("small", it.request("echo", 3));
     it.close();
     await told("after", it.request("echo", 2));
   },

@@ -59,6 +59,8 @@ async fn the_printed_client_survives_its_node() -> Result<()> {
 
     page.sees(r#"held: response "late""#).await?;
     page.sees("unknown: rejected, unknown_service").await?;
+    page.sees("huge: rejected, over ").await?;
+    page.sees("small: response 3").await?;
     page.sees("after: rejected, closed by its user").await?;
     page.ends().await?;
     cluster.finish().await
