@@ -187,7 +187,8 @@ fn wish(query: Option<&str>) -> Result<Wish, Refusal> {
     let bad = |message: &'static str| refused(&Failure::new(ErrorCode::BadRequest, message));
     let of_name = |name: &str| {
         let pairs = query.into_iter().flat_map(|query| query.split('&'));
-        let found = pairs.filter_map(|pair| pair.split_once('=')).filter(|(n, _)| *n == name);
+        let found = pairs.map(|pair| pair.split_once('=').unwrap_or((pair, "")));
+        let found = found.filter(|(n, _)| *n == name);
         found.map(|(_, value)| value).collect::<Vec<_>>()
     };
     let parameter = |name| match *of_name(name) {

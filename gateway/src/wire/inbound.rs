@@ -109,9 +109,9 @@ impl<'a> ClientFrame<'a> {
                 Some(id) => Ok(Self::Cancel(id)),
                 None => Err(BadFrame::new(None, "cancel needs the id of a request")),
             },
-            Some("ack") => match fields.seq.and_then(|json| read_integer(json.get())) {
+            Some("ack") => match fields.seq.and_then(|json| read_seq(json.get())) {
                 Some(seq) => Ok(Self::Ack(seq)),
-                None => Err(BadFrame::new(id, "ack needs seq, an integer")),
+                None => Err(BadFrame::new(id, "ack needs seq, an unsigned integer of 64 bits")),
             },
             Some("ping") => Ok(Self::Ping(id)),
             Some(other) => {
@@ -172,6 +172,11 @@ fn string_field<'a>(
 fn read_timeout(json: &str) -> Result<u64, Cow<'static, str>> {
     let timeout = read_integer(json).filter(|timeout| *timeout > 0);
     timeout.ok_or_else(|| "timeout_ms is a positive integer".into())
+}
+
+/// The number of a frame; one that does not fit 64 bits is none.
+fn read_seq(json: &str) -> Option<u64> {
+    json.bytes().all(|b| b.is_ascii_digit()).then(|| json.parse().ok()).flatten()
 }
 
 /// An integer that is not negative; one that does not fit 64 bits is read as the largest that does.

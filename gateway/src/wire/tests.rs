@@ -102,6 +102,8 @@ fn a_bad_field_is_named_and_the_id_kept() {
         (r#""service":"s","timeout_ms":"5""#, "timeout_ms"),
         (r#""service":"s","receipt":1"#, "receipt"),
         (r#""type":1"#, "type"),
+        (r#""type":"ack","seq":18446744073709551616"#, "seq"),
+        (r#""type":"ack","seq":-1"#, "seq"),
         (r#""type":"dance""#, "dance"),
         (r#""type":"request""#, "service"),
         (r#""payload":1"#, "service"),

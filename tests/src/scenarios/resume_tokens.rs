@@ -37,6 +37,12 @@ async fn a_bad_number_is_refused_and_uses_nothing_up() -> Result<()> {
         let Handshake::Refused { status, .. } = handshake else { panic!("accepted: {bad}") };
         ensure!(status == StatusCode::BAD_REQUEST, "{status} for {bad}");
     }
+    for bad in ["reliable", "reliable=", "reliable=yes"] {
+        let Handshake::Refused { status, .. } = node.connect().query(bad).handshake().await? else {
+            panic!("accepted: {bad}")
+        };
+        ensure!(status == StatusCode::BAD_REQUEST, "{status} for {bad}");
+    }
     let without = node.connect().query(&format!("reliable=1&resume={}", ticket.token));
     let Handshake::Refused { status, .. } = without.handshake().await? else {
         panic!("accepted without a number")
