@@ -131,6 +131,10 @@ impl Exit {
     fn failed(error: impl std::fmt::Display) -> Self {
         Self { code: FAILED, message: error.to_string() }
     }
+
+    fn bad_usage(error: impl std::fmt::Display) -> Self {
+        Self { code: BAD_USAGE, message: error.to_string() }
+    }
 }
 
 fn execute(command: Command) -> Result<(), Exit> {
@@ -146,7 +150,10 @@ fn execute(command: Command) -> Result<(), Exit> {
             descriptors::raise();
             let wish = dev::Wish { nodes, port, allow_origins };
             in_runtime(until_signalled(async |shutdown| {
-                dev::run(&wish, shutdown, say).await.map_err(Exit::failed)
+                dev::run(&wish, shutdown, say).await.map_err(|failure| match failure {
+                    dev::DevFailure::Ports(..) => Exit::bad_usage(failure),
+                    _ => Exit::failed(failure),
+                })
             }))
         }
         Command::Topics { config, dry_run, check } => {
@@ -192,10 +199,16 @@ fn in_runtime(command: impl Future<Output = Result<(), Exit>>) -> Result<(), Exi
         tracing::debug!("a provider of cryptography was installed before");
     }
     let mut builder = runtime::Builder::new_multi_thread();
-    // Where the variable is set, tokio itself follows it.
-    if !process_environment().any(|(name, _)| name == "TOKIO_WORKER_THREADS") {
-        builder.worker_threads(workers(thread::available_parallelism().map_or(1, usize::from)));
-    }
+    // tokio reads the variable as well, but panics over a bad value.
+    let threads = match process_environment().find(|(name, _)| name == "TOKIO_WORKER_THREADS") {
+        Some((name, text)) => text
+            .parse()
+            .ok()
+            .filter(|threads| *threads > 0)
+            .ok_or_else(|| Exit::bad_usage(format!("{name}: expected a positive number")))?,
+        None => workers(thread::available_parallelism().map_or(1, usize::from)),
+    };
+    builder.worker_threads(threads);
     let runtime = builder.enable_all().build().map_err(Exit::failed)?;
     let result = runtime.block_on(command);
     runtime.shutdown_background();

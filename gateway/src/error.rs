@@ -233,7 +233,7 @@ impl CloseCode {
             Self::HeartbeatLost => "no pong within pong_timeout",
             Self::SlowConsumer => "outbox_bytes_max exceeded, read faster",
             Self::Resumed => "session resumed on another connection",
-            Self::Internal => "internal error",
+            Self::Internal => "the registry cannot be reached, come back later",
             Self::ContractViolation => "contract violated",
         }
     }

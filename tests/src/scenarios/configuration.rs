@@ -146,6 +146,7 @@ async fn bad_usage_is_64() -> Result<()> {
         vec!["serve", "--config", "/no/file"],
         vec!["check-config"],
         vec!["check-config", "/a/file", "--config", "/no/file"],
+        vec!["dev", "--nodes", "3", "--port", "65534"],
     ] {
         let output = run(&cluster, &arguments).await?;
         assert_eq!(output.status.code(), Some(64), "{arguments:?}: {}", shown(&output));
