@@ -8,21 +8,26 @@ use registry::NodeId;
 mod checks;
 mod effective;
 mod environment;
+mod findings;
+mod keys;
 mod kinds;
+mod load;
 mod options;
+mod places;
 mod problems;
 mod properties;
 mod reader;
 mod reference;
 mod relations;
 mod secret;
-mod suggest;
 mod tree;
 mod units;
+mod unknown;
 
 #[cfg(test)]
 mod tests;
 
+use load::{File, kernel_host_name, read};
 pub use problems::{ConfigProblems, Problem, Source};
 pub use secret::Secret;
 
@@ -317,77 +322,10 @@ pub fn process_environment() -> impl Iterator<Item = (String, String)> {
 /// # Errors
 /// Why no page can have this origin.
 pub fn origin(text: &str) -> Result<String, String> {
-    checks::origin(text)
+    places::origin(text)
 }
 
 /// The reference of every option in Markdown, which is `gateway/CONFIG.md`.
 pub fn reference() -> String {
     reference::render()
-}
-
-/// A file's name and text, or why it could not be read.
-struct File<'p> {
-    path: &'p Path,
-    text: std::io::Result<String>,
-}
-
-impl<'p> File<'p> {
-    fn open(path: Option<&'p Path>) -> Option<Self> {
-        path.map(|path| Self { path, text: std::fs::read_to_string(path) })
-    }
-
-    fn parse(self) -> Result<tree::Table, Vec<Problem>> {
-        match self.text {
-            Ok(text) => tree::parse(&text, self.path),
-            Err(error) => Err(vec![Problem {
-                key: String::new(),
-                source: Source::File { path: self.path.to_owned(), line: None },
-                reason: format!("cannot be read: {error}"),
-            }]),
-        }
-    }
-}
-
-fn read(
-    file: Option<File<'_>>,
-    environment: impl Iterator<Item = (String, String)>,
-    check_property: Option<PropertyCheck>,
-) -> Result<(Config, reader::Findings), ConfigProblems> {
-    let (mut tree, broken) = match file.map_or_else(|| Ok(tree::Table::new()), File::parse) {
-        Ok(tree) => (tree, Vec::new()),
-        Err(problems) => (tree::Table::new(), problems),
-    };
-    let mut problems = properties::flatten(&mut tree);
-    let mut host_name = kernel_host_name();
-    let environment = environment.inspect(|(name, value)| {
-        if name == "HOSTNAME" && host_name.is_none() {
-            host_name = NodeId::parse(value).ok();
-        }
-    });
-    problems.extend(environment::merge(&mut tree, environment));
-
-    let mut findings = reader::Findings::default();
-    findings.check_property = check_property;
-    findings.problems = problems;
-    findings.lacks_file = !broken.is_empty();
-    let mut config = options::read(&mut findings, tree, host_name);
-    findings.report_unknown();
-    if broken.is_empty() {
-        relations::check(&config, &mut findings);
-        relations::find_unused(&config, &mut findings);
-        config.unused = findings.unused.clone();
-    } else {
-        // Without the file's values, all that is known is which variables are wrong by themselves.
-        findings.problems.extend(broken);
-    }
-    match findings.problems.is_empty() {
-        true => Ok((config, findings)),
-        false => Err(ConfigProblems::new(findings.problems)),
-    }
-}
-
-/// The name the operating system gives this host, where it can be a node's.
-fn kernel_host_name() -> Option<NodeId> {
-    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").ok()?;
-    NodeId::parse(name.trim_end()).ok()
 }

@@ -3,7 +3,7 @@
 
 use std::fmt::Write as _;
 
-use super::{Unused, problems::Source, reader::Declared, tree::KeyPath};
+use super::{Unused, findings::Declared, keys::KeyPath, problems::Source};
 
 /// Every option with its value and source, a comment where there is no value; then what has no
 /// effect.

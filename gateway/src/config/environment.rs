@@ -4,13 +4,11 @@
 use std::collections::BTreeMap;
 
 use super::{
+    keys::{KeyPath, PREFIX},
     problems::{Problem, Source},
     properties,
-    tree::{KeyPath, Setting, Table, Value, parse_variable},
+    tree::{Setting, Table, Value, parse_variable},
 };
-
-/// What the names of our variables begin with.
-pub(super) const PREFIX: &str = "ROUNDTRIP_";
 
 /// Lays the variables over `tree`, in which `kafka.properties` is flat already. The variable of a
 /// whole table comes before those of its keys.

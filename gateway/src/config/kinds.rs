@@ -5,9 +5,11 @@ use std::{fmt::Display, net::SocketAddr, time::Duration};
 
 use super::{
     Secret, checks,
+    keys::quoted,
+    places,
     problems::Source,
     secret::{HIDDEN, redact_url},
-    tree::{Setting, Value, quoted},
+    tree::{Setting, Value},
     units::{format_duration, format_size, parse_duration, parse_size},
 };
 
@@ -90,7 +92,7 @@ impl<T: Display> Kind for Parsed<T> {
 }
 
 /// An address to listen on.
-pub(super) const LISTEN: Parsed<SocketAddr> = Parsed { name: "`host:port`", parse: checks::listen };
+pub(super) const LISTEN: Parsed<SocketAddr> = Parsed { name: "`host:port`", parse: places::listen };
 
 /// A text that is hidden.
 pub(super) struct Hidden {

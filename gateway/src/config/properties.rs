@@ -2,8 +2,9 @@
 //! hidden, and the forms a dotted name may take.
 
 use super::{
+    keys::KeyPath,
     problems::Problem,
-    tree::{KeyPath, Table, Value},
+    tree::{Table, Value},
 };
 
 /// Names that would undo what the gateway promises, and what to do instead.

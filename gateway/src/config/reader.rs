@@ -1,19 +1,19 @@
 //! Reads options out of the tree. Each option is declared once, where it is read: its name, kind,
-//! default and meaning. Owns the list of what was declared (the reference and the effective
-//! configuration are rendered from it) and every problem met on the way.
+//! default and meaning. What is found out on the way goes into the findings.
 //!
 //! Whatever was not asked for is unknown: no option can be forgotten here and accepted silently.
 
 use std::collections::BTreeMap;
 
 use super::{
-    PropertyCheck, Unused,
-    environment::is_service_link,
+    Unused,
+    findings::{Declared, Findings},
+    keys::{KeyPath, quoted},
     kinds::{Kind, Property},
-    problems::{Problem, Source},
+    problems::Source,
     properties,
     secret::HIDDEN,
-    tree::{KeyPath, Setting, Table, Value, quoted},
+    tree::{Setting, Table, Value},
 };
 
 /// What holds where nothing is set.
@@ -26,121 +26,6 @@ pub(super) enum Preset<T> {
     Value(T),
     /// A value found out at the start, if it was, and how the reference calls it.
     Found(Option<T>, &'static str),
-}
-
-/// An option that was declared.
-pub(super) struct Declared {
-    /// Where it stands.
-    pub(super) path: KeyPath,
-    /// What kind of value it takes.
-    pub(super) kind: String,
-    /// What holds where nothing is set.
-    pub(super) default: String,
-    /// What it means.
-    pub(super) help: &'static str,
-    /// The value in force as TOML, without secrets; `None` where there is none.
-    pub(super) shown: Option<String>,
-    /// Where the value comes from.
-    pub(super) source: Source,
-}
-
-/// What reading has found out, beside the values.
-#[derive(Default)]
-pub(super) struct Findings {
-    /// Every option, in the order of its declaration.
-    pub(super) declared: Vec<Declared>,
-    /// Every table, with what it is for.
-    pub(super) sections: Vec<(KeyPath, &'static str)>,
-    /// Keys that were set and have no effect.
-    pub(super) unused: Vec<Unused>,
-    /// What librdkafka says of a property.
-    pub(super) check_property: Option<PropertyCheck>,
-    /// What is wrong.
-    pub(super) problems: Vec<Problem>,
-    /// What nobody asked for.
-    left: Vec<(KeyPath, Setting)>,
-    /// Whether there is a file that could not be read: nothing is known to be missing.
-    pub(super) lacks_file: bool,
-    /// Whether one nameless entry stands for all that a table of free names may hold.
-    describes: bool,
-}
-
-impl Findings {
-    /// For the reference: tables of free names are read once, under the name `<name>`.
-    pub(super) fn for_reference() -> Self {
-        Self { describes: true, ..Self::default() }
-    }
-
-    /// Records a problem.
-    pub(super) fn add(&mut self, path: &KeyPath, source: Source, reason: String) {
-        self.problems.push(Problem { key: path.to_string(), source, reason });
-    }
-
-    fn has_problem(&self, path: &KeyPath) -> bool {
-        let key = path.to_string();
-        self.problems.iter().any(|problem| problem.key == key)
-    }
-
-    /// Records that options do not fit together, against the first of them that is set, unless
-    /// one of them has a problem of its own.
-    pub(super) fn add_mismatch(&mut self, paths: &[KeyPath], reason: String) {
-        if paths.iter().any(|path| self.has_problem(path)) {
-            return;
-        }
-        let source_of = |path: &KeyPath| {
-            let found = self.declared.iter().find(|declared| declared.path == *path)?;
-            (found.source != Source::Unset).then(|| (path.clone(), found.source.clone()))
-        };
-        let blamed = paths.iter().find_map(source_of);
-        let first = || paths.first().map(|path| (path.clone(), Source::Unset));
-        if let Some((path, source)) = blamed.or_else(first) {
-            self.add(&path, source, reason);
-        }
-    }
-
-    /// Records that an option has no effect, where it is set.
-    pub(super) fn add_unused(&mut self, path: &KeyPath, reason: &str) {
-        let is_set = |option: &Declared| option.path == *path && option.source != Source::Unset;
-        if self.declared.iter().any(is_set) && !self.has_problem(path) {
-            self.unused.push(Unused { key: path.to_string(), reason: reason.to_owned() });
-        }
-    }
-
-    /// Reports whatever is left as unknown: each key of the file once, and each variable.
-    pub(super) fn report_unknown(&mut self) {
-        for (path, setting) in std::mem::take(&mut self.left) {
-            self.report_unknown_at(&path, &setting);
-        }
-    }
-
-    fn report_unknown_at(&mut self, path: &KeyPath, setting: &Setting) {
-        let inner = match &setting.value {
-            Value::Table(inner) => Some(inner),
-            _ => None,
-        };
-        let is_file = matches!(setting.source, Source::File { .. });
-        if is_file || inner.is_none_or(BTreeMap::is_empty) {
-            let mut reason = "unknown key".to_owned();
-            let meant = match &setting.source {
-                Source::Variable(name) => self.suggest_variable(name),
-                _ => None,
-            };
-            if let Some(meant) = meant.or_else(|| self.suggest(path)) {
-                reason.push_str(&format!("; did you mean {meant}?"));
-            }
-            if matches!(&setting.source, Source::Variable(name) if is_service_link(name)) {
-                reason.push_str(
-                    "; if Kubernetes sets the variable, turn enableServiceLinks off for the pod",
-                );
-            }
-            self.add(path, setting.source.clone(), reason);
-        }
-        for (name, setting) in inner.into_iter().flatten() {
-            if !is_file || matches!(setting.source, Source::Variable(_)) {
-                self.report_unknown_at(&path.child(name), setting);
-            }
-        }
-    }
 }
 
 /// A table that is being read.

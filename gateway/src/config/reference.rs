@@ -4,9 +4,10 @@
 use std::fmt::Write as _;
 
 use super::{
+    findings::{Declared, Findings},
+    keys::KeyPath,
     options, properties,
-    reader::{Declared, Findings},
-    tree::{KeyPath, Table},
+    tree::Table,
 };
 
 /// A complete file, which a test loads.

@@ -3,8 +3,8 @@
 
 use super::{
     Config, InternalConfig,
-    reader::Findings,
-    tree::KeyPath,
+    findings::Findings,
+    keys::KeyPath,
     units::{format_duration, format_size},
 };
 

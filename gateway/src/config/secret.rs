@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::checks;
+use super::places;
 
 /// What is shown in place of a secret.
 pub(super) const HIDDEN: &str = "***";
@@ -42,8 +42,8 @@ pub(super) fn redact_url(url: &str) -> String {
     let Some((scheme, rest)) = url.split_once("://") else {
         return if url == "memory:" { url.to_owned() } else { HIDDEN.to_owned() };
     };
-    let place = checks::after_user(rest);
-    if !checks::is_place(place) {
+    let place = places::after_user(rest);
+    if !places::is_place(place) {
         return HIDDEN.to_owned();
     }
     let user = if place.len() < rest.len() { "***@" } else { "" };

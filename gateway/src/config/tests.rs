@@ -396,7 +396,7 @@ fn advertises_what_peers_can_call() {
     for bound in ["0.0.0.0:1234", "[::]:1234"] {
         let url = told(None, bound);
         assert_eq!(url, format!("http://{host}:1234"));
-        assert_eq!(super::checks::advertise(&url), Ok(url));
+        assert_eq!(super::places::advertise(&url), Ok(url));
     }
 }
 

@@ -1,8 +1,52 @@
-//! What a misspelled key, variable or word may have meant.
+//! Keys and variables that no option has: how they are reported, and what may have been meant.
 
-use super::{options, reader::Findings, tree::KeyPath};
+use std::collections::BTreeMap;
+
+use super::{
+    environment::is_service_link,
+    findings::Findings,
+    keys::KeyPath,
+    problems::Source,
+    tree::{Setting, Value},
+};
 
 impl Findings {
+    /// Reports whatever is left as unknown: each key of the file once, and each variable.
+    pub(super) fn report_unknown(&mut self) {
+        for (path, setting) in std::mem::take(&mut self.left) {
+            self.report_unknown_at(&path, &setting);
+        }
+    }
+
+    fn report_unknown_at(&mut self, path: &KeyPath, setting: &Setting) {
+        let inner = match &setting.value {
+            Value::Table(inner) => Some(inner),
+            _ => None,
+        };
+        let is_file = matches!(setting.source, Source::File { .. });
+        if is_file || inner.is_none_or(BTreeMap::is_empty) {
+            let mut reason = "unknown key".to_owned();
+            let meant = match &setting.source {
+                Source::Variable(name) => self.suggest_variable(name),
+                _ => None,
+            };
+            if let Some(meant) = meant.or_else(|| self.suggest(path)) {
+                reason.push_str(&format!("; did you mean {meant}?"));
+            }
+            if matches!(&setting.source, Source::Variable(name) if is_service_link(name)) {
+                reason.push_str(
+                    "; if Kubernetes sets the variable, turn enableServiceLinks off for the pod",
+                );
+            }
+            self.add(path, setting.source.clone(), reason);
+        }
+        for (name, setting) in inner.into_iter().flatten() {
+            if !is_file || matches!(setting.source, Source::Variable(_)) {
+                self.report_unknown_at(&path.child(name), setting);
+            }
+        }
+    }
+
     /// The variable that an unknown one would be with other underscores: two where there is one, or
     /// the other way round. A service's name may have some of its own.
     pub(super) fn suggest_variable(&self, unknown: &str) -> Option<String> {
@@ -20,7 +64,7 @@ impl Findings {
             return Some(format!("ROUNDTRIP_KAFKA__PROPERTIES__{property}"));
         }
         // The longest first: `_TIMEOUT` ends `_IDLE_TIMEOUT` as well.
-        let mut options = options::of_a_service();
+        let mut options = self.service_options.clone();
         options.sort_by_key(|option| std::cmp::Reverse(option.len()));
         options.iter().find_map(|option| {
             let option = option.to_ascii_uppercase();

@@ -1,0 +1,64 @@
+//! The options of one backend service.
+
+use std::time::Duration;
+
+use super::{
+    super::{
+        Dialect, ServiceConfig, checks,
+        kinds::{List, Period, Text, Word},
+        reader::Section,
+    },
+    HOUR,
+};
+
+const DAY: u64 = 24 * HOUR;
+
+pub(super) fn service(section: &mut Section<'_>) -> ServiceConfig {
+    section.accept_unused(&["stream_idle_timeout"]);
+    const PERIOD: Period = Period { ms_min: 1, ms_max: DAY };
+    ServiceConfig {
+        request_topic: section.required(
+            "request_topic",
+            &Text { name: "topic name", check: checks::topic },
+            "Topic on which the service reads requests. Services may share one; it is never the \
+             reply topic.",
+        ),
+        timeout: section.defaulted(
+            "timeout",
+            &PERIOD,
+            Duration::from_secs(5),
+            "How long a request waits for its reply when the client does not say. Then it is \
+             answered with `timeout`, counted by \
+             `roundtrip_requests_total{outcome=\"timeout\"}`.",
+        ),
+        timeout_max: section.defaulted(
+            "timeout_max",
+            &PERIOD,
+            Duration::from_secs(60),
+            "The longest wait a client may ask for; more is cut to this. Not under `timeout`.",
+        ),
+        dialect: section.defaulted(
+            "dialect",
+            &Word(&[
+                ("plain", Dialect::Plain),
+                ("spring", Dialect::Spring),
+                ("spring-binary", Dialect::SpringBinary),
+                ("nest", Dialect::Nest),
+            ]),
+            Dialect::Plain,
+            "Which framework's headers the service wants beside ours: none, Spring Kafka's \
+             (`spring-binary`: with a correlation id of 16 raw bytes) or NestJS's.",
+        ),
+        allowed_headers: section.defaulted(
+            "allowed_headers",
+            &List(Text { name: "header name", check: checks::header }),
+            Vec::new(),
+            "Headers that pass between client and service, both ways; others are dropped. \
+             `content-type` passes both ways without being listed, `traceparent` and `tracestate` \
+             pass to the service. \
+             Names are compared in lower case. \
+             Refused are those beginning with `roundtrip-` or `kafka_`, and those that belong to \
+             one connection, such as `content-length`.",
+        ),
+    }
+}
