@@ -1,0 +1,235 @@
+//! How the crate is built: which way its imports point, how large its files and types are. Reads the
+//! sources, and names what breaks a rule. What broke one when it was made is in a list that only gets
+//! shorter.
+
+#![expect(clippy::unwrap_used, reason = "a test that meets the unexpected has failed")]
+
+use std::{collections::BTreeMap, path::Path};
+
+use crate::{
+    names::{Thing, arrows, methods, resolve, things, way},
+    sources::{Modules, Written},
+};
+
+mod names;
+mod sources;
+
+/// A layer, by the module it is, and what it may import of the crate.
+const LAYERS: [(&str, &[&str]); 11] = [
+    ("error", &[]),
+    ("descriptors", &[]),
+    ("wire", &["error"]),
+    ("config", &[]),
+    ("tasks", &[]),
+    ("readiness", &[]),
+    ("telemetry", &["config", "error"]),
+    ("bus", &["tasks"]),
+    ("peer", &["config", "tasks", "wire"]),
+    ("relay", &["bus", "config", "error", "peer", "tasks", "telemetry", "wire"]),
+    ("edge", &["config", "error", "peer", "readiness", "relay", "tasks", "wire"]),
+];
+/// What joins the layers: it may import everything, and alone chooses adapters.
+const JOINERS: [&str; 4] = ["app", "dev", "samples", "cli"];
+
+/// Crates that only some modules may name.
+const FOREIGN: [(&str, &[&str]); 4] = [
+    ("rdkafka", &["bus::kafka"]),
+    ("warp", &["edge"]),
+    ("tokio_tungstenite", &["edge"]),
+    ("hyper", &["edge", "peer::http"]),
+];
+/// Adapters of this crate, and those of the registry's.
+const ADAPTERS: [&str; 3] = ["bus::kafka", "bus::memory", "peer::http"];
+const REGISTRIES: [&str; 2] = ["RedisRegistry", "MemoryRegistry"];
+
+/// Lines of a file, without its tests.
+const LINES_MAX: usize = 350;
+/// Longer files, and how long they may be until they are short enough.
+const LONGER: [(&str, usize); 7] = [
+    ("app.rs", 463),
+    ("bus/kafka/producer.rs", 352),
+    ("bus/kafka/producer/lanes.rs", 355),
+    ("relay/backup.rs", 508),
+    ("relay/ending.rs", 380),
+    ("relay/session.rs", 430),
+    ("relay/sessions.rs", 363),
+];
+/// Functions of a type, without those of traits.
+const METHODS_MAX: usize = 25;
+/// Types with more, and how many they may have until they have few enough.
+const LARGER: [(&str, usize); 3] =
+    [("relay::Relay", 80), ("relay::session::Session", 52), ("relay::session::outbox::Outbox", 26)];
+/// Imports that close a circle of files, until they are gone.
+const CLOSING: [(&str, &str); 7] = [
+    ("bus::kafka::consumer::context", "bus::kafka::consumer::watch"),
+    ("bus::kafka::consumer::examination", "bus::kafka::consumer::watch"),
+    ("bus::kafka::consumer::topic", "bus::kafka::consumer::watch"),
+    ("relay::ending", "relay::produce"),
+    ("relay::homing::line", "relay::homing::lines"),
+    ("relay::produce", "relay::submit"),
+    ("relay::session::outbox", "relay::session::terms"),
+];
+
+fn sources() -> Modules {
+    sources::of_folder(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"))
+}
+
+/// Whether a module is another one, or within it.
+fn is_in(module: &[String], other: &str) -> bool {
+    let names: Vec<&str> = other.split("::").collect();
+    module.len() >= names.len() && module.iter().zip(&names).all(|(one, other)| one == other)
+}
+
+fn is_joiner(module: &[String]) -> bool {
+    JOINERS.iter().any(|joiner| is_in(module, joiner))
+}
+
+#[test]
+fn imports_point_down() {
+    let modules = sources();
+    for (from, thing) in things(&modules) {
+        let (Some(layer), Thing::Own(to, _)) = (from.first(), thing) else { continue };
+        let Some(to) = to.first().filter(|to| *to != layer) else { continue };
+        if JOINERS.contains(&&**layer) {
+            continue;
+        }
+        let may = LAYERS.iter().find(|(name, _)| name == layer);
+        let (_, may) = may.unwrap_or_else(|| panic!("{layer} is no layer of those listed"));
+        assert!(
+            may.contains(&&**to),
+            "{} imports {to}: {layer} may import only {may:?}",
+            modules[from].file
+        );
+    }
+}
+
+#[test]
+fn foreign_crates_stay_behind_their_traits() {
+    let modules = sources();
+    for (from, thing) in things(&modules) {
+        let Thing::Foreign(found) = thing else { continue };
+        let Some((name, homes)) = FOREIGN.iter().find(|(name, _)| *name == found) else { continue };
+        assert!(
+            homes.iter().any(|home| is_in(from, home)),
+            "{} names {name}: only {homes:?} may",
+            modules[from].file
+        );
+    }
+}
+
+#[test]
+fn only_the_joiners_choose_adapters() {
+    let modules = sources();
+    for (from, thing) in things(&modules) {
+        let Thing::Own(to, _) = thing else { continue };
+        if let Some(adapter) = ADAPTERS.iter().find(|adapter| is_in(&to, adapter)) {
+            let may = is_in(from, adapter) || is_joiner(from);
+            assert!(may, "{} chooses {adapter}: only {JOINERS:?} may", modules[from].file);
+        }
+    }
+    for (from, module) in &modules {
+        for name in module.named.iter().flatten().filter(|name| REGISTRIES.contains(&&***name)) {
+            assert!(is_joiner(from), "{} chooses {name}: only {JOINERS:?} may", module.file);
+        }
+    }
+}
+
+#[test]
+fn files_import_each_other_in_no_circle() {
+    let mut arrows = arrows(&sources());
+    let module = |name: &str| -> Written { name.split("::").map(Into::into).collect() };
+    for (from, to) in CLOSING {
+        let is_there = arrows.remove(&(module(from), module(to)));
+        assert!(is_there, "{from} does not import {to} any more: take that off the list");
+    }
+    let circles = arrows.iter().filter_map(|(from, to)| way(to, from, &arrows));
+    if let Some(circle) = circles.min_by_key(Vec::len) {
+        let names: Vec<String> = circle.iter().map(|name| name.join("::")).collect();
+        panic!("each of these imports the next, and the last the first: {names:#?}");
+    }
+    for (from, to) in CLOSING {
+        let closes = way(&module(to), &module(from), &arrows).is_some();
+        assert!(closes, "that {from} imports {to} closes no circle any more: take it off the list");
+    }
+}
+
+/// What of `found` is over its maximum, and what of the list is not any more.
+fn sizes(found: &BTreeMap<String, usize>, max: usize, listed: &[(&str, usize)]) -> Vec<String> {
+    let allowed = |name: &str| listed.iter().find(|(listed, _)| *listed == name);
+    let over = found.iter().filter_map(|(name, size)| {
+        let max = allowed(name).map_or(max, |(_, size)| *size);
+        (*size > max).then(|| format!("{name} has {size}, and may have {max}"))
+    });
+    let needless = listed.iter().filter_map(|(name, _)| {
+        let size = found.get(*name).copied().unwrap_or_default();
+        (size <= max).then(|| format!("{name} has {size} by now: take it off the list"))
+    });
+    over.chain(needless).collect()
+}
+
+#[test]
+fn a_file_has_one_noun() {
+    let found = sources().into_values().map(|module| (module.file, module.lines)).collect();
+    let wrong = sizes(&found, LINES_MAX, &LONGER);
+    assert!(wrong.is_empty(), "lines of files, without tests:\n{}", wrong.join("\n"));
+}
+
+#[test]
+fn a_type_has_one_task() {
+    let name = |(module, name): (Written, String)| format!("{}::{name}", module.join("::"));
+    let found = methods(&sources()).into_iter().map(|(of, count)| (name(of), count)).collect();
+    let wrong = sizes(&found, METHODS_MAX, &LARGER);
+    assert!(wrong.is_empty(), "functions of types:\n{}", wrong.join("\n"));
+}
+
+#[test]
+fn whole_files_are_read() {
+    let files = [
+        (
+            "lib.rs",
+            "pub mod a; #[cfg(any(test, feature = \"x\"))] mod unseen; pub use a::b::Two as Both;",
+        ),
+        (
+            "a.rs",
+            "use foreign::{self, Thing as Other};\nmod b;\npub use b::One;\n#[cfg(test)]\nmod tests {\n    \
+             use nobody::Sees;\n}\nuse crate::{Both, a::{b::{self, One as Uno}}};\nimpl Uno { fn f() \
+             { select! { () = b::f() => ::other::g(x) } }\n#[cfg(test)]\nfn g() {}\n}",
+        ),
+        (
+            "a/b.rs",
+            "use super::super::a::One as Loop; fn f(x: Self::X) { super::f(super::super::a) }",
+        ),
+    ];
+    let text = |file: &str| files.iter().find(|(name, _)| *name == file).unwrap().1.to_owned();
+    let modules = sources::read(&text);
+    let written = |path: &str| -> Written { path.split("::").map(Into::into).collect() };
+    assert_eq!(modules[&written("a")].lines, 6);
+    let found: Vec<String> = things(&modules)
+        .map(|(from, thing)| match thing {
+            Thing::Own(to, name) => {
+                format!("{}: {} {}", from.join("::"), to.join("::"), name.unwrap_or_default())
+            }
+            Thing::Foreign(name) => format!("{}: {name}", from.join("::")),
+        })
+        .collect();
+    assert_eq!(
+        found,
+        [
+            ": a::b Two",
+            "a: foreign",
+            "a: a::b One",
+            "a: a::b Two",
+            "a: a::b ",
+            "a: a::b One",
+            "a: a::b f",
+            "a: other",
+            "a::b: a::b One",
+            "a::b: a f",
+            "a::b: a ",
+        ]
+    );
+    assert_eq!(
+        resolve(&modules, &[], &written("a::Other::f")),
+        Some(Thing::Foreign("foreign".into()))
+    );
+}
