@@ -380,7 +380,7 @@ impl Node {
         let routes = public::routes(&edge);
         let site = Site {
             routes,
-            voice: Voice::Problems(public::node(&self.relay)),
+            voice: public::voice(&edge),
             rate: Box::new(move || edge.rate()),
             relay: Arc::clone(&self.relay),
         };

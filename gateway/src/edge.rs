@@ -17,6 +17,7 @@ use crate::{
 };
 
 pub(crate) mod authority;
+mod cors;
 pub mod internal;
 pub mod origin;
 pub mod public;
@@ -35,7 +36,7 @@ pub struct Edge {
     pub handover: Handover,
     /// Who starts connections' tasks.
     pub tasks: Tasks,
-    origins: Origins,
+    origins: Arc<Origins>,
     session: crate::config::SessionConfig,
     /// Requests per second and caller; `None` when not limited.
     quota: Option<Quota>,
@@ -48,7 +49,7 @@ impl Edge {
             Quota::per_second(rate)
                 .allow_burst(rate.saturating_mul(NonZeroU32::MIN.saturating_add(1)))
         });
-        let origins = Origins::new(&config.public);
+        let origins = Arc::new(Origins::new(&config.public));
         Self { relay, handover, tasks, origins, session: config.session.clone(), quota }
     }
 

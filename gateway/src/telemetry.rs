@@ -28,12 +28,14 @@ use self::{
 };
 
 mod forwards;
+mod http_refusals;
 mod labels;
 mod log;
 mod names;
 mod service;
 mod unhandled;
 
+pub use http_refusals::HttpRefusals;
 pub use log::{flush_log, init_logs, last_words};
 pub use service::{Edge, ServiceMetrics, Way};
 pub use unhandled::{Unhandled, UnhandledGauge};
@@ -98,6 +100,8 @@ pub struct Telemetry {
     resumes: Family<ResultLabels, Counter>,
     closes: Family<CloseLabels, Counter>,
     limit_hits: Family<LimitLabels, Counter>,
+    /// What the HTTP servers for clients refuse by themselves.
+    pub http_refusals: HttpRefusals,
     origins_refused: Counter,
     frames_abandoned: Family<ReasonLabels, Counter>,
     records_skipped: Family<ReasonLabels, Counter>,
@@ -125,6 +129,7 @@ impl Telemetry {
             resumes: Family::default(),
             closes: Family::default(),
             limit_hits: Family::default(),
+            http_refusals: HttpRefusals::default(),
             origins_refused: Counter::default(),
             frames_abandoned: Family::default(),
             records_skipped: Family::default(),

@@ -1,35 +1,21 @@
-//! Which web pages may call: the same rule for WebSocket handshakes and for REST (CORS, as the
-//! Fetch standard describes it; origins as in RFC 6454).
+//! Which web pages may call: the same rule for WebSocket handshakes and for REST. Origins are those of
+//! RFC 6454. What browsers are told of it is in `cors`.
 
 use std::{collections::HashSet, sync::Mutex};
 
-use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
+use http::{HeaderMap, HeaderValue, header};
 
-use super::{Answer, authority::Authority};
+use super::authority::Authority;
 use crate::{
     config::PublicConfig,
     error::{ErrorCode, Failure},
     tasks::locked,
 };
 
-/// How long a browser may remember a preflight's answer, in seconds.
-const PREFLIGHT_MAX_AGE: u32 = 600;
-/// What pages may use.
-const METHODS: &str = "GET, HEAD, POST, PUT, PATCH, DELETE";
-/// What pages may read of an answer beside the headers that they always may.
-const EXPOSED: &str = "roundtrip-request-id, roundtrip-node, server-timing, retry-after";
-/// What a preflight's answer depends on.
-const PREFLIGHT_VARY: &str =
-    "origin, access-control-request-method, access-control-request-headers";
 /// Refused origins that are remembered, so that each is logged once; further ones are only counted.
 const REFUSED_MAX: usize = 100;
 /// Bytes of an origin that are logged.
 const LOGGED_BYTES_MAX: usize = 200;
-
-const PRIVATE_NETWORK_ASKED: HeaderName =
-    HeaderName::from_static("access-control-request-private-network");
-const PRIVATE_NETWORK_ALLOWED: HeaderName =
-    HeaderName::from_static("access-control-allow-private-network");
 
 /// The configured origins.
 #[derive(Debug)]
@@ -93,17 +79,23 @@ impl Origins {
     /// # Errors
     /// `forbidden`. The first refusal of an origin is logged, with what would let it in.
     pub fn check(&self, headers: &HeaderMap) -> Result<(), Failure> {
-        let mut given = headers.get_all(header::ORIGIN).iter();
-        let Some(first) = given.next() else { return Ok(()) };
-        let text = first.to_str().unwrap_or_default();
-        // A browser says one origin. Of several, nobody knows which page has called.
-        let is_allowed = given.next().is_none() && (self.any || self.allows(text, headers));
-        if is_allowed {
+        let Some(first) = headers.get(header::ORIGIN) else { return Ok(()) };
+        if self.page(headers).is_some() {
             return Ok(());
         }
         self.log(&String::from_utf8_lossy(first.as_bytes()));
         let message = "this origin may not call: public.allowed_origins does not have it";
         Err(Failure::new(ErrorCode::Forbidden, message))
+    }
+
+    /// The origin of the page that calls, where there is one that may.
+    pub fn page<'h>(&self, headers: &'h HeaderMap) -> Option<&'h HeaderValue> {
+        let mut given = headers.get_all(header::ORIGIN).iter();
+        let first = given.next()?;
+        let text = first.to_str().unwrap_or_default();
+        // A browser says one origin. Of several, nobody knows which page has called.
+        let is_allowed = given.next().is_none() && (self.any || self.allows(text, headers));
+        is_allowed.then_some(first)
     }
 
     fn allows(&self, text: &str, headers: &HeaderMap) -> bool {
@@ -126,47 +118,6 @@ impl Origins {
                 "a web page was refused: public.allowed_origins (dev: --allow-origin) lets its \
                  origin in"
             );
-        }
-    }
-
-    /// The answer to a preflight from an allowed origin.
-    pub fn preflight(request: &HeaderMap) -> Answer {
-        let mut answer = Response::new(Vec::new());
-        *answer.status_mut() = StatusCode::NO_CONTENT;
-        let headers = answer.headers_mut();
-        let methods = HeaderValue::from_static(METHODS);
-        headers.insert(header::ACCESS_CONTROL_ALLOW_METHODS, methods);
-        for wanted in request.get_all(header::ACCESS_CONTROL_REQUEST_HEADERS) {
-            headers.append(header::ACCESS_CONTROL_ALLOW_HEADERS, wanted.clone());
-        }
-        // The page is on a public network, this node on a private one: whoever lists an origin
-        // means it.
-        if request.get(PRIVATE_NETWORK_ASKED).is_some_and(|asked| asked == "true") {
-            headers.insert(PRIVATE_NETWORK_ALLOWED, HeaderValue::from_static("true"));
-        }
-        headers.insert(header::ACCESS_CONTROL_MAX_AGE, PREFLIGHT_MAX_AGE.into());
-        headers.insert(header::VARY, HeaderValue::from_static(PREFLIGHT_VARY));
-        Self::allow_origin(request, headers);
-        answer
-    }
-
-    /// Lets the page that asked read the answer.
-    pub fn allow(request: &HeaderMap, answer: &mut HeaderMap) {
-        Self::vary(answer);
-        Self::allow_origin(request, answer);
-    }
-
-    /// Says that another origin, or none, might have got another answer: caches must not mix them
-    /// up.
-    pub fn vary(answer: &mut HeaderMap) {
-        answer.append(header::VARY, HeaderValue::from_static("origin"));
-    }
-
-    fn allow_origin(request: &HeaderMap, answer: &mut HeaderMap) {
-        if let Some(origin) = request.get(header::ORIGIN) {
-            answer.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin.clone());
-            let exposed = HeaderValue::from_static(EXPOSED);
-            answer.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, exposed);
         }
     }
 }
@@ -285,25 +236,5 @@ mod tests {
         }
         assert_eq!(locked(&own.refused).len(), REFUSED_MAX);
         assert!(locked(&own.refused).iter().all(|origin| origin.len() <= LOGGED_BYTES_MAX));
-    }
-
-    #[test]
-    fn a_preflight_says_what_may_come_and_what_it_depends_on() {
-        let mut request = HeaderMap::new();
-        request.insert(header::ORIGIN, HeaderValue::from_static("https://a.example"));
-        let answer = Origins::preflight(&request);
-        assert_eq!(answer.status(), 204);
-        assert_eq!(answer.headers()[header::ACCESS_CONTROL_ALLOW_ORIGIN], "https://a.example");
-        assert_eq!(answer.headers()[header::ACCESS_CONTROL_ALLOW_METHODS], METHODS);
-        assert_eq!(answer.headers()[header::VARY], PREFLIGHT_VARY);
-        assert!(!answer.headers().contains_key(header::ACCESS_CONTROL_ALLOW_HEADERS));
-        assert!(!answer.headers().contains_key(PRIVATE_NETWORK_ALLOWED));
-
-        let wanted = HeaderValue::from_static("content-type, x-tenant");
-        request.insert(header::ACCESS_CONTROL_REQUEST_HEADERS, wanted.clone());
-        request.insert(PRIVATE_NETWORK_ASKED, HeaderValue::from_static("true"));
-        let answer = Origins::preflight(&request);
-        assert_eq!(answer.headers()[header::ACCESS_CONTROL_ALLOW_HEADERS], wanted);
-        assert_eq!(answer.headers()[PRIVATE_NETWORK_ALLOWED], "true");
     }
 }

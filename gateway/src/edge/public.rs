@@ -1,19 +1,19 @@
-//! The routes that clients reach.
+//! What clients reach: the routes, and who speaks where none of them does.
 
 use std::sync::Arc;
 
 use http::HeaderValue;
-use warp::{Filter, Reply, reply::Response};
+use warp::{Filter, Reply};
 
-use super::{Edge, problem, rest, server::Routes, ws};
-use crate::{
-    error::{ErrorCode, Failure},
-    relay::Relay,
+use super::{
+    Edge, problem, rest,
+    server::{Routes, Voice},
+    ws,
 };
+use crate::error::{ErrorCode, Failure};
 
 /// Everything under the public listener. Never anything internal.
 pub fn routes(edge: &Arc<Edge>) -> Routes {
-    let node = node(&edge.relay);
     ws::route(edge)
         .or(rest::route(edge))
         .unify()
@@ -22,14 +22,15 @@ pub fn routes(edge: &Arc<Edge>) -> Routes {
             problem(&failure, None).into_response()
         }))
         .unify()
-        .map(move |mut answer: Response| {
-            answer.headers_mut().insert("roundtrip-node", node.clone());
-            answer
-        })
         .boxed()
 }
 
-/// This node, as each answer names it.
-pub fn node(relay: &Relay) -> HeaderValue {
-    HeaderValue::from_str(relay.node().id.as_str()).expect("a node id fits a header")
+/// The words of the public listener.
+pub fn voice(edge: &Edge) -> Voice {
+    let node = edge.relay.node().id.as_str();
+    Voice::Problems {
+        node: HeaderValue::from_str(node).expect("a node id fits a header"),
+        origins: Arc::clone(&edge.origins),
+        refusals: edge.relay.telemetry().http_refusals.clone(),
+    }
 }

@@ -9,9 +9,7 @@ use percent_encoding::percent_decode_str;
 use serde::Serialize;
 use warp::{Filter, Reply as _, path::FullPath, reply::Response as WarpResponse};
 
-use super::{
-    Answer, Edge, Rate, Refusal, origin::Origins, problem, problem_with, refused, server::query,
-};
+use super::{Answer, Edge, Rate, Refusal, cors, problem, problem_with, refused, server::query};
 use crate::{
     error::{ErrorCode, Failure},
     relay::{pending::Answer as Parked, submit::Submission},
@@ -69,20 +67,16 @@ impl Edge {
         body: impl Stream<Item = Result<B, warp::Error>> + Send,
     ) -> Answer {
         if let Err(failure) = self.check_origin(&call.headers) {
-            let mut answer = problem(&failure, None);
-            Origins::vary(answer.headers_mut());
-            return answer;
+            return problem(&failure, None);
         }
         if call.is_preflight() {
-            return Origins::preflight(&call.headers);
+            return cors::preflight(&call.headers);
         }
         let answer = match &*call.path {
             LIST => self.list(call),
             _ => self.serve(call, rate, body).await,
         };
-        let mut answer = answer.unwrap_or_else(|refusal| *refusal);
-        Origins::allow(&call.headers, answer.headers_mut());
-        answer
+        answer.unwrap_or_else(|refusal| *refusal)
     }
 
     /// The services that the caller may call.

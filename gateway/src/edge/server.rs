@@ -4,7 +4,7 @@ use std::{convert::Infallible, fmt, io, net::SocketAddr, sync::Arc, time::Durati
 
 use http::{HeaderValue, Request, StatusCode, header};
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::TokioIo;
 use tokio::{
     net::{TcpListener, TcpStream},
     time::Instant,
@@ -21,6 +21,8 @@ use crate::{
 };
 
 mod exchange;
+mod head;
+mod no_request;
 mod places;
 mod requirements;
 mod transport;
@@ -32,11 +34,6 @@ use places::{Place, Places};
 use transport::Transport;
 pub use voice::Voice;
 
-/// How long a connection may be kept without a request: longer than proxies keep theirs, which
-/// would otherwise send a request into a connection that is being closed.
-const IDLE_MAX: Duration = Duration::from_secs(75);
-/// The same for one that is only told that there is no place.
-const REFUSED_IDLE_MAX: Duration = Duration::from_secs(1);
 /// Bytes of a request's head.
 const HEAD_BYTES_MAX: usize = 16 * 1024;
 const HEADERS_MAX: usize = 100;
@@ -102,7 +99,7 @@ impl Server {
     /// Serves until `stop`, then closes the listener, lets the calls in progress end, and returns.
     /// Upgraded connections live on.
     pub async fn run(self, site: Site, tasks: &Tasks, stop: CancellationToken) {
-        let (serving, refusing) = (http(IDLE_MAX), http(REFUSED_IDLE_MAX));
+        let http = http();
         let Site { routes, voice, rate, relay } = site;
         let voice = Arc::new(voice);
         let calls = TaskTracker::new();
@@ -125,13 +122,10 @@ impl Server {
                 exchange: Arc::clone(&exchange),
                 refusal: refusal(&place, places.capacity(), &relay),
             });
-            let http = if place.is_refusal() {
-                &refusing
-            } else {
+            if !place.is_refusal() {
                 places.hold(&exchange);
-                &serving
-            };
-            let service = service_fn(move |request| Arc::clone(&visit).answer(request));
+            }
+            let service = service_fn(move |request| visit.begin(request));
             let transport = Transport::new(
                 stream,
                 place,
@@ -167,12 +161,10 @@ impl Server {
     }
 }
 
-fn http(idle_max: Duration) -> http1::Builder {
+/// The HTTP library, but for time: the socket keeps it.
+fn http() -> http1::Builder {
     let mut http = http1::Builder::new();
-    http.timer(TokioTimer::new())
-        .header_read_timeout(idle_max)
-        .max_headers(HEADERS_MAX)
-        .max_buf_size(HEAD_BYTES_MAX);
+    http.header_read_timeout(None).max_headers(HEADERS_MAX).max_buf_size(HEAD_BYTES_MAX);
     http
 }
 
@@ -231,13 +223,23 @@ struct Visit {
 }
 
 impl Visit {
-    async fn answer(self: Arc<Self>, request: Request<Incoming>) -> Result<Response, Infallible> {
+    /// Answers a request. That it has begun is known at once: what follows on the socket belongs to
+    /// it, whether or not its answer has been asked for yet.
+    fn begin(
+        self: &Arc<Self>,
+        request: Request<Incoming>,
+    ) -> impl Future<Output = Result<Response, Infallible>> + use<> {
         self.exchange.begun(request.version());
+        Arc::clone(self).answer(request)
+    }
+
+    async fn answer(self: Arc<Self>, request: Request<Incoming>) -> Result<Response, Infallible> {
         let mut request = request.map(|body| Watched::new(body, &self.exchange));
         let early = match &self.refusal {
             Some(failure) => Some(self.voice.failure(failure)),
             None => requirements::check(&mut request).err().map(|unmet| self.voice.unmet(&unmet)),
         };
+        let page = self.voice.page(request.headers());
         let mut answer = match early {
             Some(answer) => answer.into_response(),
             None => {
@@ -247,6 +249,7 @@ impl Visit {
             }
         };
         let is_upgrade = answer.status() == StatusCode::SWITCHING_PROTOCOLS;
+        self.voice.sign(&mut answer, page);
         let is_read = self.exchange.answered(is_upgrade);
         if !is_upgrade && (!is_read || self.refusal.is_some()) {
             answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));

@@ -17,9 +17,7 @@ use tokio_tungstenite::{
 use warp::{Filter, Reply, reply::Response as WarpResponse};
 
 use super::{
-    Answer, Edge, Rate, Refusal, has_token,
-    origin::Origins,
-    problem_with, refused,
+    Answer, Edge, Rate, Refusal, has_token, problem_with, refused,
     server::{exactly, query},
 };
 use crate::{
@@ -61,11 +59,7 @@ pub fn route(
         .and(warp::ext::get::<Rate>())
         .map(move |method: Method, headers, query: Option<String>, upgrade, rate| {
             let call = Handshake { method, headers, query, upgrade };
-            let mut answer = edge.accept(call, rate).unwrap_or_else(|refusal| *refusal);
-            if answer.status() != StatusCode::SWITCHING_PROTOCOLS {
-                Origins::vary(answer.headers_mut());
-            }
-            answer.into_response()
+            edge.accept(call, rate).unwrap_or_else(|refusal| *refusal).into_response()
         })
 }
 

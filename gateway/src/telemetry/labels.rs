@@ -21,6 +21,9 @@ pub(super) const LIMITS: &[&str] = &[
     "window_node",
 ];
 
+/// The statuses of requests that no route has seen.
+pub(super) const HTTP_REFUSALS: &[u16] = &[400, 405, 408, 414, 417, 431, 501, 503, 505];
+
 /// Why answers are given up.
 pub(super) const FRAMES_ABANDONED: &[&str] = &[
     "mailbox_full",
@@ -87,6 +90,11 @@ pub(super) struct ForwardLabels {
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub(super) struct LimitLabels {
     pub(super) limit: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(super) struct StatusLabels {
+    pub(super) status: u16,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]

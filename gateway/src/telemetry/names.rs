@@ -47,6 +47,11 @@ impl Telemetry {
             self.limit_hits.clone(),
         );
         registry.register(
+            "http_refusals",
+            "HTTP requests of clients that were refused before any route was asked, by status",
+            self.http_refusals.family(),
+        );
+        registry.register(
             "origins_refused",
             "Calls and handshakes of web pages whose origin is not allowed",
             self.origins_refused.clone(),

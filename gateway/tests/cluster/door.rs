@@ -96,6 +96,10 @@ async fn clients_beyond_the_descriptors_are_told_so() {
         let problem: Value = serde_json::from_slice(&answer.body).unwrap();
         assert!(problem["detail"].as_str().unwrap().contains("descriptors"), "{problem}");
     }
+    let page = CALL.replace("\r\n\r\n", "\r\nOrigin: http://gw\r\n\r\n");
+    let answer = ask(&cluster, &page).await;
+    answer.is_problem(503, "overloaded");
+    assert_eq!(answer.header("access-control-allow-origin"), Some("http://gw"));
     // Those that say nothing hold none of the places for refusals for long.
     let silent: Vec<Raw> =
         futures_util::future::join_all((0..6).map(|_| Raw::connect(cluster.public[0]))).await;

@@ -49,6 +49,68 @@ async fn answers_say_that_they_depend_on_the_origin() {
 }
 
 #[tokio::test]
+async fn a_page_may_read_every_answer_and_only_if_it_may_call() {
+    let cluster = cluster().await;
+    let many: String = (0..101).map(|number| format!("x-{number}: y\r\n")).collect();
+    let (long, host) = ("x".repeat(17 * 1024), "Host: gw.example\r\n");
+    for (line, before, after, status) in [
+        ("GET /nowhere", host, "", 404),
+        ("GET /v1", host, "", 404),
+        ("GET /ws", host, "", 426),
+        ("POST /ws", host, "", 405),
+        ("BREW /v1/services", host, "", 501),
+        ("GET /v1/services", host, "Transfer-Encoding: gzip, chunked\r\n", 501),
+        ("GET /v1/services", host, "Transfer-Encoding: gzip\r\n", 400),
+        ("GET /v1/services", host, "Expect: more\r\n", 417),
+        ("GET /v1/services", "Host: a b\r\n", "", 400),
+        ("GET /v1/services", "", "", 400),
+        ("GET /v1/services", host, host, 400),
+        ("GET /v1/services", host, "no colon\r\n", 400),
+        ("GET /v1/services", host, "Content-Length: x\r\n", 400),
+        ("GET /v1/services", host, &many, 431),
+        ("GET /v1/services", &many, host, 431),
+        ("GET /v1/services", host, &format!("x: {long}\r\n"), 431),
+        // Browsers put what a page adds before what they say of it.
+        ("GET /v1/services", &format!("{host}x: {long}\r\n"), "", 431),
+        (&format!("GET /v1/services/{long}"), host, "", 414),
+    ] {
+        for (origin, may_read) in [
+            ("Origin: https://shop.example\r\n", true),
+            ("Origin: https://evil.example\r\n", false),
+            ("origin:https://shop.example\r\nORIGIN: https://shop.example\r\n", false),
+            ("", false),
+        ] {
+            let text = format!("{line} HTTP/1.1\r\n{before}{origin}{after}\r\n");
+            let answer = Raw::send(cluster.public[0], text).await.answer().await;
+            let what = format!("{line:.40} {before:.40} {after:.40} {origin}: {answer:?}");
+            // Where a route is reached, it says first that the page may not call.
+            let is_forbidden = !may_read && !origin.is_empty() && line.ends_with("/ws");
+            assert_eq!(answer.status, if is_forbidden { 403 } else { status }, "{what}");
+            assert_eq!(answer.header("vary"), Some("origin"), "{what}");
+            let allowed = answer.header("access-control-allow-origin");
+            assert_eq!(allowed, may_read.then_some("https://shop.example"), "{what}");
+            assert_eq!(
+                answer.header("access-control-expose-headers").is_some(),
+                may_read,
+                "{what}"
+            );
+        }
+    }
+    // In the middle of a head, as far as it has come.
+    let half = format!("GET /v1/services HTTP/1.1\r\n{host}{ALLOWED}Accept: ");
+    let mut raw = Raw::send(cluster.public[0], half).await;
+    raw.end().await;
+    let answer = raw.answer().await;
+    answer.is_problem(400, "bad_request");
+    assert_eq!(answer.header("access-control-allow-origin"), Some("https://shop.example"));
+    // Nobody reads the other listener's answers but who may call it.
+    let peer = format!("GET /livez HTTP/1.1\r\n{host}{ALLOWED}\r\n");
+    let answer = Raw::send(cluster.internal[0], peer).await.answer().await;
+    assert_eq!((answer.header("vary"), answer.header("access-control-allow-origin")), (None, None));
+    cluster.finish().await;
+}
+
+#[tokio::test]
 async fn an_origin_is_compared_as_a_browser_would() {
     let cluster = cluster().await;
     for origin in ["http://gw.example", "http://gw.example:80", "HTTPS://shop.example:443"] {

@@ -26,7 +26,7 @@ const LAYERS: [(&str, &[&str]); 11] = [
     ("bus", &["tasks"]),
     ("peer", &["config", "tasks", "wire"]),
     ("relay", &["bus", "config", "error", "peer", "tasks", "telemetry", "wire"]),
-    ("edge", &["config", "error", "peer", "readiness", "relay", "tasks", "wire"]),
+    ("edge", &["config", "error", "peer", "readiness", "relay", "tasks", "telemetry", "wire"]),
 ];
 /// What joins the layers: it may import everything, and alone chooses adapters.
 const JOINERS: [&str; 4] = ["app", "dev", "samples", "cli"];

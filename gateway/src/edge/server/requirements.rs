@@ -1,6 +1,8 @@
 //! What RFC 9110 and RFC 9112 demand of every server, and what the HTTP library leaves to its users.
 //! Looks at a request's head; knows no route.
 
+use std::borrow::Cow;
+
 use http::{
     HeaderValue, Method, Request, StatusCode, Version,
     header::{self, HeaderMap},
@@ -26,20 +28,20 @@ const KNOWN: [Method; 8] = [
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Unmet {
     pub(super) status: StatusCode,
-    pub(super) message: &'static str,
+    pub(super) message: Cow<'static, str>,
     pub(super) allow: Option<&'static str>,
 }
 
 impl Unmet {
-    const fn new(status: StatusCode, message: &'static str) -> Self {
-        Self { status, message, allow: None }
+    pub(super) const fn new(status: StatusCode, message: &'static str) -> Self {
+        Self { status, message: Cow::Borrowed(message), allow: None }
     }
 
-    const fn bad(message: &'static str) -> Self {
+    pub(super) const fn bad(message: &'static str) -> Self {
         Self::new(StatusCode::BAD_REQUEST, message)
     }
 
-    const fn allowing(self, methods: &'static str) -> Self {
+    fn allowing(self, methods: &'static str) -> Self {
         Self { allow: Some(methods), ..self }
     }
 }

@@ -1,7 +1,7 @@
 //! The socket of a connection, between the kernel and the HTTP library. It does what RFC 9112 leaves
 //! to whoever owns the socket: a client that closes its writing half still gets its answer, one that
-//! is still sending does not lose it to a reset, one that does not read is not waited for for ever,
-//! and what was no request is answered in the words of the listener.
+//! is still sending does not lose it to a reset, one that is slow to ask or to read is not waited for
+//! for ever, and what was no request is answered in the words of the listener.
 
 use std::{
     io::{self, IoSlice},
@@ -14,38 +14,38 @@ use std::{
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
-    time::{Instant, Sleep, sleep},
+    time::{Sleep, sleep},
 };
-use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
+use tokio_util::sync::CancellationToken;
 
 use super::{
     exchange::{Exchange, Phase},
+    head::Head,
+    no_request::Flaw,
     places::Place,
     voice::Voice,
 };
 
-/// How long after its half-close a client is left alone. Most answers are there by then.
-const HALF_CLOSE_PATIENCE: Duration = Duration::from_secs(2);
-/// How long the kernel of a client that has gone may take to say so.
-const HALF_CLOSE_PROBE: Duration = Duration::from_millis(300);
-/// From one such question to the next.
-const HALF_CLOSE_INTERVAL: Duration = Duration::from_secs(10);
-/// An interim answer, which every client of HTTP/1.1 has to pass over (RFC 9110, section 15.2). The
-/// kernel of one that is gone answers it with a reset: nothing else tells the two apart.
-const INTERIM: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
+mod half_close;
+mod linger;
+mod verdict;
 
-/// How long a client may go on sending after its last answer, in all and without a byte.
-const LINGER_MAX: Duration = Duration::from_secs(30);
-const LINGER_IDLE_MAX: Duration = Duration::from_secs(5);
-/// The same where the client was let in only to be told that there is no place.
-const REFUSED_LINGER_MAX: Duration = Duration::from_secs(1);
-/// Bytes that are thrown away at once.
-const DISCARDED_BYTES: usize = 16 * 1024;
+use half_close::HalfClose;
+use linger::{Linger, poll_discard};
+use verdict::Verdict;
 
 /// How long a request's head may take to arrive, from the connection or its first byte on.
 const HEAD_MAX: Duration = Duration::from_secs(10);
+/// How long a connection may be kept without a request: longer than proxies keep theirs, which
+/// would otherwise send a request into a connection that is being closed.
+const IDLE_MAX: Duration = Duration::from_secs(75);
+/// How long one is listened to that is only told that there is no place.
+const REFUSED_MAX: Duration = Duration::from_secs(1);
 /// How long a client may leave an answer unread.
 const WRITE_STALL_MAX: Duration = Duration::from_secs(30);
+/// What no head has in it, anywhere. The library says no to it, at once as a line ends, and what it
+/// says is the listener's to put into words.
+const NO_HEAD: &[u8] = b"\0\r\n\r\n";
 
 /// A socket that counts against its listener for as long as this lives.
 #[derive(Debug)]
@@ -59,37 +59,18 @@ pub(super) struct Transport {
     ended: bool,
     /// What has come of the next request.
     head: Head,
+    /// Whether no request has been answered yet: to connect is to begin one.
+    is_first: bool,
+    /// What is wrong with the head, where the library is not to find it out by itself.
+    flaw: Option<Flaw>,
+    /// What it still has to be given for that.
+    no_head: &'static [u8],
     half_close: Option<HalfClose>,
     stall: Option<Pin<Box<Sleep>>>,
     /// The answer to what was no request, as far as it is not written yet.
-    verdict: Option<(Box<[u8]>, usize)>,
+    verdict: Option<Verdict>,
     linger: Option<Linger>,
     place: Place,
-}
-
-/// A request's head, as far as the socket sees it.
-#[derive(Debug, Default)]
-struct Head {
-    has_begun: bool,
-    /// Whether its first line has ended.
-    has_line: bool,
-    /// When it must have come: set only while it is awaited.
-    timer: Option<Pin<Box<Sleep>>>,
-}
-
-/// A client that has closed its writing half while it waits for its answer.
-#[derive(Debug)]
-struct HalfClose {
-    timer: Pin<Box<Sleep>>,
-    is_asked: bool,
-}
-
-/// A client that has its last answer, and may still be sending.
-#[derive(Debug)]
-struct Linger {
-    deadline: Instant,
-    timer: Pin<Box<Sleep>>,
-    stopped: Pin<Box<WaitForCancellationFutureOwned>>,
 }
 
 impl Transport {
@@ -106,8 +87,10 @@ impl Transport {
             voice: Some(voice),
             stop,
             ended: false,
-            // To connect is to begin.
-            head: Head { has_begun: true, ..Head::default() },
+            head: Head::default(),
+            is_first: true,
+            flaw: None,
+            no_head: &[],
             half_close: None,
             stall: None,
             verdict: None,
@@ -116,53 +99,74 @@ impl Transport {
         }
     }
 
+    /// Whether the client is in the middle of a request's head.
+    fn is_within_head(&self) -> bool {
+        self.exchange.phase() == Phase::Idle && self.head.has_begun() && !self.head.is_over()
+    }
+
+    /// Has the library refuse the head.
+    fn refuse(&mut self, flaw: Flaw, buf: &mut ReadBuf<'_>) {
+        self.flaw = Some(flaw);
+        self.no_head = NO_HEAD;
+        self.put_no_head(buf);
+    }
+
+    fn put_no_head(&mut self, buf: &mut ReadBuf<'_>) {
+        let (now, later) = self.no_head.split_at(self.no_head.len().min(buf.remaining()));
+        buf.put_slice(now);
+        self.no_head = later;
+    }
+
+    /// The client has sent this. Whether the library is to see it.
+    fn take(&mut self, new: &[u8]) -> bool {
+        if self.exchange.phase() != Phase::Idle {
+            return true;
+        }
+        let has_begun = self.head.has_begun();
+        self.head.take(new);
+        if self.head.has_begun() && !has_begun && !self.is_first {
+            self.head.set_timer(HEAD_MAX);
+        }
+        !self.head.is_http2()
+    }
+
     /// The client will send no more. The HTTP library would give up what waits for an answer, so it
     /// hears of it only when nothing does, or when the client is gone for good.
-    fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    fn poll_end(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         match self.exchange.phase() {
-            Phase::Waiting if self.exchange.takes_interim() => {}
+            Phase::Waiting if self.exchange.takes_interim() => {
+                let half_close = self.half_close.get_or_insert_with(HalfClose::new);
+                half_close.poll(&self.stream, cx).map(Err)
+            }
             // Woken by the flush.
-            Phase::Waiting | Phase::Answered => return Poll::Pending,
-            Phase::Idle | Phase::Reading | Phase::Upgraded => return Poll::Ready(Ok(())),
-        }
-        let half_close = self.half_close.get_or_insert_with(|| HalfClose {
-            timer: Box::pin(sleep(HALF_CLOSE_PATIENCE)),
-            is_asked: false,
-        });
-        loop {
-            ready!(half_close.timer.as_mut().poll(cx));
-            let wait = if half_close.is_asked {
-                if !matches!(self.stream.take_error(), Ok(None)) {
-                    return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()));
+            Phase::Waiting | Phase::Answered => Poll::Pending,
+            Phase::Idle | Phase::Reading | Phase::Upgraded => {
+                if self.flaw.is_none() && self.is_within_head() {
+                    self.refuse(Flaw::Half, buf);
                 }
-                HALF_CLOSE_INTERVAL
-            } else {
-                match self.stream.try_write(INTERIM) {
-                    Ok(written) if written == INTERIM.len() => {}
-                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                    // Half of it would spoil the answer.
-                    Ok(_) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
-                    Err(error) => return Poll::Ready(Err(error)),
-                }
-                HALF_CLOSE_PROBE
-            };
-            half_close.is_asked = !half_close.is_asked;
-            half_close.timer.as_mut().reset(Instant::now() + wait);
+                Poll::Ready(Ok(()))
+            }
         }
     }
 
-    /// Nothing has come. A head that has begun has to end in time.
-    fn poll_late(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if self.exchange.phase() != Phase::Idle {
+    /// Nothing has come. What is awaited has to come in time.
+    fn poll_late(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if self.exchange.phase() != Phase::Idle || self.flaw.is_some() {
             self.head.timer = None;
             return Poll::Pending;
         }
-        if !self.head.has_begun {
-            return Poll::Pending;
+        let max = match self.is_first || self.head.has_begun() {
+            _ if self.place.is_refusal() => REFUSED_MAX,
+            true => HEAD_MAX,
+            false => IDLE_MAX,
+        };
+        ready!(self.head.timer(max).poll(cx));
+        if self.is_within_head() {
+            self.refuse(Flaw::Late, buf);
+        } else {
+            tracing::debug!("connection closed: no request came");
         }
-        let timer = self.head.timer.get_or_insert_with(|| Box::pin(sleep(HEAD_MAX)));
-        ready!(timer.as_mut().poll(cx));
-        Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
+        Poll::Ready(Ok(()))
     }
 
     /// Whether the HTTP library is about to answer what was no request: nobody else has an answer on
@@ -182,21 +186,17 @@ impl Transport {
             return false;
         }
         if let Some(voice) = self.voice.take() {
-            self.verdict = Some((voice.verdict(bytes, self.head.has_line), 0));
+            self.verdict = Some(Verdict::new(voice, bytes, self.flaw, &self.head));
             self.exchange.linger();
         }
         true
     }
 
     fn poll_verdict(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let Some((bytes, written)) = &mut self.verdict else { return Poll::Ready(Ok(())) };
-        while *written < bytes.len() {
-            match ready!(Pin::new(&mut self.stream).poll_write(cx, &bytes[*written..]))? {
-                0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
-                more => *written += more,
-            }
+        match &mut self.verdict {
+            Some(verdict) => verdict.poll(&mut self.stream, &mut self.head, cx),
+            None => Poll::Ready(Ok(())),
         }
-        Poll::Ready(Ok(()))
     }
 
     /// A write that does not get on ends the connection. Upgraded ones have heartbeats of their own.
@@ -214,46 +214,18 @@ impl Transport {
         Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
     }
 
-    /// Reads and throws away what the client is still sending, until it has heard that nobody
-    /// listens (RFC 9112, section 9.6): to close at once would reset the connection, and a reset
-    /// overtakes the answer.
+    /// Reads on to the end of what the client still sends, if it does.
     fn poll_linger(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let lingers = self.exchange.lingers();
-        let (max, idle_max) = match self.place.is_refusal() {
-            true => (REFUSED_LINGER_MAX, REFUSED_LINGER_MAX),
-            false => (LINGER_MAX, LINGER_IDLE_MAX),
-        };
-        let mut discarded = [0; DISCARDED_BYTES];
-        loop {
-            let mut bytes = ReadBuf::new(&mut discarded);
-            match Pin::new(&mut self.stream).poll_read(cx, &mut bytes) {
-                Poll::Ready(Ok(())) if bytes.filled().is_empty() => return Poll::Ready(()),
-                Poll::Ready(Err(_)) => return Poll::Ready(()),
+        if self.linger.is_none() {
+            match poll_discard(&mut self.stream, cx) {
+                Poll::Ready(false) => return Poll::Ready(()),
                 // One that has sent nothing more has read the answer, or will.
-                Poll::Pending if self.linger.is_none() && !lingers => return Poll::Ready(()),
-                Poll::Ready(Ok(())) | Poll::Pending if self.linger.is_none() => {
-                    self.linger = Some(Linger {
-                        deadline: Instant::now() + max,
-                        timer: Box::pin(sleep(idle_max)),
-                        stopped: Box::pin(self.stop.clone().cancelled_owned()),
-                    });
-                }
-                Poll::Ready(Ok(())) => {}
-                Poll::Pending => break,
-            }
-            if let Some(linger) = &mut self.linger {
-                let idle = Instant::now() + idle_max;
-                linger.timer.as_mut().reset(idle.min(linger.deadline));
-                if linger.deadline <= Instant::now() {
-                    return Poll::Ready(());
-                }
+                Poll::Pending if !self.exchange.lingers() => return Poll::Ready(()),
+                Poll::Ready(true) | Poll::Pending => {}
             }
         }
-        let Some(linger) = &mut self.linger else { return Poll::Ready(()) };
-        if linger.stopped.as_mut().poll(cx).is_ready() {
-            return Poll::Ready(());
-        }
-        linger.timer.as_mut().poll(cx)
+        let new = || Linger::new(self.place.is_refusal(), &self.stop);
+        self.linger.get_or_insert_with(new).poll(&mut self.stream, cx)
     }
 }
 
@@ -264,21 +236,27 @@ impl AsyncRead for Transport {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let this = self.get_mut();
+        if !this.no_head.is_empty() {
+            this.put_no_head(buf);
+            return Poll::Ready(Ok(()));
+        }
         let before = buf.filled().len();
         if !this.ended {
             match Pin::new(&mut this.stream).poll_read(cx, buf)? {
                 Poll::Ready(()) => {}
-                Poll::Pending => return this.poll_late(cx),
+                Poll::Pending => return this.poll_late(cx, buf),
             }
         }
         let new = &buf.filled()[before..];
         if !new.is_empty() {
-            this.head.has_begun = true;
-            this.head.has_line = this.head.has_line || new.contains(&b'\n');
+            if !this.take(new) {
+                buf.set_filled(before);
+                this.refuse(Flaw::Http2, buf);
+            }
             return Poll::Ready(Ok(()));
         }
         this.ended = true;
-        this.poll_end(cx)
+        this.poll_end(cx, buf)
     }
 }
 
@@ -318,8 +296,13 @@ impl AsyncWrite for Transport {
     /// Called only when everything that was handed over has been taken.
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        if this.exchange.flushed() {
+        let is_answered = this.exchange.flushed();
+        if is_answered || this.exchange.phase() == Phase::Upgraded {
+            // A WebSocket, too, holds no memory for what asked for it.
             this.head = Head::default();
+        }
+        if is_answered {
+            this.is_first = false;
             this.half_close = None;
             if this.ended {
                 // The library was not told of the end, and has to ask again.

@@ -1,23 +1,55 @@
-//! How a listener answers what never reaches its routes: in problem documents or in plain words.
+//! How a listener answers what never reaches its routes, and what it adds to every answer: in problem
+//! documents or in plain words.
 
-use http::{HeaderValue, Response, StatusCode, header};
+use std::sync::Arc;
+
+use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 
 use super::{
-    super::{Answer, plain, problem_with},
+    super::{Answer, cors, origin::Origins, plain, problem_with},
     requirements::Unmet,
 };
-use crate::error::{ErrorCode, Failure};
+use crate::{
+    error::{ErrorCode, Failure},
+    telemetry::HttpRefusals,
+};
 
 /// The words of one listener.
 #[derive(Debug)]
 pub enum Voice {
-    /// For clients: problem documents, and which node speaks.
-    Problems(HeaderValue),
+    /// For clients: problem documents.
+    Problems {
+        /// Which node speaks.
+        node: HeaderValue,
+        /// Which pages may listen.
+        origins: Arc<Origins>,
+        /// Where it is counted what never reaches a route.
+        refusals: HttpRefusals,
+    },
     /// For peers and probes.
     Plain,
 }
 
 impl Voice {
+    /// The origin of the page that has sent a request, where there is one that may read its answer.
+    pub(super) fn page(&self, request: &HeaderMap) -> Option<HeaderValue> {
+        match self {
+            Self::Problems { origins, .. } => origins.page(request).cloned(),
+            Self::Plain => None,
+        }
+    }
+
+    /// Adds what every answer has, whoever it is from.
+    pub(super) fn sign<B>(&self, answer: &mut Response<B>, page: Option<HeaderValue>) {
+        if let Self::Problems { node, .. } = self {
+            let is_upgrade = answer.status() == StatusCode::SWITCHING_PROTOCOLS;
+            answer.headers_mut().insert("roundtrip-node", node.clone());
+            if !is_upgrade {
+                cors::sign(answer.headers_mut(), page);
+            }
+        }
+    }
+
     /// The answer for a failure that is not a route's.
     pub(super) fn failure(&self, failure: &Failure) -> Answer {
         self.answer(failure.code.status(), failure)
@@ -29,10 +61,9 @@ impl Voice {
         let mut answer = if unmet.status == StatusCode::NO_CONTENT {
             let mut answer = Response::new(Vec::new());
             *answer.status_mut() = unmet.status;
-            self.sign(&mut answer);
             answer
         } else {
-            let failure = Failure::new(ErrorCode::BadRequest, unmet.message);
+            let failure = Failure::new(ErrorCode::BadRequest, unmet.message.clone());
             self.answer(unmet.status.as_u16(), &failure)
         };
         if let Some(allow) = unmet.allow {
@@ -41,35 +72,20 @@ impl Voice {
         answer
     }
 
-    /// The text that takes the place of the HTTP library's own, which has no body. `has_line`:
-    /// whether the request's first line has come.
-    pub(super) fn verdict(&self, library: &[u8], has_line: bool) -> Box<[u8]> {
-        let status = library.get(9..12).and_then(|status| StatusCode::from_bytes(status).ok());
-        let (status, message) = match status {
-            Some(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE) if !has_line => {
-                (StatusCode::URI_TOO_LONG, "the request line has more than 16 KiB")
-            }
-            Some(status @ StatusCode::URI_TOO_LONG) => (status, "the target has more than 16 KiB"),
-            Some(status @ StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE) => {
-                (status, "the head has more than 16 KiB, or more than 100 headers")
-            }
-            _ => (StatusCode::BAD_REQUEST, "this is no request of HTTP/1.1 (RFC 9112)"),
-        };
-        let mut answer =
-            self.answer(status.as_u16(), &Failure::new(ErrorCode::BadRequest, message));
+    /// The text of the last answer on a connection, to what was no request. `caller`: what its head
+    /// has said of who calls.
+    pub(super) fn verdict(&self, unmet: &Unmet, caller: &HeaderMap, date: &[u8]) -> Box<[u8]> {
+        let mut answer = self.unmet(unmet);
+        self.sign(&mut answer, self.page(caller));
         answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
-        let mut text = format!(
-            "HTTP/1.1 {} {}\r\n",
-            status.as_u16(),
-            status.canonical_reason().unwrap_or_default()
-        )
-        .into_bytes();
+        let status = answer.status();
+        let reason = status.canonical_reason().unwrap_or_default();
+        let mut text = format!("HTTP/1.1 {} {reason}\r\n", status.as_u16()).into_bytes();
         for (name, value) in answer.headers() {
             text.extend([name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"].concat());
         }
         text.extend(format!("content-length: {}\r\n", answer.body().len()).as_bytes());
-        let lines = library.split(|&byte| byte == b'\n').map(<[u8]>::trim_ascii_end);
-        if let Some(date) = { lines }.find(|line| line.starts_with(b"date:")) {
+        if !date.is_empty() {
             text.extend([date, b"\r\n"].concat());
         }
         text.extend(b"\r\n");
@@ -77,21 +93,17 @@ impl Voice {
         text.into()
     }
 
+    /// What never reaches a route is counted here.
     fn answer(&self, status: u16, failure: &Failure) -> Answer {
-        let mut answer = match self {
-            Self::Problems(_) => problem_with(status, failure, None),
+        match self {
+            Self::Problems { refusals, .. } => {
+                refusals.count(status);
+                problem_with(status, failure, None)
+            }
             Self::Plain => {
                 let status = StatusCode::from_u16(status);
                 plain(status.unwrap_or(StatusCode::INTERNAL_SERVER_ERROR), &failure.message)
             }
-        };
-        self.sign(&mut answer);
-        answer
-    }
-
-    fn sign(&self, answer: &mut Answer) {
-        if let Self::Problems(node) = self {
-            answer.headers_mut().insert("roundtrip-node", node.clone());
         }
     }
 }
@@ -99,48 +111,58 @@ impl Voice {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::PublicConfig;
 
-    fn verdict(voice: &Voice, library: &str, has_line: bool) -> String {
-        String::from_utf8(voice.verdict(library.as_bytes(), has_line).into()).unwrap()
+    fn verdict(voice: &Voice, caller: &HeaderMap) -> String {
+        let unmet = Unmet::new(StatusCode::URI_TOO_LONG, "too long");
+        let date = b"date: Thu, 26 Nov 2026 23:00:00 GMT";
+        String::from_utf8(voice.verdict(&unmet, caller, date).into()).unwrap()
     }
 
     #[test]
-    fn the_librarys_bare_answers_become_problems() {
-        let voice = Voice::Problems(HeaderValue::from_static("gw-1"));
-        let date = "date: Thu, 26 Nov 2026 23:00:00 GMT";
-        for (line, has_line, status) in [
-            ("431 Request Header Fields Too Large", true, "431 Request Header Fields Too Large"),
-            ("431 Request Header Fields Too Large", false, "414 URI Too Long"),
-            ("414 URI Too Long", true, "414 URI Too Long"),
-            ("400 Bad Request", true, "400 Bad Request"),
-            ("400 Bad Request", false, "400 Bad Request"),
-        ] {
-            let library = format!(
-                "HTTP/1.1 {line}\r\nconnection: close\r\ncontent-length: 0\r\n{date}\r\n\r\n"
-            );
-            let text = verdict(&voice, &library, has_line);
+    fn what_is_no_request_gets_a_problem() {
+        let listen = ([127, 0, 0, 1], 0).into();
+        let allowed_origins = Some(vec!["https://a.example".to_owned()]);
+        let config = PublicConfig { listen, allowed_origins, loopback_origins: false };
+        let voice = Voice::Problems {
+            node: HeaderValue::from_static("gw-1"),
+            origins: Arc::new(Origins::new(&config)),
+            refusals: HttpRefusals::default(),
+        };
+        let mut caller = HeaderMap::new();
+        for origin in [None, Some("https://a.example"), Some("https://b.example")] {
+            if let Some(origin) = origin {
+                caller.insert(header::ORIGIN, HeaderValue::from_static(origin));
+            }
+            let text = verdict(&voice, &caller);
             let (head, body) = text.split_once("\r\n\r\n").unwrap();
-            let mut lines = head.split("\r\n");
-            assert_eq!(lines.next(), Some(&*format!("HTTP/1.1 {status}")));
-            let lines: Vec<&str> = lines.collect();
+            let lines: Vec<&str> = head.split("\r\n").collect();
+            assert_eq!(lines[0], "HTTP/1.1 414 URI Too Long");
             let length = format!("content-length: {}", body.len());
-            for line in
-                [date, "connection: close", "content-type: application/problem+json", &length]
-            {
+            for line in [
+                "date: Thu, 26 Nov 2026 23:00:00 GMT",
+                "connection: close",
+                "content-type: application/problem+json",
+                "roundtrip-node: gw-1",
+                "vary: origin",
+                &length,
+            ] {
                 assert!(lines.contains(&line), "{line}: {text}");
             }
+            let is_readable = lines.contains(&"access-control-allow-origin: https://a.example");
+            assert_eq!(is_readable, origin == Some("https://a.example"), "{text}");
             let problem: serde_json::Value = serde_json::from_str(body).unwrap();
             assert_eq!(
-                (&problem["code"], &problem["recorded"]),
-                (&"bad_request".into(), &false.into())
+                (&problem["code"], &problem["recorded"], &problem["detail"]),
+                (&"bad_request".into(), &false.into(), &"too long".into())
             );
         }
     }
 
     #[test]
     fn peers_are_answered_in_plain_words() {
-        let text = verdict(&Voice::Plain, "HTTP/1.1 400 Bad Request\r\n\r\n", false);
-        assert!(text.ends_with("\r\n\r\nthis is no request of HTTP/1.1 (RFC 9112)\n"), "{text}");
-        assert!(!text.contains("roundtrip-node"), "{text}");
+        let text = verdict(&Voice::Plain, &HeaderMap::new());
+        assert!(text.ends_with("\r\n\r\ntoo long\n"), "{text}");
+        assert!(!text.contains("roundtrip-node") && !text.contains("vary"), "{text}");
     }
 }

@@ -1,0 +1,60 @@
+//! A client that has closed its writing half while it waits for its answer: is it there, or gone?
+
+use std::{
+    io,
+    pin::Pin,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+
+use tokio::{
+    net::TcpStream,
+    time::{Instant, Sleep, sleep},
+};
+
+/// How long after its half-close a client is left alone. Most answers are there by then.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// How long the kernel of a client that has gone may take to say so.
+const PROBE: Duration = Duration::from_millis(300);
+/// From one such question to the next.
+const INTERVAL: Duration = Duration::from_secs(10);
+/// An interim answer, which every client of HTTP/1.1 has to pass over (RFC 9110, section 15.2). The
+/// kernel of one that is gone answers it with a reset: nothing else tells the two apart.
+const INTERIM: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
+
+#[derive(Debug)]
+pub(super) struct HalfClose {
+    timer: Pin<Box<Sleep>>,
+    is_asked: bool,
+}
+
+impl HalfClose {
+    /// It has just been closed.
+    pub(super) fn new() -> Self {
+        Self { timer: Box::pin(sleep(PATIENCE)), is_asked: false }
+    }
+
+    /// Asks now and then; ready when the client is gone for good.
+    pub(super) fn poll(&mut self, stream: &TcpStream, cx: &mut Context<'_>) -> Poll<io::Error> {
+        loop {
+            ready!(self.timer.as_mut().poll(cx));
+            let wait = if self.is_asked {
+                if !matches!(stream.take_error(), Ok(None)) {
+                    return Poll::Ready(io::ErrorKind::ConnectionReset.into());
+                }
+                INTERVAL
+            } else {
+                match stream.try_write(INTERIM) {
+                    Ok(written) if written == INTERIM.len() => {}
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                    // Half of it would spoil the answer.
+                    Ok(_) => return Poll::Ready(io::ErrorKind::WriteZero.into()),
+                    Err(error) => return Poll::Ready(error),
+                }
+                PROBE
+            };
+            self.is_asked = !self.is_asked;
+            self.timer.as_mut().reset(Instant::now() + wait);
+        }
+    }
+}
