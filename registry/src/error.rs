@@ -9,6 +9,10 @@ pub enum RegistryError {
     /// Not reachable, or no answer in time.
     #[error("registry unreachable: {0}")]
     Unreachable(Trouble),
+    /// The part of it that was asked is not reachable, or does not answer in time. What else is in it
+    /// can be had.
+    #[error("registry partly unreachable: {0}")]
+    PartlyUnreachable(Trouble),
     /// It answered, and with a refusal (out of memory, read-only replica, no permission, …).
     #[error("registry refused: {0}")]
     Refused(Trouble),
@@ -62,13 +66,15 @@ pub enum Cause {
 impl RegistryError {
     /// Whether the same call may succeed later without anybody mending anything.
     pub const fn is_retryable(&self) -> bool {
-        matches!(self, Self::Unreachable(_) | Self::Refused(_))
+        matches!(self, Self::Unreachable(_) | Self::PartlyUnreachable(_) | Self::Refused(_))
     }
 
     /// What is wrong with the server itself, where that is known.
     pub const fn trouble(&self) -> Option<&Trouble> {
         match self {
-            Self::Unreachable(trouble) | Self::Refused(trouble) => Some(trouble),
+            Self::Unreachable(trouble)
+            | Self::PartlyUnreachable(trouble)
+            | Self::Refused(trouble) => Some(trouble),
             Self::Misconfigured(_) | Self::Malformed(_) => None,
         }
     }

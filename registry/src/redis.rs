@@ -1,10 +1,10 @@
 //! The table of a cluster, in Redis 5 or later (or Valkey): one server, servers behind sentinels,
 //! or a Redis Cluster.
 //!
-//! Owns what is written and read. How the bytes get there is [`link`]'s; keys are [`keys`]'.
+//! Owns what is written and read. How the bytes get there is [`servers`]'; keys are [`keys`]'.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::HashMap,
     fmt,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
@@ -14,7 +14,7 @@ use async_trait::async_trait;
 use redis::{Cmd, Pipeline, Value};
 use uuid::Uuid;
 
-use self::{keys::Keys, link::Link, target::Target};
+use self::{generation::Runs, keys::Keys, link::Answer, servers::Servers, target::Target};
 use crate::{
     clock::Clock,
     error::RegistryError,
@@ -26,26 +26,32 @@ use crate::{
     unreadable::{EntryKind, Unreadable},
 };
 
+mod cluster;
 mod entries;
+mod generation;
 mod keys;
 mod limits;
 mod link;
 mod scripts;
+mod servers;
 mod sessions;
 mod target;
+mod trouble;
 
-/// A registry in Redis. A clone shares the connection.
+/// A registry in Redis. A clone shares the connections.
 ///
 /// Whatever happens to the server, a call ends within 2.5 seconds; while the server cannot be
 /// reached calls fail with [`RegistryError::Unreachable`], and half a second after it is back they
-/// succeed again.
+/// succeed again. In a cluster, so does what has its keys on a master that cannot be reached, with
+/// [`RegistryError::PartlyUnreachable`]; what has its keys on the others is answered meanwhile.
 #[derive(Clone)]
 pub struct RedisRegistry {
     shared: Arc<Shared>,
 }
 
 struct Shared {
-    link: Link,
+    servers: Servers,
+    runs: Runs,
     keys: Keys,
     /// Announcements that were begun and have no answer yet, each with the name under which it is
     /// repeated: so the server can tell a repeated call from a new one. One for each run that
@@ -66,9 +72,9 @@ impl RedisRegistry {
     pub async fn connect(url: &str, prefix: &str) -> Result<Self, RegistryError> {
         let target = Target::parse(url).map_err(RegistryError::Misconfigured)?;
         let keys = Keys::new(prefix).map_err(RegistryError::Misconfigured)?;
-        let (unanswered, unreadable) = (Mutex::default(), Unreadable::default());
-        let shared = Shared { link: Link::new(target), keys, unanswered, unreadable };
-        shared.link.open().await;
+        let servers = Servers::open(target).await;
+        let (runs, unanswered, unreadable) = Default::default();
+        let shared = Shared { servers, runs, keys, unanswered, unreadable };
         Ok(Self { shared: Arc::new(shared) })
     }
 
@@ -95,9 +101,9 @@ impl RedisRegistry {
 
 impl fmt::Debug for RedisRegistry {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Shared { link, keys, .. } = &*self.shared;
+        let Shared { servers, keys, .. } = &*self.shared;
         f.debug_struct("RedisRegistry")
-            .field("at", link)
+            .field("at", servers)
             .field("prefix", &keys.prefix())
             .finish_non_exhaustive()
     }
@@ -109,15 +115,8 @@ impl RequestTable for RedisRegistry {
         if routes.is_empty() {
             return Ok(());
         }
-        let batch = match self.shared.link.target().keeps_order() {
-            true => self.shared.set_routes(routes.iter()),
-            // Commands may overtake each other, so no two of them may be for one request.
-            false => {
-                let mut seen = HashSet::with_capacity(routes.len());
-                self.shared.set_routes(routes.iter().rev().filter(|(id, _)| seen.insert(*id)))
-            }
-        };
-        self.shared.link.batch(&batch).await.map(drop)
+        let batch = self.shared.set_routes(routes);
+        all(self.shared.servers.batch(&batch).await).map(drop)
     }
 
     async fn find_routes(
@@ -127,32 +126,37 @@ impl RequestTable for RedisRegistry {
         if requests.is_empty() {
             return Ok(Vec::new());
         }
-        let command = self.shared.of_routes("MGET", requests);
-        match self.shared.link.command(command).await? {
-            Value::Array(found) if found.len() == requests.len() => Ok(found
-                .iter()
-                .zip(requests)
-                .map(|(value, request)| match value {
-                    Value::BulkString(bytes) => {
-                        let route = entries::read_route(bytes);
-                        if route.is_none() {
-                            self.shared.unreadable.add(EntryKind::Route, || request.to_string());
-                        }
-                        route
-                    }
-                    _ => None,
-                })
-                .collect()),
-            other => Err(malformed("routes", &other)),
+        let batch = self.shared.of_routes("MGET", requests);
+        let answers = all(self.shared.servers.batch(&batch).await)?;
+        let mut found = Vec::with_capacity(requests.len());
+        for answer in answers {
+            match answer {
+                Value::Array(values) => found.extend(values),
+                other => return Err(malformed("routes", &other)),
+            }
         }
+        if found.len() != requests.len() {
+            return Err(RegistryError::Malformed("routes".to_owned()));
+        }
+        let read = |(value, request): (&Value, &RequestId)| match value {
+            Value::BulkString(bytes) => {
+                let route = entries::read_route(bytes);
+                if route.is_none() {
+                    self.shared.unreadable.add(EntryKind::Route, || request.to_string());
+                }
+                route
+            }
+            _ => None,
+        };
+        Ok(found.iter().zip(requests).map(read).collect())
     }
 
     async fn remove_routes(&self, requests: &[RequestId]) -> Result<(), RegistryError> {
         if requests.is_empty() {
             return Ok(());
         }
-        let command = self.shared.of_routes("UNLINK", requests);
-        self.shared.link.command(command).await.map(drop)
+        let batch = self.shared.of_routes("UNLINK", requests);
+        all(self.shared.servers.batch(&batch).await).map(drop)
     }
 }
 
@@ -163,7 +167,7 @@ impl NodeTable for RedisRegistry {
         entry: &NodeEntry,
         ttl: Duration,
     ) -> Result<Announcement, RegistryError> {
-        let Shared { link, keys, .. } = &*self.shared;
+        let Shared { servers, keys, .. } = &*self.shared;
         let call = *self.shared.unanswered().entry(entry.node.clone()).or_insert_with(Uuid::new_v4);
         let args = [
             entry.node.id.to_string(),
@@ -174,7 +178,7 @@ impl NodeTable for RedisRegistry {
         ];
         let mut cmd = scripts::ANNOUNCE.call(&[keys.nodes()], 5, 256);
         cmd.arg(&args);
-        let answer = link.script(&scripts::ANNOUNCE, cmd).await?;
+        let answer = servers.script(&scripts::ANNOUNCE, cmd).await?;
         self.shared.unanswered().remove(&entry.node);
         match answer {
             Value::BulkString(text) => match text.as_slice() {
@@ -188,9 +192,9 @@ impl NodeTable for RedisRegistry {
     }
 
     async fn nodes(&self) -> Result<Nodes, RegistryError> {
-        let Shared { link, keys, .. } = &*self.shared;
+        let Shared { servers, keys, .. } = &*self.shared;
         let Value::Array(found) =
-            link.script(&scripts::NODES, scripts::NODES.call(&[keys.nodes()], 0, 0)).await?
+            servers.script(&scripts::NODES, scripts::NODES.call(&[keys.nodes()], 0, 0)).await?
         else {
             return Err(RegistryError::Malformed("the node table is no list".to_owned()));
         };
@@ -219,33 +223,24 @@ impl NodeTable for RedisRegistry {
     }
 
     async fn generation(&self) -> Result<Option<Generation>, RegistryError> {
-        let mut command = Cmd::new();
-        command.arg("INFO").arg("server");
-        match self.shared.link.command(command).await {
-            Ok(answer) => Ok(generation_of(&answer)),
-            // Whoever may not ask can do without: the epochs of sessions tell too, only later.
-            Err(RegistryError::Refused(_)) => Ok(None),
-            Err(error) => Err(error),
-        }
+        let Shared { servers, runs, .. } = &*self.shared;
+        runs.generation(servers.everywhere(Runs::question()).await)
     }
 
     async fn leave(&self, node: &NodeRef) -> Result<(), RegistryError> {
-        let Shared { link, keys, .. } = &*self.shared;
+        let Shared { servers, keys, .. } = &*self.shared;
         let mut cmd = scripts::LEAVE.call(&[keys.nodes()], 2, 84);
         cmd.arg(node.id.as_str()).arg(entries::write_number(node.incarnation));
-        link.script(&scripts::LEAVE, cmd).await.map(drop)
+        servers.script(&scripts::LEAVE, cmd).await.map(drop)
     }
 }
 
 impl Shared {
     /// A `SET` with its life for each route.
-    fn set_routes<'r>(
-        &self,
-        routes: impl Iterator<Item = &'r (RequestId, Arc<Route>)>,
-    ) -> Pipeline {
+    fn set_routes(&self, routes: &[(RequestId, Arc<Route>)]) -> Pipeline {
         let now_ms = Clock::System.unix_ms();
         let (mut key, mut value) = (String::new(), Vec::new());
-        let mut batch = Pipeline::with_capacity(routes.size_hint().1.unwrap_or(0));
+        let mut batch = Pipeline::with_capacity(routes.len());
         for (request, route) in routes {
             let key = self.keys.route(request, &mut key);
             entries::write_route(route, &mut value);
@@ -256,16 +251,20 @@ impl Shared {
         batch
     }
 
-    /// One command on the routes of all these requests.
-    fn of_routes(&self, verb: &str, requests: &[RequestId]) -> Cmd {
+    /// This command on the routes of all these requests, of as many at once as can be.
+    fn of_routes(&self, verb: &str, requests: &[RequestId]) -> Pipeline {
         let mut key = String::new();
-        let size = self.keys.route_len() * requests.len();
-        let mut command = Cmd::with_capacity(requests.len() + 1, size + verb.len());
-        command.arg(verb);
-        for request in requests {
-            command.arg(self.keys.route(request, &mut key));
+        let mut batch = Pipeline::new();
+        for requests in requests.chunks(self.servers.keys_max()) {
+            let size = self.keys.route_len() * requests.len();
+            let mut command = Cmd::with_capacity(requests.len() + 1, size + verb.len());
+            command.arg(verb);
+            for request in requests {
+                command.arg(self.keys.route(request, &mut key));
+            }
+            batch.add_command(command);
         }
-        command
+        batch
     }
 
     fn unanswered(&self) -> MutexGuard<'_, HashMap<NodeRef, Uuid>> {
@@ -274,30 +273,9 @@ impl Shared {
     }
 }
 
-/// A hash over the runs of all servers that have answered; none when they do not name any.
-fn generation_of(answer: &Value) -> Option<Generation> {
-    let mut runs: Vec<&str> = match answer {
-        // A cluster's, by the addresses of its masters.
-        Value::Map(servers) => servers.iter().filter_map(|(_, answer)| run_of(answer)).collect(),
-        one => run_of(one).into_iter().collect(),
-    };
-    if runs.is_empty() {
-        return None;
-    }
-    runs.sort_unstable();
-    // FNV-1a: short, and the same in every version of every node.
-    let mix = |hash: u64, byte: &u8| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
-    let bytes = runs.iter().flat_map(|run| run.as_bytes());
-    Some(Generation(bytes.fold(0xcbf2_9ce4_8422_2325, mix)))
-}
-
-fn run_of(answer: &Value) -> Option<&str> {
-    let text = match answer {
-        Value::BulkString(bytes) => std::str::from_utf8(bytes).ok()?,
-        Value::SimpleString(text) | Value::VerbatimString { text, .. } => text,
-        _ => return None,
-    };
-    text.lines().find_map(|line| line.strip_prefix("run_id:")).map(str::trim)
+/// The answers, if all are.
+fn all(answers: Vec<Answer>) -> Result<Vec<Value>, RegistryError> {
+    answers.into_iter().collect()
 }
 
 impl NodeRef {
@@ -310,33 +288,4 @@ impl NodeRef {
 
 fn malformed(what: &str, answer: &Value) -> RegistryError {
     RegistryError::Malformed(format!("{what}: {answer:?}"))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn info(run: &str) -> Value {
-        Value::BulkString(format!("# Server\r\nredis_version:7\r\nrun_id:{run}\r\n").into_bytes())
-    }
-
-    fn cluster(runs: &[&str]) -> Value {
-        let name = |index: usize| Value::SimpleString(format!("127.0.0.1:{index}"));
-        Value::Map(runs.iter().enumerate().map(|(at, run)| (name(at), info(run))).collect())
-    }
-
-    #[test]
-    fn a_generation_is_of_the_servers_that_answer_whatever_their_order() {
-        let one = generation_of(&info("abc"));
-        assert!(one.is_some());
-        assert_ne!(one, generation_of(&info("abd")));
-        let three = generation_of(&cluster(&["a", "b", "c"]));
-        assert_eq!(three, generation_of(&cluster(&["c", "a", "b"])));
-        for other in [&["a", "b"][..], &["a", "b", "d"]] {
-            assert_ne!(three, generation_of(&cluster(other)));
-        }
-        for silent in [Value::Nil, Value::Okay, Value::BulkString(b"redis_version:7".into())] {
-            assert_eq!(generation_of(&silent), None);
-        }
-    }
 }

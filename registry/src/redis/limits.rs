@@ -10,15 +10,13 @@ pub(super) const RESPONSE_TIME_MAX: Duration = Duration::from_secs(1);
 pub(super) const CONNECT_TIME_MAX: Duration = Duration::from_secs(1);
 /// The longest a way to a target may take to be open: some ask several servers in turn.
 pub(super) const OPEN_TIME_MAX: Duration = Duration::from_secs(2);
-/// The longest a cluster may take over one command, with the attempts below.
-pub(super) const CLUSTER_TIME_MAX: Duration = Duration::from_secs(2);
 /// The longest a server may take to show that it answers without TLS.
 pub(super) const PROBE_TIME_MAX: Duration = Duration::from_millis(300);
-/// How often a cluster repeats a command whose server moved or went away.
-pub(super) const CLUSTER_RETRIES: u32 = 4;
 /// The pause before the second attempt to connect; each further one is twice as long, up to …
 pub(super) const PAUSE_MIN: Duration = Duration::from_millis(50);
 /// … this one: a server that is back is found within it.
 pub(super) const PAUSE_MAX: Duration = Duration::from_millis(400);
+/// Between two times that a cluster is asked which master has what, while one does not answer.
+pub(super) const MAP_INTERVAL: Duration = Duration::from_millis(200);
 /// How many batches may wait for the socket; a further one waits in its caller.
 pub(super) const BATCHES_QUEUED_MAX: usize = 256;

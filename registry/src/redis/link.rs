@@ -1,44 +1,65 @@
-//! One way to Redis that is opened when it is needed and replaced when it has failed.
+//! One way to one server, which is opened when it is made and replaced when it has failed.
 //!
-//! Owns the connection, the attempts and their time limits. Never knows what a command means: it
+//! Owns the connection, and the task that opens the next one. Never knows what a command means: it
 //! takes only what may be sent twice.
 
 use std::{
     fmt,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Weak,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
-use futures_util::{
-    FutureExt,
-    future::{BoxFuture, Shared, join_all},
+use redis::{Pipeline, ServerError, ServerErrorKind, Value, aio::MultiplexedConnection};
+use tokio::{
+    sync::watch,
+    time::{Instant, sleep, timeout, timeout_at},
 };
-use redis::{
-    Cmd, ErrorKind, Pipeline, RedisError, ServerError, ServerErrorKind, Value, aio::ConnectionLike,
-};
-use tokio::time::{sleep, timeout};
 
-use super::{
-    limits,
-    scripts::Lua,
-    target::{Connection, Target},
-};
-use crate::error::{Cause, RegistryError, Trouble};
+use super::{limits, scripts::Lua, target::Server, trouble};
+use crate::error::{Cause, RegistryError};
 
-/// A connection that is being opened, or is open, or could not be: shared by all calls that wait
-/// for it, so there is never more than one attempt at a time.
-type Opening = Shared<BoxFuture<'static, Result<Connection, RegistryError>>>;
+/// What became of one command. That a key is of another type than the command wants is an answer,
+/// [`Value::ServerError`]; every other refusal is an error.
+pub(super) type Answer = Result<Value, RegistryError>;
 
-/// A way to one Redis.
-pub(super) struct Link {
-    target: Arc<Target>,
-    state: Mutex<State>,
+/// What a server has answered, and which run of it.
+pub(super) struct Told {
+    /// Where the server is.
+    pub(super) at: Box<str>,
+    /// How many connections there had been when it was asked, and when it had answered.
+    pub(super) connections: (u64, u64),
+    pub(super) answer: Answer,
 }
 
-struct State {
-    opening: Opening,
-    /// How long the present attempt waited before it began.
-    pause: Duration,
+/// A way to one server. It goes on being opened for as long as anybody has it.
+pub(super) struct Link {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    server: Server,
+    state: watch::Sender<State>,
+    connections: AtomicU64,
+}
+
+enum State {
+    /// Whether there is a connection will soon be known: calls wait for it.
+    Opening,
+    /// Calls go out on this one.
+    Open(Open),
+    /// The server cannot be reached, for this reason: calls fail at once, so that nothing that is
+    /// asked of others beside it waits. It is tried again and again meanwhile.
+    Down(RegistryError),
+}
+
+#[derive(Clone)]
+struct Open {
+    connection: MultiplexedConnection,
+    /// It is the first, the second, …
+    number: u64,
 }
 
 /// Why an attempt brought nothing.
@@ -49,332 +70,214 @@ struct Failure {
 }
 
 impl Link {
-    /// A link that is not open yet.
-    pub(super) fn new(target: Target) -> Self {
-        let target = Arc::new(target);
-        let opening = open(Arc::clone(&target), Duration::ZERO);
-        Self { target, state: Mutex::new(State { opening, pause: Duration::ZERO }) }
+    /// A link that is being opened.
+    pub(super) fn new(server: Server) -> Self {
+        let (state, _) = watch::channel(State::Opening);
+        let shared = Arc::new(Shared { server, state, connections: AtomicU64::new(0) });
+        open(&shared);
+        Self { shared }
     }
 
-    pub(super) fn target(&self) -> &Target {
-        &self.target
+    /// Where it leads, for people.
+    pub(super) fn label(&self) -> &str {
+        self.shared.server.label()
     }
 
-    /// Opens the connection, so that no call has to wait for it. Whether it came to be is for the
-    /// calls to say.
-    pub(super) async fn open(&self) {
-        let opening = self.state().opening.clone();
-        if opening.clone().await.is_err() {
-            self.replace(&opening);
-        }
+    /// Waits until it is known whether the server can be reached. Cancel safe.
+    pub(super) async fn settled(&self) {
+        self.connection().await.ok();
     }
 
-    /// Sends a batch and gives the answers in its order, one for each command.
+    /// Whether the server can be reached, as far as is known.
+    pub(super) fn is_open(&self) -> bool {
+        matches!(*self.shared.state.borrow(), State::Open(_))
+    }
+
+    /// How many connections there have been. As long as it is the same, every answer has come from
+    /// one run of the server.
+    fn connections(&self) -> u64 {
+        self.shared.connections.load(Ordering::Acquire)
+    }
+
+    /// Sends a batch in one round trip, and gives the server's answers in its order, refusals among
+    /// them. Calls of a script are carried out on a server that does not know it as well.
     ///
     /// # Errors
-    /// Unreachable within [`limits::CALL_TIME_MAX`], or what Redis refused first. Any part of the
-    /// batch may have been carried out, some of it twice. Cancel safe in the same sense.
-    pub(super) async fn batch(&self, batch: &Pipeline) -> Result<Vec<Value>, RegistryError> {
-        self.in_time(self.attempts(batch, |_| false)).await
-    }
-
-    /// Sends a batch that reads, in which what is of another type than it is read as has an answer
-    /// that says so: see [`Link::batch`] for the rest.
-    pub(super) async fn reads(&self, batch: &Pipeline) -> Result<Vec<Value>, RegistryError> {
-        self.in_time(self.attempts(batch, is_wrong_type)).await
-    }
-
-    /// Sends one command: see [`Link::batch`].
-    pub(super) async fn command(&self, command: Cmd) -> Result<Value, RegistryError> {
-        self.in_time(self.single(command)).await
-    }
-
-    /// Sends one call of a script: see [`Link::batch`].
-    pub(super) async fn script(&self, script: &Lua, call: Cmd) -> Result<Value, RegistryError> {
-        let mut calls = Pipeline::with_capacity(1);
-        calls.add_command(call);
-        let answers = self.scripts(script, &calls).await?;
-        Ok(answers.into_iter().next().unwrap_or_default())
-    }
-
-    /// Sends a batch of calls of one script: see [`Link::batch`]. A call that met a key of another
-    /// type has an answer that says so, and the others are none the worse for it.
-    pub(super) async fn scripts(
+    /// The server cannot be reached. Any part of the batch may have been carried out, some of it
+    /// twice. Cancel safe in the same sense.
+    pub(super) async fn send(
         &self,
-        script: &Lua,
-        calls: &Pipeline,
+        batch: &Pipeline,
+        script: Option<&Lua>,
     ) -> Result<Vec<Value>, RegistryError> {
-        self.in_time(async {
-            let is_excused = |answer: &Value| is_no_script(answer) || is_wrong_type(answer);
-            let mut answers = self.attempts(calls, is_excused).await?;
-            let unknown: Vec<_> =
-                (0..answers.len()).filter(|at| is_no_script(&answers[*at])).collect();
-            if !unknown.is_empty() {
-                // A server has started since, or a key has moved to another one.
-                let again = self.tell(script, calls, &unknown);
-                let told = self.attempts(&again, is_wrong_type).await?;
-                for (at, answer) in unknown.into_iter().zip(told) {
-                    answers[at] = answer;
-                }
+        let mut answers = self.attempts(batch).await?;
+        let Some(script) = script else { return Ok(answers) };
+        let unknown: Vec<_> = (0..answers.len()).filter(|at| is_no_script(&answers[*at])).collect();
+        if !unknown.is_empty() {
+            // The server has started since.
+            let told = self.attempts(&tell(script, batch, &unknown)).await?;
+            for (at, answer) in unknown.into_iter().zip(told) {
+                answers[at] = answer;
             }
-            Ok(answers)
-        })
-        .await
-    }
-
-    /// These calls of a batch, for servers that do not know the script. One that keeps the batch's
-    /// order knows it from the first call on.
-    fn tell(&self, script: &Lua, calls: &Pipeline, unknown: &[usize]) -> Pipeline {
-        let calls: Vec<_> = calls.cmd_iter().collect();
-        let mut again = Pipeline::with_capacity(unknown.len());
-        for (count, at) in unknown.iter().enumerate() {
-            let by_hash = count > 0 && self.target.keeps_order();
-            again.add_command(match by_hash {
-                true => calls[*at].clone(),
-                false => script.by_text(calls[*at]),
-            });
         }
-        again
+        Ok(answers)
     }
 
-    async fn in_time<T>(
-        &self,
-        call: impl Future<Output = Result<T, RegistryError>>,
-    ) -> Result<T, RegistryError> {
-        match timeout(limits::CALL_TIME_MAX, call).await {
-            Ok(outcome) => outcome,
-            Err(_) => Err(unreachable(&self.target, Cause::Silent)),
+    /// Sends one command, and says which run of the server may have answered.
+    pub(super) async fn tell(&self, command: &Pipeline, end: Instant) -> Told {
+        let before = self.connections();
+        let told = timeout_at(end, self.send(command, None)).await;
+        let told = told.unwrap_or_else(|_| Err(self.silence()));
+        let answer = told.and_then(|mut told| self.judge(told.pop().unwrap_or_default()));
+        Told { at: self.label().into(), connections: (before, self.connections()), answer }
+    }
+
+    /// A refusal as the error it is. That a key is of another type is an answer.
+    pub(super) fn judge(&self, answer: Value) -> Answer {
+        match answer {
+            Value::ServerError(error) if !is_wrong_type(&error) => {
+                Err(trouble::failed_call(self.label(), &error.into()))
+            }
+            answer => Ok(answer),
         }
     }
 
-    async fn single(&self, command: Cmd) -> Result<Value, RegistryError> {
-        let mut batch = Pipeline::with_capacity(1);
-        batch.add_command(command);
-        let answers = self.attempts(&batch, |_| false).await?;
-        Ok(answers.into_iter().next().unwrap_or_default())
+    /// That no answer came in time.
+    pub(super) fn silence(&self) -> RegistryError {
+        trouble::unreachable(self.label(), Cause::Silent)
     }
 
     /// A connection that was lost is often found out by the next call, so that one is not the
     /// caller's to lose. A server that did not answer in time is not asked again: it has enough to
     /// do.
-    async fn attempts(
-        &self,
-        batch: &Pipeline,
-        excused: fn(&Value) -> bool,
-    ) -> Result<Vec<Value>, RegistryError> {
-        match self.attempt(batch, excused).await {
-            Err(failure) if failure.again => self.attempt(batch, excused).await,
+    async fn attempts(&self, batch: &Pipeline) -> Result<Vec<Value>, RegistryError> {
+        match self.attempt(batch).await {
+            Err(failure) if failure.again => self.attempt(batch).await,
             outcome => outcome,
         }
         .map_err(|failure| failure.error)
     }
 
-    async fn attempt(
-        &self,
-        batch: &Pipeline,
-        excused: fn(&Value) -> bool,
-    ) -> Result<Vec<Value>, Failure> {
-        let opening = self.state().opening.clone();
-        let connection = opening.clone().await.map_err(|error| {
-            self.replace(&opening);
-            Failure { error, again: false }
-        })?;
-        let outcome = connection.send(batch).await;
-        let outcome = outcome.and_then(|answers| first_refusal_fails(answers, excused));
-        outcome.map_err(|error| {
-            if connection.is_spent_by(&error) {
-                self.replace(&opening);
+    async fn attempt(&self, batch: &Pipeline) -> Result<Vec<Value>, Failure> {
+        let Open { mut connection, number } =
+            self.connection().await.map_err(|error| Failure { error, again: false })?;
+        match connection.send_packed_commands(batch, 0, batch.len()).await {
+            Ok(answers) => {
+                // It has been replaced as the master.
+                if answers.iter().any(is_read_only) {
+                    self.replace(number, State::Opening);
+                }
+                Ok(answers)
             }
-            let again = error.is_connection_dropped();
-            Failure { error: failed_call(&self.target, &error), again }
-        })
-    }
-
-    /// Begins anew, unless another call that met the same failure has done so.
-    fn replace(&self, failed: &Opening) {
-        let mut state = self.state();
-        if !state.opening.ptr_eq(failed) {
-            return;
+            Err(lost) => {
+                let (error, again) =
+                    (trouble::failed_call(self.label(), &lost), lost.is_connection_dropped());
+                if lost.is_timeout() {
+                    // It may have been cut off without a word.
+                    self.replace(number, State::Down(error.clone()));
+                } else if lost.is_io_error() || lost.is_unrecoverable_error() {
+                    self.replace(number, State::Opening);
+                }
+                Err(Failure { error, again })
+            }
         }
-        let was_open = failed.peek().is_some_and(Result::is_ok);
-        state.pause = match was_open {
-            true => Duration::ZERO,
-            false => (state.pause * 2).clamp(limits::PAUSE_MIN, limits::PAUSE_MAX),
-        };
-        state.opening = open(Arc::clone(&self.target), state.pause);
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
-        // Both fields are set together and nothing between them panics.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    async fn connection(&self) -> Result<Open, RegistryError> {
+        let mut states = self.shared.state.subscribe();
+        let known = states.wait_for(|state| !matches!(state, State::Opening)).await;
+        match &*known.expect("this link has the other end") {
+            State::Open(open) => Ok(open.clone()),
+            State::Down(error) => Err(error.clone()),
+            State::Opening => unreachable!("it was waited for"),
+        }
+    }
+
+    /// Gives a connection up, unless another call that met the same failure has done so.
+    fn replace(&self, number: u64, by: State) {
+        let is_first = self.shared.state.send_if_modified(|state| {
+            let is_it = matches!(state, State::Open(open) if open.number == number);
+            if is_it {
+                *state = by;
+            }
+            is_it
+        });
+        if is_first {
+            open(&self.shared);
+        }
     }
 }
 
 impl fmt::Debug for Link {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.target.fmt(f)
+        f.write_str(self.label())
     }
 }
 
-impl Connection {
-    /// One server takes the batch in one round trip. A cluster takes each command by itself, all
-    /// at once: its servers would refuse a batch whose keys belong to several of them.
-    async fn send(&self, batch: &Pipeline) -> Result<Vec<Value>, RedisError> {
-        match self {
-            Self::Server(connection) => {
-                connection.clone().send_packed_commands(batch, 0, batch.len()).await
+/// Tries to open a connection until there is one, or until nobody has the link any more.
+fn open(link: &Arc<Shared>) {
+    let link = Arc::downgrade(link);
+    let opening = async move {
+        let mut pause = Duration::ZERO;
+        while let Some(link) = Weak::upgrade(&link) {
+            match attempt(&link.server).await {
+                Ok(connection) => {
+                    let number = link.connections.fetch_add(1, Ordering::AcqRel) + 1;
+                    link.state.send_replace(State::Open(Open { connection, number }));
+                    break;
+                }
+                Err(error) => drop(link.state.send_replace(State::Down(error))),
             }
-            Self::Cluster(connection) => {
-                let calls = batch.cmd_iter().map(|command| {
-                    let mut connection = connection.clone();
-                    async move { connection.req_packed_command(command).await.or_else(as_answer) }
-                });
-                join_all(calls).await.into_iter().collect()
-            }
+            drop(link);
+            pause = (pause * 2).clamp(limits::PAUSE_MIN, limits::PAUSE_MAX);
+            sleep(pause).await;
         }
-    }
+    };
+    #[expect(clippy::disallowed_methods, reason = "it ends with the link at the latest")]
+    drop(tokio::spawn(opening));
+}
 
-    /// Whether another connection should take the place of this one.
-    fn is_spent_by(&self, error: &RedisError) -> bool {
-        match self {
-            // A server that is too slow may have been cut off without a word, and one that is
-            // read-only has been replaced as the master.
-            Self::Server(_) => {
-                let demoted = ErrorKind::Server(ServerErrorKind::ReadOnly);
-                error.is_io_error() || error.is_unrecoverable_error() || error.kind() == demoted
-            }
-            // It mends its own connections, one by one, and follows the cluster's changes.
-            Self::Cluster(_) => {
-                let alone = ErrorKind::ClusterConnectionNotFound;
-                error.is_connection_dropped() || error.kind() == alone
-            }
-        }
+async fn attempt(server: &Server) -> Result<MultiplexedConnection, RegistryError> {
+    let at = server.label();
+    let error = match timeout(limits::OPEN_TIME_MAX, server.open()).await {
+        Ok(Ok(connection)) => return Ok(connection),
+        Ok(Err(error)) => trouble::failed_opening(at, &error),
+        Err(_) => trouble::unreachable(at, Cause::Silent),
+    };
+    let is_silent = error.trouble().is_some_and(|trouble| trouble.cause == Cause::Silent);
+    match is_silent && server.answers_without_tls().await {
+        true => Err(trouble::unreachable(at, Cause::NoTls)),
+        false => Err(error),
     }
 }
 
-fn open(target: Arc<Target>, pause: Duration) -> Opening {
-    async move {
-        sleep(pause).await;
-        let error = match timeout(limits::OPEN_TIME_MAX, target.open()).await {
-            Ok(Ok(connection)) => return Ok(connection),
-            Ok(Err(error)) => failed_opening(&target, &error),
-            Err(_) => unreachable(&target, Cause::Silent),
-        };
-        let is_silent = error.trouble().is_some_and(|trouble| trouble.cause == Cause::Silent);
-        match is_silent && target.answers_without_tls().await {
-            true => Err(unreachable(&target, Cause::NoTls)),
-            false => Err(error),
-        }
+/// These calls of a batch, for a server that does not know the script: it knows it from the first
+/// of them on.
+fn tell(script: &Lua, calls: &Pipeline, unknown: &[usize]) -> Pipeline {
+    let calls: Vec<_> = calls.cmd_iter().collect();
+    let mut again = Pipeline::with_capacity(unknown.len());
+    for (count, at) in unknown.iter().enumerate() {
+        again.add_command(match count {
+            0 => script.by_text(calls[*at]),
+            _ => calls[*at].clone(),
+        });
     }
-    .boxed()
-    .shared()
-}
-
-/// A server's refusal as the answer it is; the crate makes an error of it where it could retry.
-fn as_answer(error: RedisError) -> Result<Value, RedisError> {
-    ServerError::try_from(error).map(Value::ServerError)
-}
-
-/// Refusals that are excused are answers.
-fn first_refusal_fails(
-    answers: Vec<Value>,
-    excused: fn(&Value) -> bool,
-) -> Result<Vec<Value>, RedisError> {
-    let refusal = answers.iter().find_map(|answer| match answer {
-        Value::ServerError(error) if !excused(answer) => Some(error.clone()),
-        _ => None,
-    });
-    refusal.map_or(Ok(answers), |error| Err(error.into()))
+    again
 }
 
 fn is_no_script(answer: &Value) -> bool {
-    matches!(answer, Value::ServerError(error) if error.kind() == Some(ServerErrorKind::NoScript))
+    is_refused_for(answer, ServerErrorKind::NoScript)
 }
 
-fn is_wrong_type(answer: &Value) -> bool {
-    let Value::ServerError(error) = answer else { return false };
+fn is_read_only(answer: &Value) -> bool {
+    is_refused_for(answer, ServerErrorKind::ReadOnly)
+}
+
+fn is_refused_for(answer: &Value, kind: ServerErrorKind) -> bool {
+    matches!(answer, Value::ServerError(error) if error.kind() == Some(kind))
+}
+
+fn is_wrong_type(error: &ServerError) -> bool {
     // Until Redis 6 a script's error is told within another one.
     error.code() == "WRONGTYPE" || error.details().is_some_and(|text| text.contains(" WRONGTYPE "))
-}
-
-/// Without the server's own words: it may quote a greeting that it did not understand, and a
-/// greeting has the password in it.
-fn failed_opening(target: &Target, error: &RedisError) -> RegistryError {
-    match cause_of(error) {
-        Some(cause @ (Cause::Password | Cause::NoPermission(_))) => {
-            let cause = match cause {
-                Cause::NoPermission(_) => Cause::NoPermission("to connect".to_owned()),
-                other => other,
-            };
-            RegistryError::Refused(trouble(target, cause))
-        }
-        Some(cause) => unreachable(target, cause),
-        None => {
-            let code = error.code().unwrap_or_else(|| error.category());
-            let other = Cause::Other(code.to_owned());
-            match error.kind() {
-                ErrorKind::Server(_) | ErrorKind::Extension => {
-                    RegistryError::Refused(trouble(target, other))
-                }
-                _ => unreachable(target, other),
-            }
-        }
-    }
-}
-
-fn failed_call(target: &Target, error: &RedisError) -> RegistryError {
-    let cause = cause_of(error);
-    match error.kind() {
-        ErrorKind::AuthenticationFailed | ErrorKind::Server(_) | ErrorKind::Extension => {
-            let (code, detail) = (error.code().unwrap_or("ERR"), error.detail().unwrap_or(""));
-            let cause = cause.unwrap_or_else(|| Cause::Other(format!("{code} {detail}")));
-            RegistryError::Refused(trouble(target, cause))
-        }
-        _ => {
-            let cause = cause.unwrap_or_else(|| Cause::Other(error.category().to_owned()));
-            unreachable(target, cause)
-        }
-    }
-}
-
-/// What an operator can mend, where the error is one of that.
-fn cause_of(error: &RedisError) -> Option<Cause> {
-    match error.kind() {
-        ErrorKind::AuthenticationFailed => Some(Cause::Password),
-        ErrorKind::Parse => Some(Cause::NotRedis),
-        ErrorKind::Io => Some(cause_of_io(error)),
-        ErrorKind::Server(ServerErrorKind::NoPerm) => {
-            Some(Cause::NoPermission(error.detail().unwrap_or_default().to_owned()))
-        }
-        _ => match error.code() {
-            Some("NOAUTH" | "WRONGPASS") => Some(Cause::Password),
-            _ => None,
-        },
-    }
-}
-
-/// The standard library tells a name without an address, and rustls a server without TLS, by words
-/// alone.
-fn cause_of_io(error: &RedisError) -> Cause {
-    let text = error.to_string();
-    let says = |words: &[&str]| words.iter().any(|word| text.contains(word));
-    if error.is_connection_refusal() {
-        Cause::ConnectionRefused
-    } else if error.is_timeout() {
-        Cause::Silent
-    } else if says(&["lookup address", "No address found"]) {
-        Cause::Unresolved
-    } else if says(&["InvalidContentType", "corrupt message", "tls handshake eof"]) {
-        Cause::NoTls
-    } else {
-        Cause::Other(text)
-    }
-}
-
-fn unreachable(target: &Target, cause: Cause) -> RegistryError {
-    RegistryError::Unreachable(trouble(target, cause))
-}
-
-fn trouble(target: &Target, cause: Cause) -> Trouble {
-    Trouble { at: target.label().into(), cause }
 }

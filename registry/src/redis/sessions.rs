@@ -10,7 +10,7 @@ use redis::{Cmd, Pipeline, Value};
 use uuid::Uuid;
 
 use super::{
-    RedisRegistry,
+    RedisRegistry, all,
     entries::{self, sessions as text},
     keys::SessionKeys,
     malformed, scripts,
@@ -57,7 +57,7 @@ impl SessionTable for RedisRegistry {
             cmd.arg(text::write_generation(record.generation));
             batch.add_command(cmd);
         }
-        let answers = self.shared.link.scripts(&scripts::RECORD, &batch).await?;
+        let answers = all(self.shared.servers.scripts(&scripts::RECORD, &batch).await)?;
         answers.iter().map(read_recorded).collect()
     }
 
@@ -89,7 +89,7 @@ impl SessionTable for RedisRegistry {
             }
             batch.add_command(cmd);
         }
-        let answers = self.shared.link.scripts(&scripts::BACK_UP, &batch).await?;
+        let answers = all(self.shared.servers.scripts(&scripts::BACK_UP, &batch).await)?;
         answers.iter().map(read_backed_up).collect()
     }
 
@@ -108,7 +108,7 @@ impl SessionTable for RedisRegistry {
             cmd.arg("HMGET").arg(record).arg(&ENTRY_FIELDS);
             batch.add_command(cmd);
         }
-        let found = self.shared.link.reads(&batch).await?;
+        let found = all(self.shared.servers.batch(&batch).await)?;
         Ok(found.iter().zip(sessions).map(|(answer, id)| self.read_found(answer, id)).collect())
     }
 
@@ -123,7 +123,7 @@ impl SessionTable for RedisRegistry {
         let mut cmd = Cmd::with_capacity(10, record.len() + 19);
         cmd.arg("HMGET").arg(record).arg(&ENTRY_FIELDS).arg(&["t", "p"]);
         batch.add_command(cmd);
-        let found = self.shared.link.reads(&batch).await?.pop();
+        let found = all(self.shared.servers.batch(&batch).await)?.pop();
         let Some(Value::Array(mut fields)) = found else { return Ok(None) };
         let tokens = fields.split_off(ENTRY_FIELDS.len().min(fields.len()));
         let opens = tokens.iter().any(|known| word(known) == token.0);
@@ -137,7 +137,7 @@ impl SessionTable for RedisRegistry {
         cmd.arg(life(claim.ttl)).arg(&Uuid::new_v4().as_bytes()[..]).arg(&claim.token.0[..]);
         cmd.arg(text::write_user(claim.user.as_deref())).arg(text::write_holder(Some(&claim.node)));
         cmd.arg(&claim.next_token.0[..]);
-        match self.shared.link.script(&scripts::CLAIM, cmd).await? {
+        match self.shared.servers.script(&scripts::CLAIM, cmd).await? {
             Value::BulkString(word) if word == b"refused" => Ok(Claimed::Refused),
             Value::BulkString(word) if word == b"other user" => Ok(Claimed::OtherUser),
             // A key of another type is no session.
@@ -164,7 +164,7 @@ impl SessionTable for RedisRegistry {
             cmd.arg(entries::write_number(*epoch));
             batch.add_command(cmd);
         }
-        self.shared.link.scripts(&scripts::END_SESSION, &batch).await.map(drop)
+        all(self.shared.servers.scripts(&scripts::END_SESSION, &batch).await).map(drop)
     }
 }
 

@@ -3,13 +3,9 @@
 //! Reads the URL once. Its texts (labels, errors) never hold credentials: they are made of
 //! addresses and of our own words alone.
 
-use std::fmt;
-
 use redis::{
     Client, ConnectionAddr, ConnectionInfo, IntoConnectionInfo, RedisError,
     aio::MultiplexedConnection,
-    cluster::ClusterClient,
-    cluster_async::ClusterConnection,
     io::tcp::TcpSettings,
     sentinel::{SentinelClient, SentinelNodeConnectionInfo, SentinelServerType},
 };
@@ -21,20 +17,26 @@ use tokio::{
 };
 
 use super::limits;
-use crate::tables::millis;
 
 const SCHEMES: &str = "redis://, rediss://, redis+cluster:// or redis+sentinel://";
 const SENTINEL_PORT: u16 = 26379;
 
-/// One Redis, in one of its three forms.
-pub(super) struct Target {
+/// What a URL names.
+pub(super) enum Target {
+    /// One server, or the present master of several.
+    Server(Box<Server>),
+    /// The masters of a cluster, each for its part of the keys.
+    Cluster(Seeds),
+}
+
+/// Where a connection leads to.
+pub(super) struct Server {
     way: Way,
     label: Box<str>,
 }
 
 enum Way {
-    Server(Client),
-    Cluster(Box<ClusterClient>),
+    Direct(Client),
     Sentinel {
         sentinels: Vec<ConnectionInfo>,
         master: Box<str>,
@@ -42,13 +44,17 @@ enum Way {
     },
 }
 
-/// An open connection. A clone shares it.
-#[derive(Clone)]
-pub(super) enum Connection {
-    /// One server, which takes a batch in one round trip.
-    Server(MultiplexedConnection),
-    /// Many servers: each command finds its own.
-    Cluster(ClusterConnection),
+/// Where a server of a cluster is, as the servers tell each other.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Address {
+    pub(super) host: Box<str>,
+    pub(super) port: u16,
+}
+
+/// Some servers of a cluster, which name the others.
+pub(super) struct Seeds {
+    servers: Vec<ConnectionInfo>,
+    label: Box<str>,
 }
 
 impl Target {
@@ -71,11 +77,10 @@ impl Target {
         if url.contains('#') {
             return Err("a registry URL has no fragment (write # in a password as %23)".to_owned());
         }
-        let info = connection_info(url)?;
         let scheme = url.split_once("://").map_or("redis", |(scheme, _)| scheme);
-        let label = format!("{scheme}://{}", info.addr()).into();
-        let client = Client::open(info).map_err(|error| plain(&error))?;
-        Ok(Self { way: Way::Server(client), label })
+        Server::direct(connection_info(url)?, scheme)
+            .map(|server| Self::Server(Box::new(server)))
+            .map_err(|error| plain(&error))
     }
 
     fn cluster(rest: &str) -> Result<Self, String> {
@@ -83,23 +88,13 @@ impl Target {
         if !list.path.is_empty() {
             return Err("a cluster's URL ends with its addresses: it has no databases".to_owned());
         }
-        let seeds = list
+        let servers = list
             .addresses
             .iter()
             .map(|address| connection_info(&format!("redis://{}{address}", list.credentials)))
             .collect::<Result<Vec<_>, _>>()?;
-        let label = format!("redis+cluster://{}", addresses(&seeds)).into();
-        let client = ClusterClient::builder(seeds)
-            .connection_timeout(limits::CONNECT_TIME_MAX)
-            .response_timeout(limits::RESPONSE_TIME_MAX)
-            .overall_response_timeout(Some(limits::CLUSTER_TIME_MAX))
-            .retries(limits::CLUSTER_RETRIES)
-            .min_retry_wait(millis(limits::PAUSE_MIN))
-            .max_retry_wait(millis(limits::PAUSE_MAX))
-            .tcp_settings(tcp_settings())
-            .build()
-            .map_err(|error| plain(&error))?;
-        Ok(Self { way: Way::Cluster(Box::new(client)), label })
+        let label = format!("redis+cluster://{}", addresses(&servers)).into();
+        Ok(Self::Cluster(Seeds { servers, label }))
     }
 
     /// The credentials are the servers'; sentinels are asked without any.
@@ -127,7 +122,15 @@ impl Target {
             .set_redis_connection_info(server.redis_settings().clone())
             .set_tcp_settings(tcp_settings());
         let label = format!("redis+sentinel://{}/{master}", addresses(&sentinels)).into();
-        Ok(Self { way: Way::Sentinel { sentinels, master: master.into(), server }, label })
+        let way = Way::Sentinel { sentinels, master: master.into(), server };
+        Ok(Self::Server(Box::new(Server { way, label })))
+    }
+}
+
+impl Server {
+    fn direct(info: ConnectionInfo, scheme: &str) -> Result<Self, RedisError> {
+        let label = format!("{scheme}://{}", info.addr()).into();
+        Ok(Self { way: Way::Direct(Client::open(info)?), label })
     }
 
     /// The URL without user, password and database, for people.
@@ -138,7 +141,7 @@ impl Target {
     /// Whether a server that is to be spoken to over TLS answers without: a Redis that gets a TLS
     /// greeting waits for its end, and says nothing. Never sends more than a `PING`.
     pub(super) async fn answers_without_tls(&self) -> bool {
-        let Way::Server(client) = &self.way else { return false };
+        let Way::Direct(client) = &self.way else { return false };
         let ConnectionAddr::TcpTls { host, port, .. } = client.get_connection_info().addr() else {
             return false;
         };
@@ -151,26 +154,19 @@ impl Target {
         matches!(answer, Ok(Ok(b'+' | b'-')))
     }
 
-    /// Whether commands of one batch reach Redis in the batch's order.
-    pub(super) fn keeps_order(&self) -> bool {
-        !matches!(self.way, Way::Cluster(_))
-    }
-
     /// Opens a connection; asks the sentinels for the master anew each time.
     ///
     /// # Errors
     /// Whatever keeps it from being open. Cancel safe.
-    pub(super) async fn open(&self) -> Result<Connection, RedisError> {
+    pub(super) async fn open(&self) -> Result<MultiplexedConnection, RedisError> {
         let config = redis::AsyncConnectionConfig::new()
             .set_connection_timeout(Some(limits::CONNECT_TIME_MAX))
             .set_response_timeout(Some(limits::RESPONSE_TIME_MAX))
             .set_pipeline_buffer_size(limits::BATCHES_QUEUED_MAX);
         match &self.way {
-            Way::Server(client) => {
-                let connection = client.get_multiplexed_async_connection_with_config(&config);
-                Ok(Connection::Server(connection.await?))
+            Way::Direct(client) => {
+                client.get_multiplexed_async_connection_with_config(&config).await
             }
-            Way::Cluster(client) => Ok(Connection::Cluster(client.get_async_connection().await?)),
             Way::Sentinel { sentinels, master, server } => {
                 let mut client = SentinelClient::build(
                     sentinels.clone(),
@@ -178,16 +174,31 @@ impl Target {
                     Some(server.clone()),
                     SentinelServerType::Master,
                 )?;
-                let connection = client.get_async_connection_with_config(&config);
-                Ok(Connection::Server(connection.await?))
+                client.get_async_connection_with_config(&config).await
             }
         }
     }
 }
 
-impl fmt::Debug for Target {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.label)
+impl Seeds {
+    /// The URL without user and password, for people.
+    pub(super) fn label(&self) -> &str {
+        &self.label
+    }
+
+    /// The addresses that the URL names.
+    pub(super) fn addresses(&self) -> impl Iterator<Item = Address> {
+        self.servers.iter().map(|info| match info.addr() {
+            ConnectionAddr::Tcp(host, port) => Address { host: host.as_str().into(), port: *port },
+            _ => unreachable!("its URL begins with redis://"),
+        })
+    }
+
+    /// A server of the cluster, which takes the same credentials as all.
+    pub(super) fn server(&self, at: &Address) -> Server {
+        let address = ConnectionAddr::Tcp(at.host.to_string(), at.port);
+        Server::direct(self.servers[0].clone().set_addr(address), "redis+cluster")
+            .expect("another address is one as well")
     }
 }
 
@@ -263,7 +274,11 @@ mod tests {
         ];
         for (url, label) in good {
             let target = Target::parse(url).unwrap_or_else(|error| panic!("{url}: {error}"));
-            assert_eq!(target.label(), label, "{url}");
+            let found = match &target {
+                Target::Server(server) => server.label(),
+                Target::Cluster(seeds) => seeds.label(),
+            };
+            assert_eq!(found, label, "{url}");
         }
     }
 

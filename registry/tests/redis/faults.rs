@@ -7,7 +7,8 @@ use std::{
 
 use registry::{
     Announcement, BackedUp, Backup, BackupStep, MailboxLimits, NodeTable, Nodes, Recorded,
-    RedisRegistry, RegistryError, RequestTable, SessionId, SessionRecord, SessionTable, TokenHash,
+    RedisRegistry, RegistryError, RequestId, RequestTable, SessionId, SessionRecord, SessionTable,
+    TokenHash,
     conformance::{node_entry, route},
 };
 use tokio::time::{Instant, sleep};
@@ -18,7 +19,7 @@ use crate::{
 };
 
 /// No call may take longer, whatever the server does.
-const CALL_TIME_MAX: Duration = Duration::from_secs(3);
+pub(crate) const CALL_TIME_MAX: Duration = Duration::from_secs(3);
 /// The longest from a server's being back to the first call that succeeds.
 pub(crate) const RECOVERY_TIME_MAX: Duration = Duration::from_secs(2);
 
@@ -32,7 +33,7 @@ async fn comes_up_without_a_server_and_finds_it_later() {
     }
     assert!(begun.elapsed() < CALL_TIME_MAX, "a refused connection is soon known");
     server.run();
-    recovers(&registry).await;
+    recovers(&registry, request()).await;
     registry.put_routes(&[(request(), Arc::new(route("gw-1")))]).await.unwrap();
 }
 
@@ -53,7 +54,7 @@ async fn finds_a_server_that_was_started_again_and_says_that_it_is_empty() {
         assert!(matches!(outcome, Err(RegistryError::Unreachable(_))), "{outcome:?}");
     }
     server.run();
-    recovers(&registry).await;
+    recovers(&registry, request()).await;
     assert_eq!(registry.announce(&entry, LONG).await, Ok(Announcement::Fresh));
     assert_eq!(registry.announce(&entry, LONG).await, Ok(Announcement::Refreshed));
     assert_eq!(registry.find_routes(&[id]).await, Ok(vec![None]));
@@ -90,8 +91,8 @@ async fn gives_up_on_a_server_that_is_silent_and_comes_back_to_it() {
     assert!(begun.elapsed() < CALL_TIME_MAX, "connecting took {:?}", begun.elapsed());
     unreachable(&late).await;
     server.signal("CONT");
-    recovers(&registry).await;
-    recovers(&late).await;
+    recovers(&registry, request()).await;
+    recovers(&late, request()).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -135,10 +136,11 @@ async fn unreachable(registry: &RedisRegistry) {
     assert!(begun.elapsed() < CALL_TIME_MAX, "the call took {:?}", begun.elapsed());
 }
 
-/// The registry answers again, soon after its server does.
-pub(crate) async fn recovers(registry: &RedisRegistry) {
+/// The registry answers again, soon after its server does. A cluster's does so for each of its parts:
+/// `of` is a request of the one in question.
+pub(crate) async fn recovers(registry: &RedisRegistry, of: RequestId) {
     let deadline = Instant::now() + RECOVERY_TIME_MAX;
-    while let Err(error) = registry.find_routes(&[request()]).await {
+    while let Err(error) = registry.find_routes(&[of]).await {
         assert!(Instant::now() < deadline, "not within {RECOVERY_TIME_MAX:?}: {error}");
         sleep(Duration::from_millis(10)).await;
     }
@@ -172,7 +174,7 @@ async fn a_server_back_from_a_dump_is_another_generation() {
 
     server.stop();
     server.run();
-    recovers(&registry).await;
+    recovers(&registry, request()).await;
     let generation = registry.generation().await.unwrap();
     assert!(generation.is_some() && generation != first.generation);
     assert_eq!(registry.generation().await.unwrap(), generation);

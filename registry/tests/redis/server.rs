@@ -17,7 +17,7 @@ use tokio::time::Instant;
 /// The name of a server's configuration file, in its directory.
 const FILE: &str = "redis.conf";
 /// How long a server may take to start, or to do what it was told.
-const PATIENCE: Duration = Duration::from_secs(20);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
 /// One server process.
 pub(crate) struct Server {
