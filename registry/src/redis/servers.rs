@@ -14,6 +14,7 @@ use super::{
     scripts::Lua,
     target::Target,
 };
+
 /// All servers of a registry.
 pub(super) enum Servers {
     /// One has all keys.

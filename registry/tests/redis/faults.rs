@@ -110,6 +110,7 @@ async fn an_announcement_whose_answer_was_lost_is_fresh_when_it_is_repeated() {
     wait("the call is carried out, though nobody waits for it", || {
         server.ask("HEXISTS rt:{nodes} gw-2") == "1"
     });
+    recovers(&registry, request()).await;
     assert_eq!(registry.announce(&entry, LONG).await, Ok(Announcement::Fresh));
     assert_eq!(registry.announce(&entry, LONG).await, Ok(Announcement::Refreshed));
 }
