@@ -9,7 +9,7 @@ use registry::{RegistryError, SessionEntry};
 use super::{Handover, RECOVERY_TICK};
 use crate::relay::{session::Session, token::Token};
 
-/// A token may be faster than the record of its session: one that is refused is tried once more.
+/// A token may be faster than the record of its session: one that opens nothing is tried once more.
 const SECOND_TRY: Duration = Duration::from_millis(50);
 
 impl Handover {
@@ -21,29 +21,34 @@ impl Handover {
         token: &Token,
         is_wanted: &mut impl FnMut() -> bool,
     ) -> Result<bool, RegistryError> {
-        let (id, hash) = (token.session(), token.hash());
-        let mut is_second_try = false;
         loop {
             if self.opened_here(token).is_some() {
                 return Ok(true);
             }
-            let (entry, generation) =
-                tokio::join!(self.registry.try_token(&id, &hash), self.registry.generation());
-            self.membership.saw(generation?);
-            let is_opened = match entry? {
-                Some(entry) if self.is_whole(&entry) => return Ok(true),
-                found => found.is_some(),
-            };
-            if self.membership.is_recovering() && is_wanted() {
-                tokio::time::sleep(RECOVERY_TICK).await;
-            } else if is_opened || std::mem::replace(&mut is_second_try, true) {
-                return Ok(is_opened);
-            } else {
-                tokio::time::sleep(SECOND_TRY).await;
+            let found = self.try_token(token).await?;
+            // Only then: a registry that goes back to an earlier state between the two is found out.
+            match &found {
+                Some(_) => self.membership.saw(self.registry.generation().await?),
                 // A table that does not know this very node has lost all others' sessions too.
-                self.membership.refresh().await?;
+                None => self.membership.refresh().await?,
             }
+            let is_whole = found.as_ref().is_some_and(|entry| self.is_whole(entry));
+            if is_whole || !self.membership.is_recovering() || !is_wanted() {
+                return Ok(found.is_some());
+            }
+            tokio::time::sleep(RECOVERY_TICK).await;
         }
+    }
+
+    /// What the token opens, by the registry's word.
+    async fn try_token(&self, token: &Token) -> Result<Option<SessionEntry>, RegistryError> {
+        let (id, hash) = (token.session(), token.hash());
+        let found = self.registry.try_token(&id, &hash).await?;
+        if found.is_some() {
+            return Ok(found);
+        }
+        tokio::time::sleep(SECOND_TRY).await;
+        self.registry.try_token(&id, &hash).await
     }
 
     /// The session of this token, if this node holds it.
