@@ -4,6 +4,8 @@
 
 const [client, ws, story, ...urls] = process.argv.slice(2);
 globalThis.WebSocket ??= (await import(ws)).WebSocket;
+// Node.js 18, which Debian 12 has, knows it as a module alone.
+globalThis.crypto ??= (await import("node:crypto")).webcrypto;
 // Pages that come over plain http have no `randomUUID`.
 delete Object.getPrototypeOf(crypto).randomUUID;
 delete crypto.randomUUID;
