@@ -7,7 +7,7 @@ use http::{HeaderMap, HeaderValue, header};
 
 use super::authority::Authority;
 use crate::{
-    config::PublicConfig,
+    config::{self, PublicConfig},
     error::{ErrorCode, Failure},
     tasks::locked,
 };
@@ -23,7 +23,53 @@ pub struct Origins {
     allowed: Vec<Origin>,
     any: bool,
     loopback: bool,
-    refused: Mutex<HashSet<Box<str>>>,
+    refused: Mutex<HashSet<(Foreign, Box<str>)>>,
+}
+
+/// Why a call of a page is refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Foreign {
+    /// It may be listed, and is not.
+    Unlisted,
+    /// `null`: the page has no origin that could be listed.
+    Opaque,
+    /// What it says is no origin.
+    Malformed,
+    /// It says more than one: nobody knows which page has called.
+    Several,
+}
+
+impl Foreign {
+    /// What the caller is told.
+    const fn message(self) -> &'static str {
+        match self {
+            Self::Unlisted => "this origin may not call: public.allowed_origins does not have it",
+            Self::Opaque => "a page that has no origin of its own (null) may not call",
+            Self::Malformed => "this is no origin: that is scheme://host[:port], without a path",
+            Self::Several => "a request has one Origin, not several",
+        }
+    }
+
+    /// What the operator may do about it.
+    const fn advice(self) -> &'static str {
+        match self {
+            Self::Unlisted => "public.allowed_origins (dev: --allow-origin) lets its origin in",
+            Self::Opaque => {
+                "it is a file, in a sandboxed frame, or redirected here, and has no origin that could \
+                 be listed: serve it from a host of its own; public.allowed_origins lets it in only \
+                 with \"*\", which lets in every page there is"
+            }
+            Self::Malformed => {
+                "no browser says this of a page that is served from a host: whatever sends it should \
+                 send scheme://host[:port] without a path, or no Origin at all; \
+                 public.allowed_origins lets it in only with \"*\""
+            }
+            Self::Several => {
+                "a client or a proxy adds an Origin to the one that is there, and no option lets \
+                 that in: have it send one"
+            }
+        }
+    }
 }
 
 /// Scheme, host and port.
@@ -79,23 +125,36 @@ impl Origins {
     /// # Errors
     /// `forbidden`. The first refusal of an origin is logged, with what would let it in.
     pub fn check(&self, headers: &HeaderMap) -> Result<(), Failure> {
-        let Some(first) = headers.get(header::ORIGIN) else { return Ok(()) };
-        if self.page(headers).is_some() {
-            return Ok(());
-        }
-        self.log(&String::from_utf8_lossy(first.as_bytes()));
-        let message = "this origin may not call: public.allowed_origins does not have it";
-        Err(Failure::new(ErrorCode::Forbidden, message))
+        let Err(why) = self.judge(headers) else { return Ok(()) };
+        let given: Vec<_> = headers.get_all(header::ORIGIN).iter().collect();
+        let given: Vec<_> =
+            given.iter().map(|origin| String::from_utf8_lossy(origin.as_bytes())).collect();
+        self.log(why, &given.join(", "));
+        Err(Failure::new(ErrorCode::Forbidden, why.message()))
     }
 
     /// The origin of the page that calls, where there is one that may.
     pub fn page<'h>(&self, headers: &'h HeaderMap) -> Option<&'h HeaderValue> {
+        self.judge(headers).ok().flatten()
+    }
+
+    /// The origin of whoever calls and may, if it says any.
+    fn judge<'h>(&self, headers: &'h HeaderMap) -> Result<Option<&'h HeaderValue>, Foreign> {
         let mut given = headers.get_all(header::ORIGIN).iter();
-        let first = given.next()?;
+        let Some(first) = given.next() else { return Ok(None) };
+        if given.next().is_some() {
+            return Err(Foreign::Several);
+        }
         let text = first.to_str().unwrap_or_default();
-        // A browser says one origin. Of several, nobody knows which page has called.
-        let is_allowed = given.next().is_none() && (self.any || self.allows(text, headers));
-        is_allowed.then_some(first)
+        if self.any || self.allows(text, headers) {
+            return Ok(Some(first));
+        }
+        let may_be_listed = || Origin::parse(text).is_some() && config::origin(text).is_ok();
+        Err(match text {
+            "null" => Foreign::Opaque,
+            _ if may_be_listed() => Foreign::Unlisted,
+            _ => Foreign::Malformed,
+        })
     }
 
     fn allows(&self, text: &str, headers: &HeaderMap) -> bool {
@@ -107,17 +166,13 @@ impl Origins {
             || is_web && host().is_some_and(|host| origin.is_at(&host))
     }
 
-    fn log(&self, origin: &str) {
+    fn log(&self, why: Foreign, origin: &str) {
         let end = origin.floor_char_boundary(LOGGED_BYTES_MAX);
         let origin = &origin[..end];
         let mut refused = locked(&self.refused);
-        if refused.len() < REFUSED_MAX && refused.insert(origin.into()) {
+        if refused.len() < REFUSED_MAX && refused.insert((why, origin.into())) {
             drop(refused);
-            tracing::warn!(
-                ?origin,
-                "a web page was refused: public.allowed_origins (dev: --allow-origin) lets its \
-                 origin in"
-            );
+            tracing::warn!(?origin, "a web page was refused: {}", why.advice());
         }
     }
 }
@@ -211,6 +266,39 @@ mod tests {
     }
 
     #[test]
+    fn what_is_advised_would_help() {
+        let own = origins(None, false);
+        let why = |origins: &Origins, given: &[&'static str]| {
+            let mut headers = HeaderMap::new();
+            for origin in given {
+                headers.append(header::ORIGIN, HeaderValue::from_static(origin));
+            }
+            origins.judge(&headers).err()
+        };
+        for (given, expected) in [
+            ("https://b.example:81", Foreign::Unlisted),
+            ("capacitor://localhost", Foreign::Unlisted),
+            ("chrome-extension://abcdef", Foreign::Unlisted),
+            ("null", Foreign::Opaque),
+            ("", Foreign::Malformed),
+            ("*", Foreign::Malformed),
+            ("b.example", Foreign::Malformed),
+            ("https://b.example/", Foreign::Malformed),
+            ("https://b.example https://c.example", Foreign::Malformed),
+            ("file://", Foreign::Malformed),
+        ] {
+            assert_eq!(why(&own, &[given]), Some(expected), "{given}");
+            let listing = if expected == Foreign::Unlisted { given } else { "*" };
+            assert_eq!(expected.advice().contains("\"*\""), listing == "*");
+            assert_eq!(why(&origins(Some(&[listing]), false), &[given]), None, "{given}");
+        }
+        let twice = ["https://b.example", "https://b.example"];
+        for origins in [own, origins(Some(&["*"]), false)] {
+            assert_eq!(why(&origins, &twice), Some(Foreign::Several));
+        }
+    }
+
+    #[test]
     fn pages_of_this_machine_come_in_where_they_may() {
         let loopback = origins(None, true);
         for origin in [
@@ -232,9 +320,9 @@ mod tests {
     fn refused_origins_are_remembered_up_to_a_number() {
         let own = origins(None, false);
         for number in 0..2 * REFUSED_MAX {
-            own.log(&format!("http://{number}.example{}", "x".repeat(1000)));
+            own.log(Foreign::Unlisted, &format!("http://{number}.example{}", "x".repeat(1000)));
         }
         assert_eq!(locked(&own.refused).len(), REFUSED_MAX);
-        assert!(locked(&own.refused).iter().all(|origin| origin.len() <= LOGGED_BYTES_MAX));
+        assert!(locked(&own.refused).iter().all(|(_, origin)| origin.len() <= LOGGED_BYTES_MAX));
     }
 }

@@ -117,15 +117,21 @@ async fn an_origin_is_compared_as_a_browser_would() {
         let answer = ask(&cluster, "GET /v1/services", &format!("Origin: {origin}\r\n")).await;
         assert_eq!(answer.status, 200, "{origin}");
     }
-    for headers in [
-        "Origin: http://gw.example:81\r\n".to_owned(),
-        "Origin:\r\n".to_owned(),
-        "Origin: https://shop.example https://shop.example\r\n".to_owned(),
-        format!("{ALLOWED}{ALLOWED}"),
-        format!("{ALLOWED}Origin: null\r\n"),
+    let (unlisted, no_origin) = ("public.allowed_origins does not have it", "is no origin");
+    for (headers, why) in [
+        ("Origin: http://gw.example:81\r\n".to_owned(), unlisted),
+        ("Origin: https://shop.example:444\r\n".to_owned(), unlisted),
+        ("Origin: null\r\n".to_owned(), "no origin of its own"),
+        ("Origin:\r\n".to_owned(), no_origin),
+        ("Origin: shop.example\r\n".to_owned(), no_origin),
+        ("Origin: https://shop.example/\r\n".to_owned(), no_origin),
+        ("Origin: https://shop.example https://shop.example\r\n".to_owned(), no_origin),
+        (format!("{ALLOWED}{ALLOWED}"), "one Origin, not several"),
+        (format!("{ALLOWED}Origin: null\r\n"), "one Origin, not several"),
     ] {
         let answer = ask(&cluster, "GET /v1/services", &headers).await;
         answer.is_problem(403, "forbidden");
+        assert!(answer.text().contains(why), "{headers}: {}", answer.text());
     }
     let own =
         "GET /v1/services HTTP/1.1\r\nHost: [0:0::1]:8080\r\nOrigin: http://[::1]:8080\r\n\r\n";
