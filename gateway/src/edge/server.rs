@@ -252,7 +252,7 @@ impl Visit {
         self.voice.sign(&mut answer, page);
         let is_read = self.exchange.answered(is_upgrade);
         if !is_upgrade && (!is_read || self.refusal.is_some()) {
-            answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+            answer.headers_mut().append(header::CONNECTION, HeaderValue::from_static("close"));
         }
         Ok(answer)
     }

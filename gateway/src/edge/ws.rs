@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
-use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, header};
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -147,33 +147,53 @@ impl Handshake {
             answer.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET, HEAD"));
             return Err(answer);
         }
+        // What it says may be asked for instead (RFC 9110, section 15.5.22; RFC 6455, section 4.4).
+        let upgrade_required = |message| {
+            let mut answer = bad(StatusCode::UPGRADE_REQUIRED, message);
+            let headers = answer.headers_mut();
+            headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+            headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
+            headers.insert(header::SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
+            answer
+        };
         let upgrade_wanted = self.method == Method::GET
             && has_token(&self.headers, &header::CONNECTION, "upgrade")
             && has_token(&self.headers, &header::UPGRADE, "websocket");
         let Some(upgrade) = self.upgrade.filter(|_| upgrade_wanted) else {
-            let mut answer = bad(StatusCode::UPGRADE_REQUIRED, "this is a WebSocket endpoint");
-            answer.headers_mut().insert(header::UPGRADE, HeaderValue::from_static("websocket"));
-            answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
-            return Err(answer);
+            return Err(upgrade_required("this is a WebSocket endpoint"));
         };
-        if self.headers.get(header::SEC_WEBSOCKET_VERSION).map(HeaderValue::as_bytes) != Some(b"13")
-        {
-            let mut answer = bad(StatusCode::UPGRADE_REQUIRED, "the WebSocket version is 13");
-            let version = HeaderValue::from_static("13");
-            answer.headers_mut().insert(header::SEC_WEBSOCKET_VERSION, version);
-            return Err(answer);
+        if only(&self.headers, &header::SEC_WEBSOCKET_VERSION) != Some(b"13") {
+            return Err(upgrade_required("the WebSocket version is 13"));
         }
-        let key = self.headers.get(header::SEC_WEBSOCKET_KEY).map(HeaderValue::as_bytes);
+        let key = only(&self.headers, &header::SEC_WEBSOCKET_KEY);
         let Some(key) = key.filter(|key| BASE64.decode(key).is_ok_and(|raw| raw.len() == 16))
         else {
-            let message = "sec-websocket-key is 16 bytes in base64";
+            let message = "sec-websocket-key is 16 bytes in base64, once";
             return Err(bad(StatusCode::BAD_REQUEST, message));
         };
+        if has_body(&self.headers) {
+            // What follows the head would be taken for frames.
+            return Err(bad(StatusCode::BAD_REQUEST, "a handshake has no body"));
+        }
         let is_offered =
             |name: &&str| has_token(&self.headers, &header::SEC_WEBSOCKET_PROTOCOL, name);
         let subprotocol = SUBPROTOCOLS.into_iter().find(is_offered);
         Ok(Accepted { upgrade, accept_key: derive_accept_key(key), subprotocol })
     }
+}
+
+/// The value of a header that comes once.
+fn only<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Option<&'h [u8]> {
+    let mut given = headers.get_all(name).iter();
+    let first = given.next()?;
+    given.next().is_none().then_some(first.as_bytes())
+}
+
+/// Whether a request announces a body that is not empty.
+fn has_body(headers: &HeaderMap) -> bool {
+    let length = headers.get(header::CONTENT_LENGTH);
+    length.is_some_and(|length| length.as_bytes().iter().any(|&digit| digit != b'0'))
+        || headers.contains_key(header::TRANSFER_ENCODING)
 }
 
 /// What a client asks for in the query: `reliable=1`; `resume` with a good `last_seq` beside it.

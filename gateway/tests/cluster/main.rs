@@ -30,6 +30,7 @@ mod origins;
 mod peers;
 mod raw;
 mod rules;
+mod rules_handshake;
 mod rules_refused;
 mod table;
 

@@ -348,6 +348,8 @@ async fn what_is_no_request_is_told_so_in_a_problem() {
         ("GET / HTTP/1.1\r\nHost: gw\r\n folded\r\n\r\n".to_owned(), 400),
         ("GET / HTTP/1.1\r\nHost: g\0w\r\n\r\n".to_owned(), 400),
         ("GET / HTTP/1.1\r\nno colon\r\n\r\n".to_owned(), 400),
+        ("GET / HTTP/1.1\r\nHost: gw\r\nx: a\rb\r\n\r\n".to_owned(), 400),
+        ("GET / HTTP/1.1\rHost: gw\r\n\r\n".to_owned(), 400),
         (format!("GET / HTTP/1.1\r\n{CLOSE}{many}\r\n"), 431),
         (format!("GET / HTTP/1.1\r\n{CLOSE}x: {long}\r\n\r\n"), 431),
         (format!("GET /{long} HTTP/1.1\r\n{CLOSE}\r\n"), 414),
