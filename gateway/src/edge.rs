@@ -25,6 +25,9 @@ pub mod rest;
 pub mod server;
 pub mod ws;
 
+#[cfg(test)]
+mod testing;
+
 use origin::Origins;
 
 /// What every edge needs.

@@ -255,11 +255,12 @@ pub fn routes(internal: Arc<Internal>) -> Routes {
     // What is not there is as forbidden as what is: no hint without the secret.
     let other = with().and(warp::header::headers_cloned()).map(
         |internal: Arc<Internal>, headers: HeaderMap| {
-            let answer = if internal.is_peer(&headers) {
-                plain(StatusCode::NOT_FOUND, "not found")
-            } else {
-                plain(StatusCode::UNAUTHORIZED, "unauthorized")
-            };
+            if internal.is_peer(&headers) {
+                return plain(StatusCode::NOT_FOUND, "not found").into_response();
+            }
+            let mut answer = plain(StatusCode::UNAUTHORIZED, "unauthorized");
+            let scheme = HeaderValue::from_static("Bearer");
+            answer.headers_mut().insert(header::WWW_AUTHENTICATE, scheme);
             answer.into_response()
         },
     );

@@ -17,7 +17,7 @@ use crate::{
 
 mod answers;
 
-use answers::{answer_of, coded, server_timing};
+use answers::{answer_of, coded, late, server_timing};
 
 const PREFIX: &str = "/v1/services/";
 /// The list of services.
@@ -109,7 +109,13 @@ impl Edge {
         self.is_open().map_err(|failure| refused(&count(failure)))?;
         rate.take(&self.relay).map_err(|failure| refused(&count(failure)))?;
         self.check_coding(call, &service).map_err(|failure| coded(&count(failure)))?;
-        let body = self.read(call, body).await.map_err(|failure| refused(&count(failure)))?;
+        let Ok(body) = tokio::time::timeout(BODY_TIMEOUT, self.read(call, body)).await else {
+            return Err(late(&count(Failure::new(
+                ErrorCode::BadRequest,
+                format!("the body did not arrive within {BODY_TIMEOUT:?}"),
+            ))));
+        };
+        let body = body.map_err(|failure| refused(&count(failure)))?;
         self.call(call, &service, &path, &body).await
     }
 
@@ -142,33 +148,22 @@ impl Edge {
         if let Some(length) = announced.filter(|length| *length > max as u64) {
             return Err(too_large().adding(format_args!("the body has {length} bytes")));
         }
-        let mut bytes = BytesMut::new();
-        let read = async {
-            let mut body = std::pin::pin!(body);
-            while let Some(piece) = body.next().await {
-                let mut piece = piece.map_err(|error| {
-                    Failure::new(ErrorCode::BadRequest, format!("body not read: {error}"))
-                })?;
-                let length = bytes.len() + piece.remaining();
-                if length > max {
-                    let what_came = format_args!("the body has {length} bytes or more");
-                    return Err(too_large().adding(what_came));
-                }
-                while piece.has_remaining() {
-                    let chunk = piece.chunk().len();
-                    bytes.extend_from_slice(piece.chunk());
-                    piece.advance(chunk);
-                }
+        let (mut bytes, mut body) = (BytesMut::new(), std::pin::pin!(body));
+        while let Some(piece) = body.next().await {
+            let mut piece = piece.map_err(|error| {
+                Failure::new(ErrorCode::BadRequest, format!("body not read: {error}"))
+            })?;
+            let length = bytes.len() + piece.remaining();
+            if length > max {
+                return Err(too_large().adding(format_args!("the body has {length} bytes or more")));
             }
-            Ok(())
-        };
-        match tokio::time::timeout(BODY_TIMEOUT, read).await {
-            Ok(result) => result.map(|()| bytes),
-            Err(_) => {
-                let message = format!("the body did not arrive within {BODY_TIMEOUT:?}");
-                Err(Failure::new(ErrorCode::BadRequest, message))
+            while piece.has_remaining() {
+                let chunk = piece.chunk().len();
+                bytes.extend_from_slice(piece.chunk());
+                piece.advance(chunk);
             }
         }
+        Ok(bytes)
     }
 
     async fn call(
@@ -295,6 +290,19 @@ mod tests {
             assert_eq!(target, Ok((service.to_owned(), rest.to_owned())), "{path}");
         }
         assert!(call("/v1/services/%ff", None, &[]).target().is_err());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_has_thirty_seconds() {
+        let edge = super::super::testing::edge().await;
+        edge.relay.open();
+        let body = futures_util::stream::pending::<Result<bytes::Bytes, warp::Error>>();
+        let begun = tokio::time::Instant::now();
+        let call = Call { method: Method::POST, ..call("/v1/services/echo", None, &[]) };
+        let answer = edge.answer(&call, &Rate::unlimited(), body).await;
+        assert_eq!((answer.status().as_u16(), begun.elapsed().as_secs()), (408, 30));
+        let problem: serde_json::Value = serde_json::from_slice(answer.body()).unwrap();
+        assert_eq!(problem["code"], "bad_request");
     }
 
     #[test]

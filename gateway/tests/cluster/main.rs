@@ -272,7 +272,11 @@ async fn only_who_shows_the_secret_may_deliver() {
             // A batch of nothing.
             .body(Full::new(Bytes::from_static(&[0, 0])))
             .unwrap();
-        cluster.http.request(request).await.unwrap().status().as_u16()
+        let answer = cluster.http.request(request).await.unwrap();
+        // RFC 9110, section 11.6.1: a 401 says how to show who one is.
+        let asks = answer.headers().get("www-authenticate").is_some_and(|asks| asks == "Bearer");
+        assert_eq!(asks, answer.status() == 401);
+        answer.status().as_u16()
     };
     let path = "/internal/v1/deliveries";
     assert_eq!(post(path, "a-secret-of-the-tests").await, 200);

@@ -87,6 +87,11 @@ pub(super) fn coded(failure: &Failure) -> Refusal {
     Box::new(answer)
 }
 
+/// The refusal of a body that takes too long (RFC 9110, section 15.5.9).
+pub(super) fn late(failure: &Failure) -> Refusal {
+    Box::new(problem_with(StatusCode::REQUEST_TIMEOUT.as_u16(), failure, None))
+}
+
 #[cfg(test)]
 mod tests {
     use std::time::Duration;

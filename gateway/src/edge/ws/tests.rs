@@ -2,7 +2,6 @@
 
 use bytes::Bytes;
 use futures_util::{SinkExt, StreamExt};
-use registry::{MemoryRegistry, NodeId, NodeRef};
 use serde_json::Value;
 use std::time::Duration;
 use tokio::{
@@ -11,27 +10,9 @@ use tokio::{
     time::{Instant, sleep, timeout},
 };
 use tokio_tungstenite::tungstenite::Message;
-use tokio_util::sync::CancellationToken;
 
-use super::*;
-use crate::{
-    bus::memory::MemoryBus,
-    config::Config,
-    peer::alone::Alone,
-    relay::{Relay, parts::Parts},
-    tasks::Tasks,
-    telemetry::Telemetry,
-};
+use super::{super::testing, *};
 
-const CONFIG: &str = r#"
-    node_id = "gw-1"
-    internal.secret = "a-secret-of-the-tests"
-    kafka = { bootstrap_servers = "memory", reply_topic = "replies" }
-    registry.url = "memory:"
-    session = { ping_interval = "25s", pong_timeout = "10s", resume_window = "300s" }
-    [services.echo]
-    request_topic = "echo"
-    "#;
 const MOMENT: Duration = Duration::from_millis(200);
 
 /// A node that is alone.
@@ -51,23 +32,7 @@ struct Welcomed {
 
 impl Bed {
     async fn new() -> Self {
-        let config = Config::parse(CONFIG, std::iter::empty()).unwrap();
-        let node = NodeRef { id: NodeId::parse("gw-1").unwrap(), incarnation: 1 };
-        let bus = MemoryBus::new(&[("replies", 1), ("echo", 1)]);
-        let telemetry = Arc::new(Telemetry::new());
-        let relay = Arc::new(Relay::new(&config, node, Arc::new(bus.producer()), telemetry));
-        let (tasks, _) = Tasks::new();
-        let registry = Arc::new(MemoryRegistry::new());
-        let parts = Parts::join(
-            Arc::clone(&relay),
-            String::new(),
-            registry,
-            Arc::new(Alone),
-            tasks.clone(),
-        );
-        parts.start(&CancellationToken::new());
-        sleep(Duration::from_secs(1)).await;
-        Self(Arc::new(Edge::new(&config, relay, parts.handover(), tasks)))
+        Self(testing::edge().await)
     }
 
     async fn connect(&self, is_reliable: bool, resume: Option<(&Token, u64)>) -> Client {
