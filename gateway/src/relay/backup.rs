@@ -178,6 +178,11 @@ impl Backups {
         });
     }
 
+    /// The session is about to be over.
+    pub fn ends(&self, id: SessionId, epoch: u64) {
+        locked(&self.queue).ending.insert(id, epoch);
+    }
+
     /// The session is over.
     pub fn end(&self, id: SessionId, epoch: u64) {
         let mut queue = locked(&self.queue);

@@ -224,13 +224,23 @@ impl Relay {
     /// Ends a request at its client's wish, or because its client hung up; the command itself is not
     /// called back. False when it does not wait here (any more).
     pub fn cancel(&self, request: RequestId) -> bool {
-        let Some(entry) = self.pending.take(request) else { return false };
+        self.cancel_with(request, |_| ()).is_some()
+    }
+
+    /// The same, with a last look at what waited.
+    pub(super) fn cancel_with<T>(
+        &self,
+        request: RequestId,
+        look: impl FnOnce(&mut Entry) -> T,
+    ) -> Option<T> {
+        let mut entry = self.pending.take(request)?;
+        let seen = look(&mut entry);
         // Once handed to the producer it may be in the log, whatever is known.
         let recorded = entry.recording != Recording::Waiting;
         let failure = Failure::new(ErrorCode::Cancelled, "cancelled by the client");
         let failure = failure.recorded(recorded);
         self.fail(request, entry, failure);
-        true
+        Some(seen)
     }
 
     /// Ends every HTTP call that still waits: this node stops. Returns how many there were.

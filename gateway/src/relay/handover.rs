@@ -176,7 +176,7 @@ impl Handover {
     async fn not_resumable(&self, id: SessionId, epoch: u64) {
         self.relay.telemetry().resumed(Resume::Incomplete);
         if let Some(session) = self.relay.hub().get(id) {
-            self.relay.end_session(&session, "not_resumable");
+            self.relay.give_up_session(&session, "not_resumable");
         }
         if let Err(error) = self.registry.end_sessions(&[(id, epoch)]).await {
             tracing::debug!(session = %id, %error, "not removed; it will expire");

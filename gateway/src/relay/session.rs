@@ -12,7 +12,7 @@ use std::{
     task::{Context, Poll, Waker},
 };
 
-use registry::{Generation, RequestId, SessionId};
+use registry::{Generation, SessionId};
 
 use super::{token::Token, window::Hold};
 use crate::{
@@ -28,11 +28,11 @@ mod requests;
 mod terms;
 
 pub use outbox::Unparked;
-use outbox::{Dropped, Outbox};
+use outbox::{Dropped, Outbox, Owed};
 pub(super) use outbox::{KEPT_BYTES_MAX, KEPT_FRAMES_MAX};
 pub use terms::{
-    Beginning, Confirmed, ConnectionId, Digest, Duty, HandedOver, InFlight, Known, NextFrame,
-    Pushed, SessionLimits,
+    Beginning, Confirmed, ConnectionId, Digest, Duty, Ended, HandedOver, InFlight, Known,
+    NextFrame, Pushed, SessionLimits,
 };
 
 /// One session. Every method is short and takes its lock once.
@@ -161,10 +161,7 @@ impl Session {
         let mut state = locked(&self.state);
         let weight = frame.weight();
         match &mut state.phase {
-            Phase::Ended => {
-                hold.into_iter().for_each(Hold::done);
-                return Pushed::Ended;
-            }
+            Phase::Ended => return Pushed::Ended(frame, hold),
             Phase::Moved => return Pushed::Moved(frame, hold),
             Phase::Detached { .. } if !frame.is_numbered() => return Pushed::Queued,
             Phase::Detached { frames, bytes } => {
@@ -178,8 +175,7 @@ impl Session {
                     None
                 };
                 if let Some(limit) = limit {
-                    hold.into_iter().for_each(Hold::done);
-                    return Pushed::Overflowed(limit);
+                    return Pushed::Overflowed(limit, frame, hold);
                 }
             }
             Phase::Attached | Phase::Fenced(_) => {}
@@ -352,17 +348,18 @@ impl Session {
         state.connection == connection && matches!(state.phase, Phase::Detached { .. })
     }
 
-    /// The session is over: what was in flight for it, and the number of frames that nobody will
-    /// read.
-    pub fn end(&self) -> (Vec<RequestId>, usize) {
+    /// The session is over.
+    pub fn end(&self) -> Ended {
         let mut state = locked(&self.state);
         state.close(CloseCode::Normal);
         state.phase = Phase::Ended;
         let (owed, written) = state.outbox.drain();
         let unread = owed.iter().skip(written).filter(|owed| owed.seq > 0).count();
-        owed.into_iter().filter_map(|owed| owed.hold).for_each(Hold::done);
+        let held = owed.into_iter().filter_map(Owed::held).collect();
         let in_flight = std::mem::take(&mut state.in_flight);
-        (in_flight.into_values().map(|known| known.request).collect(), unread)
+        let mut requests: Vec<_> = in_flight.into_values().map(|known| known.request).collect();
+        requests.sort_unstable();
+        Ended { requests, unread, held }
     }
 }
 

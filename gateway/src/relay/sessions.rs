@@ -12,10 +12,12 @@ use tokio::{sync::oneshot, time::Instant};
 use super::{
     Relay,
     backup::{Backups, WholeBackup},
+    ending::reply_frame,
     hub::Due,
+    pending::{Early, Entry, Waiter},
     session::{
-        Beginning, Confirmed, ConnectionId, KEPT_BYTES_MAX, KEPT_FRAMES_MAX, Pushed, Session,
-        SessionLimits, Unparked,
+        Beginning, Confirmed, ConnectionId, Ended, KEPT_BYTES_MAX, KEPT_FRAMES_MAX, Pushed,
+        Session, SessionLimits, Unparked,
     },
     stored::{self, RequestDetail},
     token::Token,
@@ -66,6 +68,14 @@ fn refresh_interval(window: Duration) -> Duration {
     (window / REFRESHES_PER_WINDOW).max(REFRESH_INTERVAL_MIN)
 }
 
+/// What an ended session leaves.
+struct Given {
+    /// What was in flight for it.
+    requests: Vec<RequestId>,
+    /// Replies that nobody has got, whose offsets are held back here.
+    held: Vec<(Frame, Hold)>,
+}
+
 impl Relay {
     /// Starts a session for a connection that is about to come.
     pub fn start_session(&self, is_reliable: bool) -> (Arc<Session>, ConnectionId) {
@@ -113,34 +123,41 @@ impl Relay {
     /// counted.
     pub fn end_session_of(&self, session: &Arc<Session>, connection: ConnectionId) {
         if session.connection() == connection && session.is_held() {
-            let requests = self.end_session(session, "session_ended");
+            let Given { requests, held } = self.end_session(session, "session_ended");
             requests.into_iter().for_each(|request| self.routes.remove(request));
+            // Its client has said so: nobody wants them, on whichever node.
+            held.into_iter().for_each(|(_, hold)| hold.done());
         }
     }
 
-    /// Ends a session; what was in flight for it. The routes stay until their time has passed: unless
-    /// its client has said so here, the session may have gone on elsewhere, and they with it.
-    pub(super) fn end_session(
-        &self,
-        session: &Arc<Session>,
-        reason: &'static str,
-    ) -> Vec<RequestId> {
-        self.hub.remove(session);
-        let (requests, unread) = session.end();
+    /// Ends a session without its client's word. It may have gone on elsewhere, and this node not have
+    /// heard: so the routes stay until their time has passed, and replies that are held back here go
+    /// after it. They are over once the registry has heard of the end, and names no other holder.
+    pub(super) fn give_up_session(&self, session: &Arc<Session>, reason: &'static str) {
+        for (frame, hold) in self.end_session(session, reason).held {
+            self.strays.send_after(frame, Some(hold));
+        }
+    }
+
+    fn end_session(&self, session: &Arc<Session>, reason: &'static str) -> Given {
+        // Before it is over here: whoever looks for it knows at every moment what became of it.
+        self.backups.ends(session.id(), session.epoch());
+        let Ended { requests, unread, mut held } = session.end();
         self.telemetry.frames_abandoned(reason, unread as u64);
         // The answer of each is counted where nobody takes it.
-        for request in &requests {
-            self.cancel(*request);
+        for &request in &requests {
+            held.extend(self.cancel_with(request, |entry| take_early(request, entry)).flatten());
         }
         self.backups.end(session.id(), session.epoch());
-        requests
+        self.hub.remove(session);
+        Given { requests, held }
     }
 
     /// A session has gathered more than it may while its client was away.
     pub(super) fn overflowed(&self, session: &Arc<Session>, limit: &'static str) {
         self.telemetry.limit_hit(limit);
         tracing::info!(limit, session = %session.id(), "mailbox full; the session ends");
-        self.end_session(session, "mailbox_full");
+        self.give_up_session(session, "mailbox_full");
     }
 
     /// The session is not this node's any more, as the registry has told of a write for this epoch:
@@ -183,9 +200,22 @@ impl Relay {
             Pushed::Queued => {}
             Pushed::Watch => self.hub.watch(session, Instant::now() + ACK_PATIENCE),
             Pushed::Away => self.park_due(session),
-            Pushed::Ended => self.telemetry.frames_abandoned("session_ended", 1),
-            Pushed::Overflowed(limit) => self.overflowed(session, limit),
+            Pushed::Ended(frame, hold) => {
+                self.telemetry.frames_abandoned("session_ended", 1);
+                self.go_after(frame, hold);
+            }
+            Pushed::Overflowed(limit, frame, hold) => {
+                self.overflowed(session, limit);
+                self.go_after(frame, hold);
+            }
             Pushed::Moved(frame, hold) => self.strays.send_after(frame, hold),
+        }
+    }
+
+    /// A frame came when its session had ended here. A reply that this node holds back goes after it.
+    fn go_after(&self, frame: Frame, hold: Option<Hold>) {
+        if hold.is_some() {
+            self.strays.send_after(frame, hold);
         }
     }
 
@@ -313,7 +343,7 @@ impl Relay {
                 match session.keeps_offsets() {
                     // The registry is away: this node cannot know that nobody else holds it by now.
                     true => self.hub.wait_for_client(&session, self.resume_window),
-                    false => drop(self.end_session(&session, "window_over")),
+                    false => self.give_up_session(&session, "window_over"),
                 }
             }
             for session in left {
@@ -353,6 +383,13 @@ impl Relay {
             batch.iter().for_each(|session| session.drain());
         }
     }
+}
+
+/// The reply of a request that still waits for its receipt, where its offset is held back here.
+fn take_early(request: RequestId, entry: &mut Entry) -> Option<(Frame, Hold)> {
+    let Early { reply, hold, .. } = entry.early.take()?;
+    let Waiter::Session { id, .. } = &entry.waiter else { return None };
+    Some((reply_frame(request, id.clone(), reply), hold?))
 }
 
 fn park_steps(frames: Vec<Unparked>) -> (Vec<u64>, Vec<BackupStep>) {

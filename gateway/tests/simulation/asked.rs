@@ -26,9 +26,6 @@ pub(crate) struct Asked {
     pub(crate) ended_at: Option<Instant>,
     pub(crate) is_refused: bool,
     pub(crate) is_cancelled: bool,
-    /// More than a mailbox takes was to come while its client was away: a holder which has slept, and
-    /// has lost the session without knowing, then gives up what it has.
-    pub(crate) may_be_given_up: bool,
 }
 
 impl Asked {
@@ -106,8 +103,6 @@ impl Asked {
         if is_timeout
             && self.timeout == PATIENT
             && replied_at.is_some_and(|at| at + HOMING_MAX < Instant::now())
-            && !(self.may_be_given_up
-                && world.book.forgot_since(Some(self.deadline - self.timeout)))
             && !world.book.forgot_a_takeover_since(self.deadline - self.timeout - WINDOW * 2)
         {
             return Err("timed out with a reply in the log");

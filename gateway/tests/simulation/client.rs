@@ -258,9 +258,6 @@ impl Client {
         let open: Vec<_> = self.asked.values().filter(|asked| asked.is_open()).collect();
         let bytes: usize = open.iter().map(|asked| asked.payload.len() + 2 * FRAME_BYTES).sum();
         self.may_overflow = 2 * open.len() > MAILBOX_FRAMES || bytes > MAILBOX_BYTES;
-        if self.may_overflow {
-            self.asked.values_mut().for_each(|asked| asked.may_be_given_up = true);
-        }
     }
 
     /// Whether the conversation goes on.
@@ -320,7 +317,6 @@ impl Client {
             ended_at: None,
             is_refused: false,
             is_cancelled: false,
-            may_be_given_up: false,
         };
         self.world.book.count("asked");
         let text = asked.send();

@@ -1,7 +1,7 @@
 //! Strays whose session is not where their route says: its node is dead, or has handed it over. They
 //! follow the session to its present holder, or go to its mailbox when it has none.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use registry::{
     BackedUp, Backup, BackupStep, EntryKind, NodeRef, RequestId, SessionEntry, SessionId,
@@ -33,6 +33,11 @@ impl Homing {
         let mut ids: Vec<SessionId> = moved.iter().filter_map(session_of).collect();
         ids.sort_unstable_by_key(|id| *id.as_uuid());
         ids.dedup();
+        // Before the registry is asked: what it says then is said without its having heard of them.
+        let ending: HashSet<SessionId> = {
+            let backups = self.relay.backups();
+            ids.iter().copied().filter(|session| backups.is_end_unwritten(*session)).collect()
+        };
         let found = self.find_sessions(&ids).await;
         // A session that is missing may be lost, with all else that the registry held.
         let is_missing = found.iter().any(Option::is_none);
@@ -41,7 +46,7 @@ impl Homing {
         // Nothing is parked on the word of a table that may have gone back to an earlier state.
         let would_park = |item: &Waiting| {
             let entry = session_of(item).and_then(|session| sessions.get(&session));
-            matches!(self.course(&item.stray, entry), Course::Park(_))
+            matches!(self.course(&item.stray, entry, &ending), Course::Park(_))
         };
         let is_doubtful = sessions.values().any(|entry| self.is_doubtful(entry));
         if is_missing || is_doubtful || moved.iter().any(would_park) {
@@ -51,7 +56,7 @@ impl Homing {
         for mut item in moved {
             let session = session_of(&item);
             let entry = session.and_then(|session| sessions.get(&session));
-            match self.course(&item.stray, entry) {
+            match self.course(&item.stray, entry, &ending) {
                 Course::To(node, epoch) => {
                     if let Some(wants) = &mut item.stray.wants {
                         wants.epoch = Some(epoch);
@@ -86,7 +91,14 @@ impl Homing {
         !entry.node.as_ref().is_some_and(is_known)
     }
 
-    fn course(&self, stray: &Stray, entry: Option<&SessionEntry>) -> Course {
+    /// Where it goes by what the registry says, which has not heard of the end of those that are
+    /// `ending`.
+    fn course(
+        &self,
+        stray: &Stray,
+        entry: Option<&SessionEntry>,
+        ending: &HashSet<SessionId>,
+    ) -> Course {
         let Some(Wants { session, epoch, .. }) = stray.wants else { return Course::Over };
         if self.relay.hub().is_expected(session) {
             return Course::Later;
@@ -113,8 +125,10 @@ impl Homing {
             {
                 Course::To(node.clone(), *present)
             }
-            Some(entry) if self.relay.backups().is_ending(session, entry.epoch) => Course::Over,
             _ if self.membership.is_incomplete() => Course::Later,
+            // Another node may have claimed it before the registry hears of the end.
+            Some(_) if ending.contains(&session) => Course::Later,
+            Some(entry) if self.relay.backups().is_ending(session, entry.epoch) => Course::Over,
             // Nobody will ask for it: what was on the wire cannot be known.
             Some(entry) if entry.attached && !entry.reliable => Course::Over,
             Some(entry) => Course::Park(entry.clone()),

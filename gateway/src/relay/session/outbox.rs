@@ -326,6 +326,11 @@ impl Owed {
         let request = self.ends.as_ref().and_then(|_| self.frame.ends());
         Unparked { seq: self.seq, request, frame: self.frame.clone() }
     }
+
+    /// The frame with its hold, where it has one.
+    pub(super) fn held(self) -> Option<(Frame, Hold)> {
+        Some((self.frame, self.hold?))
+    }
 }
 
 #[cfg(test)]

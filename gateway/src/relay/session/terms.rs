@@ -67,10 +67,11 @@ pub enum Pushed {
     Watch,
     /// The same, and the mailbox has to have it, because the client is away.
     Away,
-    /// There is no such session any more; the frame is given up.
-    Ended,
-    /// More than this limit lets the session hold without a connection: it has to end.
-    Overflowed(&'static str),
+    /// There is no such session any more, here.
+    Ended(Frame, Option<Hold>),
+    /// More than this limit lets the session hold without a connection: it has to end, and the frame
+    /// is no part of it.
+    Overflowed(&'static str, Frame, Option<Hold>),
     /// The session has gone to another node, and the frame has to follow it.
     Moved(Frame, Option<Hold>),
 }
@@ -136,6 +137,17 @@ pub struct Beginning {
     pub former_token: Option<Token>,
     /// The number of the last frame that its client has.
     pub last_seq: u64,
+}
+
+/// What is left of a session that has ended.
+#[derive(Debug)]
+pub struct Ended {
+    /// What was in flight for it.
+    pub requests: Vec<RequestId>,
+    /// How many frames nobody has been sent.
+    pub unread: usize,
+    /// Replies among its frames whose offsets are held back here.
+    pub held: Vec<(Frame, Hold)>,
 }
 
 /// What a session leaves to its next holder.

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::task::{ArcWake, noop_waker, waker};
+use registry::RequestId;
 use tokio::time::Instant;
 use uuid::Uuid;
 
