@@ -150,7 +150,7 @@ fn execute(command: Command) -> Result<(), Exit> {
             descriptors::raise();
             let wish = dev::Wish { nodes, port, allow_origins };
             in_runtime(until_signalled(async |shutdown| {
-                dev::run(&wish, shutdown, say).await.map_err(|failure| match failure {
+                dev::run(&wish, shutdown, say_aside).await.map_err(|failure| match failure {
                     dev::DevFailure::Ports(..) => Exit::bad_usage(failure),
                     _ => Exit::failed(failure),
                 })
@@ -224,7 +224,7 @@ async fn serve(config: Config, shutdown: Shutdown) -> Result<(), Exit> {
     let naming = topics::name_missing(kafka_settings(&config), topics::names(&config));
     let budget = Budget::of_process(1);
     let app = App::build(config, adapters, budget).map_err(Exit::failed)?;
-    say(&format!(
+    say_aside(format!(
         "listening public={}\nlistening internal={}\n",
         app.public_address(),
         app.internal_address()
@@ -262,7 +262,7 @@ async fn samples(config: Config, shutdown: Shutdown) -> Result<(), Exit> {
     let (tasks, mut lost) = Tasks::new();
     let samples =
         Samples::start(&kafka_settings(&config), &config, &tasks).map_err(Exit::failed)?;
-    say(&format!("answering {}\n", samples.names().join(", ")));
+    say_aside(format!("answering {}\n", samples.names().join(", ")));
     let result = tokio::select! {
         () = shutdown => Ok(()),
         name = lost.next() => Err(Exit::failed(format!("the task {name} was lost"))),
@@ -300,4 +300,13 @@ where
 fn say(text: &str) {
     let mut out = std::io::stdout().lock();
     drop(out.write_all(text.as_bytes()).and_then(|()| out.flush()));
+}
+
+/// The same, for what goes on meanwhile: a reader that hangs, such as a full pipe, stops nothing. Of
+/// several texts the order is anybody's.
+fn say_aside(text: String) {
+    let started = thread::Builder::new().name("stdout".to_owned()).spawn(move || say(&text));
+    if let Err(error) = started {
+        tracing::warn!(%error, "nobody writes to standard output");
+    }
 }

@@ -54,14 +54,15 @@ pub struct Wish {
     pub allow_origins: Vec<String>,
 }
 
-/// Runs nodes until `shutdown`; `say` is how it speaks to the user.
+/// Runs nodes until `shutdown`; `say` is how it speaks to the user, without waiting
+/// for anybody.
 ///
 /// # Errors
 /// Whatever keeps a part from starting, or stops it.
 pub async fn run(
     wish: &Wish,
     shutdown: impl Future<Output = ()>,
-    say: fn(&str),
+    say: fn(String),
 ) -> Result<(), DevFailure> {
     let &Wish { nodes, port, .. } = wish;
     if port != 0 && port.checked_add(nodes - 1).is_none() {
@@ -106,8 +107,8 @@ pub async fn run(
     let introduce = async {
         let introduced = async {
             ready.await;
-            say(&listening);
-            say(&introduction(&addresses, broker.bootstrap_servers(), &samples));
+            let how = introduction(&addresses, broker.bootstrap_servers(), &samples);
+            say(listening + &how);
             std::future::pending::<()>().await;
         };
         tokio::select! {

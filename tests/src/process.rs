@@ -18,6 +18,7 @@ use nix::{
     sys::signal::{self, Signal},
     unistd::Pid,
 };
+use tokio::net::unix::pipe;
 
 use crate::{Hopeless, eventually};
 
@@ -90,7 +91,7 @@ impl Process {
     /// # Errors
     /// When the program cannot be started or the log not be written.
     pub fn spawn(command: Command, log: &Path) -> Result<Self> {
-        Self::spawn_with(command, log, None)
+        Self::spawn_with(command, log, None, None)
     }
 
     /// The same, but for what it writes to its standard error: that is a pipe which nobody reads.
@@ -98,18 +99,36 @@ impl Process {
     /// # Errors
     /// As [`Process::spawn`].
     pub fn spawn_unread(command: Command, log: &Path) -> Result<Self> {
-        Self::spawn_with(command, log, Some(Stdio::piped()))
+        Self::spawn_with(command, log, None, Some(Stdio::piped()))
     }
 
-    fn spawn_with(mut command: Command, log: &Path, stderr: Option<Stdio>) -> Result<Self> {
+    /// The same, but for what it writes to its standard output: that is a pipe which is full, for as
+    /// long as its other end is there and not read.
+    ///
+    /// # Errors
+    /// As [`Process::spawn`]; or when there is no pipe.
+    pub fn spawn_stuck(command: Command, log: &Path) -> Result<(Self, pipe::Receiver)> {
+        let (full, unread) = pipe::pipe()?;
+        while full.try_write(&[b'x'; 4096]).is_ok() {}
+        let full = full.into_blocking_fd()?;
+        Ok((Self::spawn_with(command, log, Some(full.into()), None)?, unread))
+    }
+
+    fn spawn_with(
+        mut command: Command,
+        log: &Path,
+        stdout: Option<Stdio>,
+        stderr: Option<Stdio>,
+    ) -> Result<Self> {
         if let Some(parent) = log.parent() {
             fs::create_dir_all(parent)?;
         }
         let out = OpenOptions::new().create(true).append(true).open(log)?;
         let log_start = out.metadata()?.len();
+        let stdout = stdout.map_or_else(|| out.try_clone().map(Stdio::from), Ok)?;
         let child = command
             .stdin(Stdio::null())
-            .stdout(out.try_clone()?)
+            .stdout(stdout)
             .stderr(stderr.unwrap_or_else(|| out.into()))
             .spawn()
             .with_context(|| format!("cannot start {:?}", command.get_program()))?;

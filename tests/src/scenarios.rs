@@ -29,6 +29,7 @@ mod scenarios {
     mod resume_tokens;
     mod sessions;
     mod slow_reader;
+    mod stuck_output;
     mod survival;
     mod takeover;
     mod topics;
