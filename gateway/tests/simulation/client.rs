@@ -25,7 +25,7 @@ const FRAME_BYTES: usize = 256;
 pub(crate) struct Client {
     pub(crate) world: Arc<World>,
     name: usize,
-    is_reliable: bool,
+    pub(crate) is_reliable: bool,
     /// Numbers requests, over all sessions.
     asked_ever: u64,
     token: Option<Token>,

@@ -110,9 +110,10 @@ impl Client {
         talk.line.say(&text).await
     }
 
-    /// Asks once more for what was refused: it has read that, and the node knows.
+    /// Asks once more for what was refused: it has read that, and the node knows, or need not.
     async fn ask_again(&mut self, talk: &mut Talk) -> bool {
-        if !talk.is_settled || !self.acknowledge(talk).await {
+        let is_known = talk.is_settled || !self.is_reliable;
+        if !is_known || !self.acknowledge(talk).await {
             return true;
         }
         let refused = self.asked.values_mut().filter(|asked| asked.is_refused);

@@ -230,10 +230,13 @@ impl Outbox {
     }
 
     /// Whether the client is told that this request of its was refused, and did not know when it came
-    /// back.
+    /// back. One that acknowledges frames knows once it has done so. Of another one, what it has been
+    /// sent counts as known, as with the answers that are written: it may have read that, and wait for
+    /// an answer.
     pub(super) fn refuses(&self, id: &ClientId) -> bool {
+        let known = if self.is_acknowledged { 0 } else { self.taken };
         let is_old = |owed: &&Owed| owed.seq < self.backlog.end;
-        let backlog = self.owed.iter().take_while(is_old);
+        let backlog = self.owed.range(known..).take_while(is_old);
         let mut unread = backlog.filter(|owed| self.backlog.contains(&owed.seq));
         unread.any(|owed| owed.frame.refuses() == Some(id))
     }

@@ -313,6 +313,20 @@ fn a_refusal_that_its_client_had_not_got_when_it_came_back_is_the_only_end() {
 }
 
 #[test]
+fn a_client_that_acknowledges_nothing_may_ask_again_once_its_refusal_is_sent() {
+    let session = plain();
+    let failure = Failure::new(ErrorCode::Unavailable, "");
+    let refusal = Frame::Error { id: Some(id(1)), request: None, failure, reply: None };
+    session.push(refusal, None, None);
+    write_all(&session);
+    session.detach(session.connection());
+    session.resume(0, beginning(2, 0));
+    assert_eq!(session.known(&id(1), Digest(1)), Known::Joins, "it cannot have read that yet");
+    assert_eq!(write_all(&session), [1]);
+    assert_eq!(session.known(&id(1), Digest(1)), Known::No, "no pong has to come first");
+}
+
+#[test]
 fn an_unconfirmed_request_is_produced_again_once() {
     let session = reliable();
     session.begin(id(1), InFlight { is_unconfirmed: true, ..in_flight(1) });
