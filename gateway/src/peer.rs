@@ -158,6 +158,14 @@ pub trait PeerLink: Send + Sync + Debug + 'static {
         within: Duration,
     ) -> Result<Vec<Verdict>, PeerError>;
 
+    /// Asks the node for nothing, to see whether it can be called.
+    ///
+    /// # Errors
+    /// As [`PeerLink::deliver`].
+    async fn greet(&self, url: &str, within: Duration) -> Result<(), PeerError> {
+        self.settle(url, &[], within).await.map(drop)
+    }
+
     /// Has the node hand a session over, of which the caller is the holder from `epoch` on: the
     /// session's state as [`crate::relay`] writes it, or none when the node has nothing of it.
     ///

@@ -26,6 +26,7 @@ pub mod affinity;
 pub mod backup;
 pub mod dispatch;
 mod ending;
+mod greetings;
 pub mod handover;
 pub mod homing;
 pub mod hub;

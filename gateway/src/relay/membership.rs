@@ -37,6 +37,8 @@ pub struct Membership {
     state: Mutex<NodeState>,
     registry: Arc<dyn Registry>,
     known: ArcSwap<Known>,
+    /// The table was read, and says perhaps something else than before.
+    read: Notify,
     changed: Notify,
     announced: AtomicBool,
     /// Why the last announcement failed; `None` where it did not.
@@ -91,6 +93,7 @@ impl Membership {
             state: Mutex::new(NodeState::Starting),
             registry,
             known: ArcSwap::default(),
+            read: Notify::new(),
             changed: Notify::new(),
             announced: AtomicBool::new(false),
             trouble: Mutex::default(),
@@ -128,6 +131,20 @@ impl Membership {
         known.nodes.keys().filter(|id| **id != self.this.id).cloned().collect()
     }
 
+    /// The other nodes that are alive, in the order of their names.
+    pub fn others(&self) -> Vec<NodeEntry> {
+        let known = self.known.load();
+        let others = known.nodes.values().filter(|entry| entry.node.id != self.this.id);
+        let mut others: Vec<NodeEntry> = others.cloned().collect();
+        others.sort_unstable_by(|one, other| one.node.id.cmp(&other.node.id));
+        others
+    }
+
+    /// Waits until the table was read once more: for one task alone. Cancel safe.
+    pub(super) async fn read_again(&self) {
+        self.read.notified().await;
+    }
+
     /// The one live peer that has this mark; `None` when there is none, or more than one. Never
     /// this node.
     pub fn find_marked(&self, mark: NodeMark) -> Option<NodeRef> {
@@ -159,6 +176,7 @@ impl Membership {
             }
         }
         self.known.store(Arc::new(Known::new(nodes, &self.this)));
+        self.read.notify_one();
         Ok(())
     }
 

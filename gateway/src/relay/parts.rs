@@ -7,7 +7,8 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Relay, dispatch::Dispatch, handover::Handover, homing::Homing, membership::Membership,
+    Relay, dispatch::Dispatch, greetings::Greetings, handover::Handover, homing::Homing,
+    membership::Membership,
 };
 use crate::{bus::ConsumerControl, peer::PeerLink, tasks::Tasks};
 
@@ -74,6 +75,9 @@ impl Parts {
             relay.backups().run(table, &relay).await;
         });
         self.tasks.long_lived("homing", Arc::clone(&self.homing).run());
+        let (relay, membership) = (Arc::clone(&self.relay), Arc::clone(&self.membership));
+        let greetings = Greetings::new(relay, membership, Arc::clone(&self.link));
+        self.tasks.long_lived("greetings", greetings.run());
         let relay = Arc::clone(&self.relay);
         self.tasks.long_lived("sessions", async move { relay.run_sessions().await });
         let (relay, membership) = (Arc::clone(&self.relay), Arc::clone(&self.membership));

@@ -1,6 +1,9 @@
-//! Situation: two nodes with some traffic between them.
+//! Situation: two nodes with some traffic between them, or with none and different secrets.
 //! Action: whoever has no secret calls what peers call; anybody looks at both listeners.
-//! Must hold: 401 and no hint; nothing internal is on the public listener; the metrics are there.
+//! Must hold: 401 and no hint; nothing internal is on the public listener; the metrics are there; each
+//! node says of the other that its secret differs, before there is any traffic.
+
+use std::fs;
 
 use anyhow::{Result, ensure};
 use http::Method;
@@ -47,6 +50,37 @@ async fn peers_show_their_secret() -> Result<()> {
         let headers = [upgrade[0], upgrade[1], ("authorization", given)];
         let answer = http.send(Method::POST, deliveries, &headers, "").await?;
         ensure!(answer.status == status, "{given:?}: {}", answer.status);
+    }
+    cluster.finish().await
+}
+
+#[tokio::test]
+async fn secrets_that_differ_are_told_of_before_there_is_traffic() -> Result<()> {
+    const ANOTHER: &str = "another-secret-in-tests";
+    let mut cluster = Cluster::builder().nodes(2).prepare().await?;
+    let config = cluster.node(1).config();
+    fs::write(config, fs::read_to_string(config)?.replace(SECRET, ANOTHER))?;
+    for index in [0, 1] {
+        cluster.node_mut(index).start()?;
+    }
+    for index in [0, 1] {
+        cluster.node_mut(index).ready().await?;
+    }
+    for (index, peer) in [(0, 1), (1, 0)] {
+        let (node, peer) = (cluster.node(index), cluster.node(peer).internal_address());
+        let trouble = format!("peer http://{peer}: internal.secret differs");
+        eventually(SOON, "it says so where its operator looks", async || {
+            let probe = node.internal("/readyz").await?;
+            ensure!(probe.status == 200, "{}", probe.text());
+            ensure!(probe.text().contains(&trouble), "{}", probe.text());
+            Ok(())
+        })
+        .await?;
+        let log = fs::read_to_string(node.log())?;
+        let url = format!("http://{peer}");
+        let said = log.lines().filter(|line| line.contains("ERROR") && line.contains(&url));
+        ensure!(said.clone().count() == 1, "{:?}", said.collect::<Vec<_>>());
+        ensure!(!log.contains(SECRET) && !log.contains(ANOTHER), "a secret is shown");
     }
     cluster.finish().await
 }
