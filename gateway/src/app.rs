@@ -8,7 +8,7 @@ use registry::{
 use tokio::{sync::watch, task::JoinHandle, time::Instant};
 use tokio_util::sync::CancellationToken;
 
-use self::steps::{Steps, holds};
+use self::drain::{Drain, FAREWELL, Stops};
 use crate::{
     bus::{
         Consumer, ConsumerControl, Producer, Trouble,
@@ -24,14 +24,14 @@ use crate::{
         public,
         server::{Capacity, Server, Site, Voice},
     },
-    error::CloseCode,
     peer::http::HttpPeers,
     readiness::{Announcement, Announcer, Component, Health, Readiness},
-    relay::{Relay, handover::Handover, membership::Membership, parts::Parts, unix_ms},
+    relay::{Environment, Relay, Surroundings, unix_ms},
     tasks::{LostTasks, Tasks},
     telemetry::Telemetry,
 };
 
+pub mod drain;
 mod steps;
 
 /// TCP connections of the public listener beyond `limits.connections_max` sockets: HTTP callers,
@@ -43,9 +43,6 @@ const DESCRIPTORS: &str = "descriptors";
 const UPKEEP_INTERVAL: Duration = Duration::from_millis(500);
 /// The same while the node starts: clients wait for it.
 const READINESS_INTERVAL: Duration = Duration::from_millis(20);
-/// The end of `shutdown.grace` that is kept for telling those who could not be answered, and for
-/// leaving in order.
-const FAREWELL: Duration = Duration::from_secs(2);
 
 /// What a node stands on.
 #[derive(Debug)]
@@ -208,39 +205,37 @@ impl App {
         let telemetry = Arc::new(Telemetry::new());
         let (tasks, lost) = Tasks::new();
         let node = NodeRef { id: config.node_id.clone(), incarnation: unix_ms() };
-        let relay = Arc::new(Relay::new(&config, node, Arc::clone(&producer), telemetry));
-        let url = config.internal.advertised(internal_address);
         let link = Arc::new(HttpPeers::new(&config.internal.secret)?);
-        let parts =
-            Parts::join(Arc::clone(&relay), url, registry, Arc::clone(&link) as _, tasks.clone());
+        let surroundings = Surroundings {
+            node,
+            url: config.internal.advertised(internal_address),
+            producer: Arc::clone(&producer),
+            registry,
+            link: Arc::clone(&link) as _,
+            environment: Arc::new(Environment::default()),
+            telemetry,
+            tasks: tasks.clone(),
+        };
+        let relay = Arc::new(Relay::new(&config, surroundings));
         let control = consumer.control();
-        let (dispatch, assigned) = parts.reader(Arc::clone(&control));
+        let (dispatch, assigned) = relay.reader(Arc::clone(&control));
         let stops = Stops::default();
         let reading = stops.reading.clone();
         let reader =
             tasks.until("dispatch", &stops.reading, dispatch.run(consumer, reading, FAREWELL));
-        let membership = Arc::clone(&parts.membership);
-        let readiness = readiness(&relay, &membership, assigned, Arc::clone(&control));
+        let readiness = readiness(&relay, assigned, Arc::clone(&control));
         let readiness = Arc::new(readiness.with(Component::Peers, move || match link.troubles() {
             troubles if troubles.is_empty() => Health::Well,
             troubles => Health::Degraded(troubles.join("; ")),
         }));
+        let superseded = CancellationToken::new();
+        relay.start(&superseded);
         let node =
-            Node { config, relay, membership, producer, tasks, lost, stops, reader, readiness };
+            Node { config, relay, producer, tasks, lost, stops, superseded, reader, readiness };
         node.start_upkeep(control);
-        parts.start(&node.stops.superseded);
-        node.start_edges(public, internal, parts.handover());
+        node.start_edges(public, internal);
         Ok(node)
     }
-}
-
-/// When which part stops.
-#[derive(Clone, Debug, Default)]
-struct Stops {
-    accepting: CancellationToken,
-    reading: CancellationToken,
-    internal: CancellationToken,
-    superseded: CancellationToken,
 }
 
 /// A node at work.
@@ -248,11 +243,11 @@ struct Stops {
 pub struct Node {
     config: Config,
     relay: Arc<Relay>,
-    membership: Arc<Membership>,
     producer: Arc<dyn Producer>,
     tasks: Tasks,
     lost: LostTasks,
     stops: Stops,
+    superseded: CancellationToken,
     reader: JoinHandle<()>,
     readiness: Arc<Readiness>,
 }
@@ -261,14 +256,13 @@ pub struct Node {
 /// look at it.
 fn readiness(
     relay: &Arc<Relay>,
-    membership: &Arc<Membership>,
     assigned: watch::Receiver<bool>,
     control: Arc<dyn ConsumerControl>,
 ) -> Readiness {
     let (draining, bus, membership) =
-        (Arc::clone(relay), Arc::clone(relay), Arc::clone(membership));
+        (Arc::clone(relay), Arc::clone(relay), Arc::clone(&relay.membership));
     Readiness::default()
-        .with(Component::Node, move || Health::unready_if(draining.is_draining(), "draining"))
+        .with(Component::Node, move || Health::unready_if(draining.gate.is_draining(), "draining"))
         .with(Component::Registry, move || {
             match (membership.is_announced(), membership.trouble()) {
                 (true, None) => Health::Well,
@@ -306,21 +300,32 @@ fn kafka_health(is_available: bool, troubles: &[Trouble]) -> Health {
 }
 
 impl Node {
-    /// Works until `shutdown` is ready, then drains.
+    /// Works until `shutdown` is ready, then drains. `begins` is called when that begins, whatever the
+    /// cause, with the time that it may take.
     ///
     /// # Errors
     /// [`Stopped`] when it ends before. What it holds is drained all the same.
-    pub async fn run(mut self, shutdown: impl Future<Output = ()>) -> Result<(), Stopped> {
+    pub async fn run(
+        mut self,
+        shutdown: impl Future<Output = ()>,
+        begins: impl FnOnce(Duration),
+    ) -> Result<(), Stopped> {
         let result = tokio::select! {
             () = shutdown => Ok(()),
-            () = self.stops.superseded.cancelled() => Err(Stopped::Superseded),
+            () = self.superseded.cancelled() => Err(Stopped::Superseded),
             name = self.lost.next() => Err(Stopped::LostTask(name)),
         };
         if let Err(stopped) = result {
             tracing::error!(%stopped, "stopping");
         }
-        self.drain().await;
+        begins(self.config.shutdown.grace);
+        self.drain().run().await;
         result
+    }
+
+    fn drain(self) -> Drain {
+        let Self { config, relay, producer, tasks, stops, reader, .. } = self;
+        Drain { config: config.shutdown, relay, producer, tasks, stops, reader }
     }
 
     /// Waits until the node takes requests, and clients are let in.
@@ -331,12 +336,12 @@ impl Node {
             while !readiness.is_ready() {
                 tick.tick().await;
             }
-            relay.open();
+            relay.gate.open();
         }
     }
 
     fn start_upkeep(&self, control: Arc<dyn ConsumerControl>) {
-        let (relay, membership) = (Arc::clone(&self.relay), Arc::clone(&self.membership));
+        let (relay, membership) = (Arc::clone(&self.relay), Arc::clone(&self.relay.membership));
         let readiness = Arc::clone(&self.readiness);
         let topic = self.config.kafka.reply_topic.clone();
         let node = self.config.node_id.to_string();
@@ -344,18 +349,18 @@ impl Node {
             let mut announcer = Announcer::new(Instant::now());
             loop {
                 let lag = control.lag().into_iter().map(|lag| (lag.partition, lag.records));
-                relay.telemetry().set_lag(&topic, lag);
+                relay.telemetry.set_lag(&topic, lag);
                 let peers = membership.peers();
-                relay.telemetry().set_peers(peers.iter().map(NodeId::as_str));
+                relay.telemetry.set_peers(peers.iter().map(NodeId::as_str));
                 let report = readiness.report();
-                let is_draining = relay.is_draining();
+                let is_draining = relay.gate.is_draining();
                 membership.set_state(match report.ready {
                     _ if is_draining => NodeState::Draining,
                     true => NodeState::Ready,
                     false => NodeState::Starting,
                 });
                 if report.ready {
-                    relay.open();
+                    relay.gate.open();
                 }
                 if !is_draining {
                     match announcer.look(&report, Instant::now()) {
@@ -373,9 +378,9 @@ impl Node {
         });
     }
 
-    fn start_edges(&self, public: Server, internal: Server, handover: Handover) {
+    fn start_edges(&self, public: Server, internal: Server) {
         let (relay, tasks) = (Arc::clone(&self.relay), self.tasks.clone());
-        let edge = Arc::new(Edge::new(&self.config, relay, handover, tasks));
+        let edge = Arc::new(Edge::new(&self.config, relay, tasks));
         let (tasks, stop) = (self.tasks.clone(), self.stops.accepting.clone());
         let routes = public::routes(&edge);
         let site = Site {
@@ -405,59 +410,6 @@ impl Node {
         drop(self.tasks.until("internal listener", &self.stops.internal, async move {
             internal.run(site, &tasks, stop).await;
         }));
-    }
-
-    /// How many sockets to close per second, so that all have had their turn half-way to the end.
-    fn pace(&self, end: Instant) -> u32 {
-        let time = end.saturating_duration_since(Instant::now()).as_secs_f64() / 2.0;
-        let needed = (self.relay.connections() as f64 / time.max(0.1)).ceil() as u32;
-        needed.max(self.config.shutdown.closes_per_second)
-    }
-
-    /// The ordered end, within `shutdown.grace`: each step has a bound of its own, and what it cannot
-    /// finish is left behind.
-    async fn drain(self) {
-        let grace = self.config.shutdown.grace;
-        let farewell = FAREWELL.min(grace / 2);
-        let steps = Steps::new(Instant::now() + grace, &self.relay);
-        let end = steps.deadline() - farewell;
-        let waits = steps.waits();
-        tracing::info!(%waits, sessions = self.relay.hub().len(), "draining");
-        // 1. Not ready; peers see it.
-        self.relay.drain();
-        self.membership.set_state(NodeState::Draining);
-        // 2. No new connections. Parked HTTP calls go on.
-        self.stops.accepting.cancel();
-        // 3. Sockets close one after the other: those of sessions that go on elsewhere without loss
-        //    at once, the others when they are owed nothing. Parked HTTP calls are answered, as far
-        //    as the services answer in time.
-        steps.until(end, "sockets", self.relay.close_sessions(self.pace(end))).await;
-        let is_idle = || self.relay.pending().calls() == 0 && self.relay.connections() == 0;
-        steps.until(end, "answers", holds(is_idle)).await;
-        // 4. HTTP callers are told that they will not be answered; sessions go with what they are
-        //    owed and what they wait for, which the registry has now.
-        let given_up = self.relay.give_up_calls();
-        self.relay.hub().close(CloseCode::Draining);
-        let is_gone = || self.relay.connections() == 0 && self.relay.backups().is_empty();
-        steps
-            .within(steps::COPIES_WITHIN, farewell / 2, "copies of sessions", holds(is_gone))
-            .await;
-        // 5. Store offsets, leave the group.
-        self.stops.reading.cancel();
-        steps.within(steps::READER_WITHIN, farewell / 4, "reader", self.reader).await;
-        // 6. What is still with the producer.
-        let flushed = self.producer.flush(grace);
-        steps.within(steps::RECORDS_WITHIN, farewell / 8, "records", flushed).await;
-        // 7. Out of the node table; peers may not call any more.
-        steps
-            .within(steps::TABLE_WITHIN, farewell / 16, "node table", self.membership.leave())
-            .await;
-        self.stops.internal.cancel();
-        // 8. The rest: sockets that are still reading their good-bye.
-        steps
-            .within(steps::TASKS_WITHIN, Duration::ZERO, "tasks", self.tasks.stop_and_wait())
-            .await;
-        tracing::info!(given_up, "drained");
     }
 }
 

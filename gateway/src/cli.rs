@@ -5,6 +5,7 @@ use std::{
     io::Write,
     path::{Path, PathBuf},
     process::ExitCode,
+    sync::Once,
     thread,
     time::Duration,
 };
@@ -150,7 +151,8 @@ fn execute(command: Command) -> Result<(), Exit> {
             descriptors::raise();
             let wish = dev::Wish { nodes, port, allow_origins };
             in_runtime(until_signalled(async |shutdown| {
-                dev::run(&wish, shutdown, say_aside).await.map_err(|failure| match failure {
+                let (say, begins) = (say_aside, last_resort);
+                dev::run(&wish, shutdown, say, begins).await.map_err(|failure| match failure {
                     dev::DevFailure::Ports(..) => Exit::bad_usage(failure),
                     _ => Exit::failed(failure),
                 })
@@ -219,7 +221,6 @@ async fn serve(config: Config, shutdown: Shutdown) -> Result<(), Exit> {
     for Unused { key, reason } in &config.unused {
         tracing::warn!(key, reason, "this option has no effect");
     }
-    let grace = config.shutdown.grace;
     let adapters = Adapters::connect(&config).await.map_err(Exit::failed)?;
     let naming = topics::name_missing(kafka_settings(&config), topics::names(&config));
     let budget = Budget::of_process(1);
@@ -229,22 +230,23 @@ async fn serve(config: Config, shutdown: Shutdown) -> Result<(), Exit> {
         app.public_address(),
         app.internal_address()
     ));
-    let shutdown = async {
-        shutdown.await;
-        last_resort(grace + LAST_RESORT);
-    };
     let node = app.start().map_err(Exit::failed)?;
     tokio::select! {
-        result = node.run(shutdown) => result.map_err(Exit::failed),
+        result = node.run(shutdown, last_resort) => result.map_err(Exit::failed),
         never = async { naming.await; std::future::pending::<Infallible>().await } => match never {},
     }
 }
 
-/// Ends the process when it has not ended by then, whatever hangs: a thread of the runtime, a client
-/// library, or what they do when the process exits.
-fn last_resort(within: Duration) {
+/// Ends the process when it has not ended soon after `grace`, whatever hangs: a thread of the runtime, a
+/// client library, or what they do when the process exits. The first of several drains counts.
+fn last_resort(grace: Duration) {
+    static ARMED: Once = Once::new();
+    ARMED.call_once(|| end_after(grace + LAST_RESORT));
+}
+
+fn end_after(time: Duration) {
     let wait = move || {
-        thread::sleep(within);
+        thread::sleep(time);
         thread::spawn(|| {
             telemetry::last_words("roundtrip: not drained within shutdown.grace; stopped");
             // Which runs what the libraries have to do at an exit, and waits for it.

@@ -1,7 +1,7 @@
 //! Everything in one process, with nothing installed: nodes that forward to each other over HTTP, a
 //! broker and a registry in memory, and the sample services.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use futures_util::future::join_all;
 use registry::{MemoryRegistry, Registry};
@@ -54,8 +54,8 @@ pub struct Wish {
     pub allow_origins: Vec<String>,
 }
 
-/// Runs nodes until `shutdown`; `say` is how it speaks to the user, without waiting
-/// for anybody.
+/// Runs nodes until `shutdown`; `say` is how it speaks to the user, without waiting for anybody.
+/// `begins` is called when a node begins to drain, with the time that this may take.
 ///
 /// # Errors
 /// Whatever keeps a part from starting, or stops it.
@@ -63,6 +63,7 @@ pub async fn run(
     wish: &Wish,
     shutdown: impl Future<Output = ()>,
     say: fn(String),
+    begins: fn(Duration),
 ) -> Result<(), DevFailure> {
     let &Wish { nodes, port, .. } = wish;
     if port != 0 && port.checked_add(nodes - 1).is_none() {
@@ -98,7 +99,7 @@ pub async fn run(
     let run = join_all(nodes.into_iter().map(|node| {
         let (asked, stop) = (stop.clone().cancelled_owned(), stop.clone());
         async move {
-            let result = node.run(asked).await;
+            let result = node.run(asked, begins).await;
             // One that stops takes the others along.
             stop.cancel();
             result

@@ -12,7 +12,7 @@ use std::num::NonZeroU32;
 use crate::{
     config::Config,
     error::{ErrorCode, Failure},
-    relay::{Relay, handover::Handover},
+    relay::Relay,
     tasks::Tasks,
 };
 
@@ -35,8 +35,6 @@ use origin::Origins;
 pub struct Edge {
     /// What the requests are handed to.
     pub relay: Arc<Relay>,
-    /// Who brings sessions here.
-    pub handover: Handover,
     /// Who starts connections' tasks.
     pub tasks: Tasks,
     origins: Arc<Origins>,
@@ -47,13 +45,13 @@ pub struct Edge {
 
 impl Edge {
     /// The edge as configured.
-    pub fn new(config: &Config, relay: Arc<Relay>, handover: Handover, tasks: Tasks) -> Self {
+    pub fn new(config: &Config, relay: Arc<Relay>, tasks: Tasks) -> Self {
         let quota = NonZeroU32::new(config.limits.requests_per_second_max).map(|rate| {
             Quota::per_second(rate)
                 .allow_burst(rate.saturating_mul(NonZeroU32::MIN.saturating_add(1)))
         });
         let origins = Arc::new(Origins::new(&config.public));
-        Self { relay, handover, tasks, origins, session: config.session.clone(), quota }
+        Self { relay, tasks, origins, session: config.session.clone(), quota }
     }
 
     /// Whether the page that calls may do so.
@@ -61,7 +59,7 @@ impl Edge {
     /// # Errors
     /// `forbidden`, counted.
     fn check_origin(&self, headers: &HeaderMap) -> Result<(), Failure> {
-        self.origins.check(headers).inspect_err(|_| self.relay.telemetry().origin_refused())
+        self.origins.check(headers).inspect_err(|_| self.relay.telemetry.origin_refused())
     }
 
     /// Whether clients are served yet.
@@ -70,7 +68,7 @@ impl Edge {
     /// `unavailable`: a node that has just begun to listen would refuse what they ask for.
     fn is_open(&self) -> Result<(), Failure> {
         let failure = || Failure::new(ErrorCode::Unavailable, "this node is not ready yet");
-        self.relay.is_open().then_some(()).ok_or_else(failure)
+        self.relay.gate.is_open().then_some(()).ok_or_else(failure)
     }
 
     /// What one connection may ask for per second.
@@ -97,10 +95,11 @@ impl Rate {
         let Some(limiter) = &self.0 else { return Ok(()) };
         limiter.check().map_err(|not_until| {
             use governor::clock::{Clock, DefaultClock};
-            let max = relay.limits().requests_per_second_max as usize;
+            let max = relay.requests.limits().requests_per_second_max as usize;
             let wait = not_until.wait_time_from(DefaultClock::default().now());
             let code = ErrorCode::RateLimited;
             relay
+                .requests
                 .limit_hit("requests_per_second_max", max, code)
                 .retry_after(wait.max(Duration::from_millis(1)))
         })

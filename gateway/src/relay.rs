@@ -1,163 +1,200 @@
 //! The relay: takes requests from the edge, brings replies home. Everything between a socket and
 //! the bus.
 //!
-//! The edge calls the verbs of [`Relay`]; answers come back as data, through a [`Session`]'s queue
-//! or a parked call's channel. Never names a socket, Kafka or Redis.
+//! A house of rooms. Each may use those above it in this list, and none below; what has to go the
+//! other way is returned, or asked for through a small trait:
+//!
+//! | room | owns |
+//! |---|---|
+//! | [`offsets`] | which records have been handled, per partition |
+//! | [`cluster`] | who is alive, and whether the registry answers |
+//! | [`dialects`], [`services`] | what services and their frameworks understand |
+//! | [`session`] | one client: the frames it is owed; all sessions of the node |
+//! | [`checkpoints`] | what the registry has to know of sessions |
+//! | [`requests`] | one request, from its id to its one end |
+//! | [`lifecycle`] | how sessions begin, come, go and end |
+//! | [`replies`] | what was read from the log, and to whom it goes |
+//!
+//! [`Relay`] joins them and decides nothing. No room names a socket, Kafka or Redis: the edge calls
+//! down, and answers come back as data, through a [`Session`]'s queue or a parked call's channel.
 
 use std::{
-    collections::HashMap,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
-    },
+    sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use registry::NodeRef;
-use tokio::time::Instant;
+use registry::{NodeRef, Registry};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 
 use crate::{
-    bus::Producer,
-    config::{Config, LimitsConfig},
-    telemetry::{ServiceMetrics, Telemetry},
+    bus::{ConsumerControl, Producer},
+    config::Config,
+    peer::PeerLink,
+    tasks::Tasks,
+    telemetry::Telemetry,
 };
 
-pub mod affinity;
-pub mod backup;
-pub mod dispatch;
-mod ending;
-mod greetings;
-pub mod handover;
-pub mod homing;
-pub mod hub;
-pub mod mark;
-pub mod membership;
-mod nature;
-pub mod parts;
-pub mod pending;
-mod produce;
-pub mod reply;
-pub mod routes;
-pub mod service;
+#[cfg(test)]
+pub(crate) mod bed;
+pub mod checkpoints;
+pub mod cluster;
+pub mod dialects;
+mod environment;
+mod gate;
+pub mod lifecycle;
+pub mod offsets;
+pub mod replies;
+pub mod requests;
+pub mod services;
 pub mod session;
-mod sessions;
-mod stored;
-pub mod submit;
-pub mod token;
-pub mod window;
+mod surroundings;
+pub mod write_behind;
 
-pub use ending::Delivery;
-pub use nature::Nature;
+pub use environment::Environment;
+pub use gate::Gate;
 pub use session::Session;
+pub use surroundings::Surroundings;
 
-use affinity::Affinity;
-use backup::Backups;
-use homing::Inbox;
-use hub::Hub;
-use mark::NodeMark;
-use pending::Pending;
-use routes::Routes;
-use service::Service;
-use session::SessionLimits;
+use checkpoints::{Checkpoints, Writer};
+use cluster::{
+    Greetings, Membership,
+    membership::{Superseded, TableState},
+};
+use lifecycle::{Lifecycle, leaving::Leaving, resume::Resumption};
+use replies::{Dispatch, Forwarding};
+use requests::{Completion, Requests, routes::RouteWriter};
+use session::Sessions;
 
-/// Between two looks at deadlines: a request may end this much late.
-const DEADLINE_TICK: Duration = Duration::from_millis(10);
-
-/// One node's relay. Shared by all of the node's tasks.
+/// One node's relay: its rooms, joined. Shared by all of the node's tasks.
 #[derive(Debug)]
 pub struct Relay {
-    node: NodeRef,
-    reply_topic: String,
-    limits: LimitsConfig,
-    session_limits: SessionLimits,
-    resume_window: Duration,
-    services: HashMap<String, Arc<Service>>,
-    /// Counts what names no configured service.
-    unknown: ServiceMetrics,
-    affinity: Affinity,
-    pending: Pending,
-    hub: Hub,
-    /// Sockets that are open, or about to be.
-    connections: AtomicUsize,
-    routes: Routes,
-    backups: Backups,
-    /// Replies that have to find their way.
-    strays: Arc<Inbox>,
+    /// Which run of which node this is.
+    pub node: NodeRef,
+    /// Whether clients and requests are taken.
+    pub gate: Arc<Gate>,
+    /// Who else is there.
+    pub membership: Arc<Membership>,
+    /// The sessions on this node.
+    pub sessions: Arc<Sessions>,
+    /// What the registry has to know of them.
+    pub checkpoints: Arc<Checkpoints>,
+    /// How requests are taken.
+    pub requests: Arc<Requests>,
+    /// Where they wait and end.
+    pub completion: Arc<Completion>,
+    /// How sessions begin and end.
+    pub lifecycle: Arc<Lifecycle>,
+    /// How they leave for other nodes.
+    pub leaving: Arc<Leaving>,
+    /// How they come from other nodes.
+    pub resumption: Resumption,
+    /// The way of replies to other nodes, and from them.
+    pub forwarding: Arc<Forwarding>,
+    /// The metrics of the node.
+    pub telemetry: Arc<Telemetry>,
+    registry: Arc<dyn Registry>,
+    link: Arc<dyn PeerLink>,
     producer: Arc<dyn Producer>,
-    telemetry: Arc<Telemetry>,
-    nature: Nature,
-    open: AtomicBool,
-    draining: AtomicBool,
+    tasks: Tasks,
 }
 
 impl Relay {
-    /// A relay in which nothing waits.
-    pub fn new(
-        config: &Config,
-        node: NodeRef,
-        producer: Arc<dyn Producer>,
-        telemetry: Arc<Telemetry>,
-    ) -> Self {
-        let service = |(name, config): (&String, _)| {
-            (name.clone(), Arc::new(Service::new(name, config, &telemetry)))
-        };
-        let affinity = Affinity::new(NodeMark::of(&node));
+    /// A relay in which nothing waits and nothing runs.
+    pub fn new(config: &Config, around: Surroundings) -> Self {
+        let membership = Arc::new(Membership::new(&around));
+        let completion = Arc::new(Completion::new(&config.session, &around));
+        let requests = Arc::new(Requests::new(config, &around, &completion, &membership));
+        let leaving = Arc::new(Leaving::new(&completion));
+        let lifecycle = Arc::new(Lifecycle::new(config, &around, &requests.gate, &leaving));
+        let resumption = Resumption::new(config, &around, &requests, &leaving, &membership);
+        let forwarding = Arc::new(Forwarding::new(&around, &requests, &membership));
+        let Surroundings { node, registry, producer, link, telemetry, tasks, .. } = around;
         Self {
             node,
-            reply_topic: config.kafka.reply_topic.clone(),
-            limits: config.limits.clone(),
-            session_limits: sessions::limits(&config.session),
-            resume_window: config.session.resume_window,
-            services: config.services.iter().map(service).collect(),
-            unknown: telemetry.service("-"),
-            affinity,
-            pending: Pending::new(),
-            hub: Hub::default(),
-            connections: AtomicUsize::new(0),
-            routes: Routes::new(),
-            backups: sessions::backups(&config.session),
-            strays: Arc::default(),
-            producer,
+            gate: Arc::clone(&requests.gate),
+            sessions: Arc::clone(&completion.sessions),
+            checkpoints: Arc::clone(&completion.checkpoints),
+            membership,
+            requests,
+            completion,
+            lifecycle,
+            leaving,
+            resumption,
+            forwarding,
             telemetry,
-            nature: Nature::default(),
-            open: AtomicBool::new(false),
-            draining: AtomicBool::new(false),
+            registry,
+            link,
+            producer,
+            tasks,
         }
     }
 
-    /// The same with another time and chance than the world's.
-    pub fn with_nature(self, nature: Nature) -> Self {
-        Self { nature, ..self }
+    /// What reads replies; and what tells when it has its first assignment.
+    pub fn reader(&self, control: Arc<dyn ConsumerControl>) -> (Dispatch, watch::Receiver<bool>) {
+        let (requests, forwarding) = (Arc::clone(&self.requests), Arc::clone(&self.forwarding));
+        Dispatch::new(requests, forwarding, Arc::clone(&self.telemetry), control)
     }
 
-    /// Which run of which node this is.
-    pub fn node(&self) -> &NodeRef {
-        &self.node
+    /// Starts everything but the reader. `superseded` is cancelled when another run of this node has
+    /// taken its name.
+    pub fn start(self: &Arc<Self>, superseded: &CancellationToken) {
+        let completion = Arc::clone(&self.completion);
+        self.tasks.long_lived("deadlines", async move { completion.run_deadlines().await });
+        let relay = Arc::clone(self);
+        self.tasks.long_lived("routes", async move { relay.run_routes().await });
+        let relay = Arc::clone(self);
+        self.tasks.long_lived("checkpoints", async move { relay.run_checkpoints().await });
+        self.tasks.long_lived("forwarding", Arc::clone(&self.forwarding).run());
+        let greetings = Greetings::new(&self.membership, Arc::clone(&self.link), &self.telemetry);
+        self.tasks.long_lived("greetings", greetings.run());
+        let lifecycle = Arc::clone(&self.lifecycle);
+        self.tasks.long_lived("sessions", async move { lifecycle.run().await });
+        let (relay, superseded) = (Arc::clone(self), superseded.clone());
+        let stop = self.tasks.stop().clone();
+        let watched = self.tasks.until("membership", &superseded.clone(), async move {
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => superseded.cancel(),
+                () = relay.run_membership() => superseded.cancel(),
+            }
+        });
+        drop(watched);
     }
 
-    /// The metrics of the node.
-    pub fn telemetry(&self) -> &Telemetry {
-        &self.telemetry
+    async fn run_routes(&self) {
+        let Completion { pending, routes, .. } = &*self.completion;
+        let (registry, telemetry) = (&*self.registry, &*self.telemetry);
+        let writer = RouteWriter { routes, pending, registry, telemetry };
+        write_behind::run(&writer, &self.membership.health).await;
     }
 
-    /// The limits that the edge enforces.
-    pub fn limits(&self) -> &LimitsConfig {
-        &self.limits
+    /// Copies sessions to the registry for as long as the node lives.
+    pub(crate) async fn run_checkpoints(&self) {
+        let writer = Writer {
+            queue: &self.checkpoints,
+            registry: &*self.registry,
+            owner: &*self.lifecycle,
+            node: &self.node,
+            telemetry: &self.telemetry,
+        };
+        write_behind::run(&writer, &self.membership.health).await;
     }
 
-    /// What this node wants the registry to know.
-    pub fn routes(&self) -> &Routes {
-        &self.routes
+    /// Until this node has to stop.
+    async fn run_membership(&self) {
+        let heard = |table: TableState| {
+            self.checkpoints.set_generation(table.generation);
+            if table.lacks_ours {
+                self.lifecycle.write_again();
+            }
+        };
+        let Err(Superseded) = self.membership.run(heard).await else { return };
     }
 
-    /// The requests that wait here.
-    pub fn pending(&self) -> &Pending {
-        &self.pending
-    }
-
-    /// Which replies come home by themselves.
-    pub fn affinity(&self) -> &Affinity {
-        &self.affinity
+    /// Whether the registry could be reached the last time.
+    pub fn is_registry_reachable(&self) -> bool {
+        self.membership.health.is_reachable()
     }
 
     /// Whether Kafka can be reached, as far as is known.
@@ -169,54 +206,6 @@ impl Relay {
     pub fn unacknowledged(&self) -> usize {
         self.producer.outstanding()
     }
-
-    /// What the registry has to know of this node's sessions.
-    pub fn backups(&self) -> &Backups {
-        &self.backups
-    }
-
-    /// Where replies go that nobody on this node waits for.
-    pub fn strays(&self) -> &Arc<Inbox> {
-        &self.strays
-    }
-
-    /// From now on clients are let in: the node can serve them. It stays so, because clients that
-    /// are turned away when Kafka is away for a while are worse off than those that are told so.
-    pub fn open(&self) {
-        self.open.store(true, Ordering::SeqCst);
-    }
-
-    /// Whether clients are let in.
-    pub fn is_open(&self) -> bool {
-        self.open.load(Ordering::SeqCst)
-    }
-
-    /// From now on no new request is taken.
-    pub fn drain(&self) {
-        self.draining.store(true, Ordering::SeqCst);
-    }
-
-    /// Whether the node is about to stop.
-    pub fn is_draining(&self) -> bool {
-        self.draining.load(Ordering::SeqCst)
-    }
-
-    /// The sessions on this node.
-    pub fn hub(&self) -> &Hub {
-        &self.hub
-    }
-
-    /// Ends what waits too long, for as long as the node lives.
-    pub async fn run_deadlines(&self) {
-        loop {
-            self.pending.due().await;
-            let now = Instant::now();
-            for (request, entry) in self.pending.take_expired(now) {
-                self.time_out(request, entry, now);
-            }
-            tokio::time::sleep(DEADLINE_TICK).await;
-        }
-    }
 }
 
 /// Milliseconds since the Unix epoch by this node's clock; 0 before it.
@@ -226,26 +215,4 @@ pub fn unix_ms() -> u64 {
 
 fn since_epoch() -> Duration {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
-}
-
-/// Logs the same kind of trouble once per burst: the first at once, then one line per interval
-/// that says how many there were.
-#[derive(Debug, Default)]
-pub(crate) struct Burst {
-    since: Option<Instant>,
-    muted: u64,
-}
-
-impl Burst {
-    const INTERVAL: Duration = Duration::from_secs(10);
-
-    /// Whether to log now, and how many were not logged since the last time.
-    pub(crate) fn tick(&mut self, now: Instant) -> Option<u64> {
-        if self.since.is_some_and(|since| now < since + Self::INTERVAL) {
-            self.muted += 1;
-            return None;
-        }
-        self.since = Some(now);
-        Some(std::mem::take(&mut self.muted))
-    }
 }

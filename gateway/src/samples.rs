@@ -12,7 +12,7 @@ use crate::{
         kafka::{KafkaSettings, StartError, consumer::KafkaConsumer, producer::KafkaProducer},
     },
     config::Config,
-    relay::reply::{CORRELATION_ID, REPLY_TOPIC},
+    relay::dialects::{CORRELATION_ID, REPLY_TOPIC},
     tasks::Tasks,
 };
 

@@ -33,11 +33,13 @@ mod labels;
 mod log;
 mod names;
 mod service;
+mod throttle;
 mod unhandled;
 
 pub use http_refusals::HttpRefusals;
 pub use log::{flush_log, init_logs, last_words};
 pub use service::{Edge, ServiceMetrics, Way};
+pub use throttle::LogThrottle;
 pub use unhandled::{Unhandled, UnhandledGauge};
 
 /// What came of a client's wish to resume its session.

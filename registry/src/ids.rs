@@ -76,7 +76,7 @@ impl fmt::Debug for RequestId {
     }
 }
 
-/// One client across its connections: a random UUIDv4.
+/// One client across its connections: a UUIDv4, random but for what its first node puts into it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct SessionId(Uuid);

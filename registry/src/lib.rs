@@ -43,6 +43,8 @@ mod clock;
 #[cfg(any(test, feature = "conformance"))]
 pub mod conformance;
 pub mod error;
+#[cfg(any(test, feature = "conformance"))]
+mod faulty;
 pub mod ids;
 mod memory;
 mod redis;
@@ -52,6 +54,8 @@ mod unreadable;
 pub use self::redis::RedisRegistry;
 pub use clock::Clock;
 pub use error::{Cause, RegistryError, Trouble};
+#[cfg(any(test, feature = "conformance"))]
+pub use faulty::FaultyRegistry;
 pub use ids::{InvalidId, NodeId, NodeRef, RequestId, SessionId};
 pub use memory::{MemoryRegistry, Snapshot};
 pub use tables::{

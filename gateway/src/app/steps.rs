@@ -66,12 +66,13 @@ impl Steps {
     /// What there is to wait for, by kind.
     pub(super) fn waits(&self) -> String {
         let relay = &self.relay;
-        let (connections, requests) = (relay.connections(), relay.pending().len());
-        let (calls, copies) = (relay.pending().calls(), relay.backups().len());
+        let (served, requests) = (relay.gate.served(), relay.completion.pending.len());
+        let dismissed = relay.gate.connections().saturating_sub(served);
+        let (calls, copies) = (relay.completion.pending.calls(), relay.checkpoints.len());
         let records = relay.unacknowledged();
         format!(
-            "{connections} connections, {requests} requests ({calls} of them HTTP calls), \
-             {copies} copies of sessions, {records} records"
+            "{served} connections, {dismissed} that are told good-bye, {requests} requests \
+             ({calls} of them HTTP calls), {copies} copies of sessions, {records} records"
         )
     }
 }

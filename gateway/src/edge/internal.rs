@@ -59,13 +59,13 @@ impl Internal {
             Call::Deliveries(batch) => {
                 let deliver = |Delivery { request, session, held_us, reply }| {
                     let took = Duration::from_micros(held_us);
-                    self.relay.deliver_forwarded(request, session, reply, took)
+                    self.relay.forwarding.deliver_forwarded(request, session, reply, took)
                 };
                 batch.into_owned().into_iter().map(deliver).collect()
             }
             Call::Settlements(kept) => kept
                 .iter()
-                .map(|&(of, session)| self.relay.whereabouts(of, Some(session)))
+                .map(|&(of, session)| self.relay.forwarding.whereabouts(of, Some(session)))
                 .collect(),
         };
         Ok(encode(&verdicts))
@@ -124,7 +124,7 @@ impl Internal {
             Ok(epoch) => epoch,
             Err(error) => return plain(StatusCode::BAD_REQUEST, &error),
         };
-        match self.relay.release(session, epoch).await {
+        match self.relay.leaving.release(session, epoch).await {
             Some(released) => binary(&released),
             None => plain(StatusCode::NOT_FOUND, "no such session"),
         }
@@ -147,7 +147,7 @@ impl Internal {
         let report = self.readiness.report();
         if report.ready {
             // Whoever reads this may send clients at once.
-            self.relay.open();
+            self.relay.gate.open();
         }
         let mut body = serde_json::to_vec(&report).expect("plain data in memory can be encoded");
         body.push(b'\n');
@@ -161,7 +161,7 @@ impl Internal {
     }
 
     fn metrics(&self) -> Answer {
-        let mut answer = Response::new(self.relay.telemetry().render().into_bytes());
+        let mut answer = Response::new(self.relay.telemetry.render().into_bytes());
         let media_type = "application/openmetrics-text; version=1.0.0; charset=utf-8";
         answer.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(media_type));
         answer

@@ -27,10 +27,10 @@ pub fn routes(edge: &Arc<Edge>) -> Routes {
 
 /// The words of the public listener.
 pub fn voice(edge: &Edge) -> Voice {
-    let node = edge.relay.node().id.as_str();
+    let node = edge.relay.node.id.as_str();
     Voice::Problems {
         node: HeaderValue::from_str(node).expect("a node id fits a header"),
         origins: Arc::clone(&edge.origins),
-        refusals: edge.relay.telemetry().http_refusals.clone(),
+        refusals: edge.relay.telemetry.http_refusals.clone(),
     }
 }

@@ -12,7 +12,8 @@ use warp::{Filter, Reply as _, path::FullPath, reply::Response as WarpResponse};
 use super::{Answer, Edge, Rate, Refusal, cors, problem, problem_with, refused, server::query};
 use crate::{
     error::{ErrorCode, Failure},
-    relay::{pending::Answer as Parked, submit::Submission},
+    relay::requests::{pending::Answer as Parked, submission::Submission},
+    telemetry::Edge as EdgeKind,
 };
 
 mod answers;
@@ -87,7 +88,7 @@ impl Edge {
         struct Listed<'a> {
             name: &'a str,
         }
-        let names = self.relay.service_names();
+        let names = self.relay.requests.services.names();
         let list: Vec<Listed<'_>> = names.iter().map(|name| Listed { name }).collect();
         let list = serde_json::to_vec(&list).expect("plain data in memory can be encoded");
         let mut answer = Response::new(list);
@@ -105,7 +106,8 @@ impl Edge {
     ) -> Result<Answer, Refusal> {
         call.check_method(&METHODS, ALLOW)?;
         let (service, path) = call.target().map_err(|failure| refused(&failure))?;
-        let count = |failure| self.relay.refused_call(&service, failure);
+        let count =
+            |failure| self.relay.requests.services.refused(&service, EdgeKind::Rest, failure);
         self.is_open().map_err(|failure| refused(&count(failure)))?;
         rate.take(&self.relay).map_err(|failure| refused(&count(failure)))?;
         self.check_coding(call, &service).map_err(|failure| coded(&count(failure)))?;
@@ -125,7 +127,9 @@ impl Edge {
             let mut codings = value.as_bytes().split(|&byte| byte == b',').map(<[u8]>::trim_ascii);
             codings.all(|coding| coding.is_empty() || coding.eq_ignore_ascii_case(b"identity"))
         };
-        let is_known = || self.relay.allows_header(service, header::CONTENT_ENCODING.as_str());
+        let is_known = || {
+            self.relay.requests.services.allows_header(service, header::CONTENT_ENCODING.as_str())
+        };
         if call.headers.get_all(header::CONTENT_ENCODING).iter().all(is_plain) || is_known() {
             return Ok(());
         }
@@ -140,8 +144,9 @@ impl Edge {
         call: &Call,
         body: impl Stream<Item = Result<B, warp::Error>> + Send,
     ) -> Result<BytesMut, Failure> {
-        let max = self.relay.limits().message_bytes_max;
-        let too_large = || self.relay.limit_hit("message_bytes_max", max, ErrorCode::TooLarge);
+        let max = self.relay.requests.limits().message_bytes_max;
+        let too_large =
+            || self.relay.requests.limit_hit("message_bytes_max", max, ErrorCode::TooLarge);
         let announced = call.headers.get(header::CONTENT_LENGTH);
         let announced: Option<u64> =
             announced.and_then(|length| length.to_str().ok()?.parse().ok());
@@ -184,7 +189,8 @@ impl Edge {
             path: Some(path),
             timeout: call.wait(),
         };
-        let mut parked = self.relay.park(&submission).map_err(|failure| refused(&failure))?;
+        let mut parked =
+            self.relay.requests.park(&submission).map_err(|failure| refused(&failure))?;
         let request = parked.request();
         let mut answer = match parked.answer().await {
             Some(Parked { outcome, timing }) => {
@@ -295,7 +301,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_body_has_thirty_seconds() {
         let edge = super::super::testing::edge().await;
-        edge.relay.open();
+        edge.relay.gate.open();
         let body = futures_util::stream::pending::<Result<bytes::Bytes, warp::Error>>();
         let begun = tokio::time::Instant::now();
         let call = Call { method: Method::POST, ..call("/v1/services/echo", None, &[]) };

@@ -16,8 +16,9 @@ use warp::{Filter, Reply, filters::BoxedFilter, reply::Response};
 use super::Rate;
 use crate::{
     error::{ErrorCode, Failure},
-    relay::{Burst, Relay},
+    relay::Relay,
     tasks::Tasks,
+    telemetry::LogThrottle,
 };
 
 mod exchange;
@@ -104,7 +105,7 @@ impl Server {
         let voice = Arc::new(voice);
         let calls = TaskTracker::new();
         let places = Places::new(self.capacity);
-        let mut burst = Burst::default();
+        let mut burst = LogThrottle::default();
         loop {
             let accepted = async {
                 let stream = accept(&self.listener, &mut burst).await;
@@ -173,7 +174,7 @@ fn http() -> http1::Builder {
 fn refusal(place: &Place, capacity: &Capacity, relay: &Relay) -> Option<Failure> {
     place.is_refusal().then(|| {
         let Capacity { connections, limit, .. } = capacity;
-        relay.telemetry().limit_hit(limit);
+        relay.telemetry.limit_hit(limit);
         let message = format!("{limit}: this node holds {connections} connections already");
         Failure::new(ErrorCode::Overloaded, message)
     })
@@ -183,7 +184,7 @@ fn refusal(place: &Place, capacity: &Capacity, relay: &Relay) -> Option<Failure>
 ///
 /// No keep-alive of TCP: a WebSocket has its pings, a parked call its time limit, everything else
 /// its time-outs, and they notice a dead client sooner.
-async fn accept(listener: &TcpListener, burst: &mut Burst) -> TcpStream {
+async fn accept(listener: &TcpListener, burst: &mut LogThrottle) -> TcpStream {
     loop {
         match listener.accept().await {
             Ok((stream, _)) => {

@@ -10,7 +10,7 @@ use crate::{
     bus::memory::MemoryBus,
     config::Config,
     peer::alone::Alone,
-    relay::{Relay, parts::Parts},
+    relay::{Relay, Surroundings},
     tasks::Tasks,
     telemetry::Telemetry,
 };
@@ -31,12 +31,19 @@ pub(super) async fn edge() -> Arc<Edge> {
     let node = NodeRef { id: NodeId::parse("gw-1").unwrap(), incarnation: 1 };
     let bus = MemoryBus::new(&[("replies", 1), ("echo", 1)]);
     let telemetry = Arc::new(Telemetry::new());
-    let relay = Arc::new(Relay::new(&config, node, Arc::new(bus.producer()), telemetry));
     let (tasks, _) = Tasks::new();
-    let registry = Arc::new(MemoryRegistry::new());
-    let parts =
-        Parts::join(Arc::clone(&relay), String::new(), registry, Arc::new(Alone), tasks.clone());
-    parts.start(&CancellationToken::new());
+    let surroundings = Surroundings {
+        node,
+        url: String::new(),
+        producer: Arc::new(bus.producer()),
+        registry: Arc::new(MemoryRegistry::new()),
+        link: Arc::new(Alone),
+        environment: Arc::default(),
+        telemetry,
+        tasks: tasks.clone(),
+    };
+    let relay = Arc::new(Relay::new(&config, surroundings));
+    relay.start(&CancellationToken::new());
     tokio::time::sleep(Duration::from_secs(1)).await;
-    Arc::new(Edge::new(&config, relay, parts.handover(), tasks))
+    Arc::new(Edge::new(&config, relay, tasks))
 }

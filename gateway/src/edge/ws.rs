@@ -22,7 +22,7 @@ use super::{
 };
 use crate::{
     error::{ErrorCode, Failure},
-    relay::token::Token,
+    relay::session::Token,
 };
 
 mod connection;
@@ -103,13 +103,14 @@ impl Edge {
         let accepted = call.check()?;
         wish.is_reliable |= accepted.subprotocol == Some(RELIABLE);
         self.is_open().map_err(|failure| refused(&failure))?;
-        if self.relay.is_draining() {
+        if self.relay.gate.is_draining() {
             let failure = Failure::new(ErrorCode::Unavailable, "this node is draining");
             return Err(refused(&failure));
         }
-        let max = self.relay.limits().connections_max;
-        if self.relay.connections() >= max {
-            let failure = self.relay.limit_hit("connections_max", max, ErrorCode::Overloaded);
+        let max = self.relay.requests.limits().connections_max;
+        if self.relay.gate.connections() >= max {
+            let failure =
+                self.relay.requests.limit_hit("connections_max", max, ErrorCode::Overloaded);
             return Err(refused(&failure));
         }
         // Taken from here on, so that handshakes in a burst count against the limit.
@@ -127,7 +128,7 @@ impl Edge {
     }
 
     fn socket_config(&self) -> WebSocketConfig {
-        let frame_bytes_max = self.relay.limits().frame_bytes_max;
+        let frame_bytes_max = self.relay.requests.limits().frame_bytes_max;
         WebSocketConfig::default()
             .read_buffer_size(READ_BUFFER_BYTES)
             .write_buffer_size(WRITE_BUFFER_BYTES)

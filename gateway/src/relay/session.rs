@@ -9,31 +9,39 @@ use std::{
     collections::HashMap,
     fmt,
     sync::Mutex,
-    task::{Context, Poll, Waker},
+    task::{Context, Waker},
 };
 
 use registry::{Generation, SessionId};
 
-use super::{token::Token, window::Hold};
+use super::offsets::OffsetGuard;
 use crate::{
     error::CloseCode,
     tasks::locked,
     wire::{ClientId, Frame},
 };
 
-mod holder;
+mod attachment;
 mod mailbox;
 mod outbox;
+mod ownership;
 mod requests;
+pub mod table;
 mod terms;
+pub mod token;
 
-pub use outbox::Unparked;
+pub use attachment::Attachment;
+pub use mailbox::MailboxView;
 use outbox::{Dropped, Outbox, Owed};
 pub(super) use outbox::{KEPT_BYTES_MAX, KEPT_FRAMES_MAX};
+pub use ownership::Ownership;
+pub use requests::InFlightRequests;
+pub use table::Sessions;
 pub use terms::{
     Beginning, Confirmed, ConnectionId, Digest, Duty, Ended, HandedOver, InFlight, Known,
-    NextFrame, Pushed, SessionLimits,
+    NextFrame, Pushed, SessionLimits, Unparked,
 };
+pub use token::Token;
 
 /// One session. Every method is short and takes its lock once.
 pub struct Session {
@@ -157,7 +165,7 @@ impl Session {
     /// reply that it carries: done once the client has the frame, or the mailbox. A frame that does
     /// not fit closes the connection with [`CloseCode::SlowConsumer`], and stays owed. One frame
     /// always fits an empty outbox.
-    pub fn push(&self, frame: Frame, ends: Option<ClientId>, hold: Option<Hold>) -> Pushed {
+    pub fn push(&self, frame: Frame, ends: Option<ClientId>, hold: Option<OffsetGuard>) -> Pushed {
         let mut state = locked(&self.state);
         let weight = frame.weight();
         match &mut state.phase {
@@ -229,55 +237,6 @@ impl Session {
         self.is_reliable && locked(&self.state).closing.is_some()
     }
 
-    /// The next thing to do for a connection, or a wake-up once there is something.
-    pub fn poll_duty(&self, connection: ConnectionId, context: &mut Context<'_>) -> Poll<Duty> {
-        let mut state = locked(&self.state);
-        if let Some(code) = state.closing_of(connection) {
-            return Poll::Ready(Duty::Close(code));
-        }
-        // What another node holds is that node's to write.
-        let is_elsewhere = matches!(state.phase, Phase::Fenced(_));
-        match if is_elsewhere { None } else { state.outbox.take() } {
-            Some(frame) => Poll::Ready(Duty::Write(frame)),
-            None => {
-                state.register(context);
-                Poll::Pending
-            }
-        }
-    }
-
-    /// Why to close, for a connection that cannot write at present; or a wake-up once there is a
-    /// reason.
-    pub fn poll_closing(
-        &self,
-        connection: ConnectionId,
-        context: &mut Context<'_>,
-    ) -> Poll<CloseCode> {
-        let mut state = locked(&self.state);
-        match state.closing_of(connection) {
-            Some(code) => Poll::Ready(code),
-            None => {
-                state.register(context);
-                Poll::Pending
-            }
-        }
-    }
-
-    /// All frames that the connection has taken have left for the network. The ids of the requests
-    /// they ended are free again, unless the client acknowledges frames.
-    pub fn flushed(&self, connection: ConnectionId) {
-        let mut state = locked(&self.state);
-        if state.connection != connection || state.phase != Phase::Attached {
-            return;
-        }
-        let State { outbox, in_flight, .. } = &mut *state;
-        outbox.flushed(|id| {
-            in_flight.remove(&id);
-        });
-        state.shrink();
-        state.close_if_drained();
-    }
-
     /// The number of the last frame that has left for the network, and how many frames up to it are
     /// kept.
     pub fn written(&self) -> (u64, usize) {
@@ -294,58 +253,9 @@ impl Session {
         seq <= locked(&self.state).outbox.last_taken()
     }
 
-    /// The number of the last frame that a connection has taken: what it writes now comes after it.
-    /// 0 when the connection does not count any more.
-    pub fn taken(&self, connection: ConnectionId) -> u64 {
-        let state = locked(&self.state);
-        if state.connection == connection { state.outbox.last_taken() } else { 0 }
-    }
-
-    /// Whether a frame with this number was first sent on this connection: a client that has it, has
-    /// it from there.
-    pub fn is_first_sent_on(&self, connection: ConnectionId, seq: u64) -> bool {
-        let state = locked(&self.state);
-        let is_sent = seq <= state.outbox.last_taken();
-        state.connection == connection && is_sent && state.outbox.is_new(seq)
-    }
-
     /// The client has every frame up to this number.
     pub fn confirm(&self, seq: u64) -> Confirmed {
         locked(&self.state).confirm(seq)
-    }
-
-    /// The same, as heard on a connection. Nothing is confirmed where another one has taken its
-    /// place: the client has said there what it lacks.
-    pub fn confirm_on(&self, connection: ConnectionId, seq: u64) -> Confirmed {
-        let mut state = locked(&self.state);
-        if state.connection == connection { state.confirm(seq) } else { Confirmed::default() }
-    }
-
-    /// The client has read the welcome of this connection, so it has the present token.
-    pub fn heard(&self, connection: ConnectionId) -> bool {
-        let mut state = locked(&self.state);
-        state.connection == connection && state.former_token.take().is_some()
-    }
-
-    /// A connection is gone; the session waits for its client from now on. False when it was not
-    /// the one that counts, or the session is not this node's any more.
-    pub fn detach(&self, connection: ConnectionId) -> bool {
-        let mut state = locked(&self.state);
-        if state.connection != connection || state.phase != Phase::Attached {
-            return false;
-        }
-        state.phase = Phase::Detached { frames: 0, bytes: 0 };
-        state.closing = None;
-        state.waker = None;
-        let confirmed = state.outbox.confirmed();
-        state.outbox.rewind(confirmed);
-        true
-    }
-
-    /// Whether it has waited for its client ever since this connection went.
-    pub fn is_waiting_since(&self, connection: ConnectionId) -> bool {
-        let state = locked(&self.state);
-        state.connection == connection && matches!(state.phase, Phase::Detached { .. })
     }
 
     /// The session is over.

@@ -73,7 +73,7 @@ impl Telemetry {
         );
         registry.register(
             "log_lines_lost",
-            "Lines of the log that were lost because standard error was not read fast enough",
+            "PeerSenders of the log that were lost because standard error was not read fast enough",
             log::LINES_LOST.clone(),
         );
     }

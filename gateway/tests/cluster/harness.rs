@@ -11,14 +11,14 @@ use gateway::{
     },
     config::Config,
     descriptors::Budget,
-    relay::reply::{CORRELATION_ID, REPLY_TOPIC},
+    relay::dialects::{CORRELATION_ID, REPLY_TOPIC},
 };
 use http_body_util::{BodyExt, Full};
 use hyper_util::{client::legacy::Client, rt::TokioExecutor};
 use tokio::{task::JoinSet, time::Instant};
 use tokio_util::sync::CancellationToken;
 
-use crate::table::Table;
+use registry::FaultyRegistry;
 
 pub(crate) const REPLY_PARTITIONS: i32 = 12;
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
@@ -36,7 +36,7 @@ pub(crate) enum Aim {
 
 pub(crate) struct Cluster {
     pub(crate) bus: MemoryBus,
-    pub(crate) registry: Table,
+    pub(crate) registry: FaultyRegistry,
     pub(crate) stop: CancellationToken,
     nodes: JoinSet<()>,
     services: JoinSet<()>,
@@ -81,7 +81,7 @@ impl Cluster {
         config: impl Fn(usize) -> Config,
         setup: Setup,
     ) -> Self {
-        let registry = Table::default();
+        let registry = FaultyRegistry::default();
         registry.set_away(setup.registry_away);
         let mut this = Self {
             bus,
@@ -104,7 +104,8 @@ impl Cluster {
             this.internal.push(app.internal_address());
             let node = app.start().unwrap();
             let stop = this.stop.clone();
-            this.nodes.spawn(async move { node.run(stop.cancelled_owned()).await.unwrap() });
+            this.nodes
+                .spawn(async move { node.run(stop.cancelled_owned(), |_| ()).await.unwrap() });
         }
         this
     }

@@ -3,27 +3,18 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that meets the unexpected has failed")]
 
-use std::{collections::HashSet, sync::Arc, time::Duration};
+use std::{collections::HashSet, time::Duration};
 
-use async_trait::async_trait;
 use bytes::Bytes;
-use gateway::{
-    app::{Adapters, App},
-    bus::{
-        Consumer, ConsumerControl, Outgoing, Producer, Sink,
-        memory::{MemoryBus, MemoryConsumer},
-    },
-    descriptors::Budget,
-    relay::mark::NodeMark,
-};
+use gateway::{bus::memory::MemoryBus, relay::cluster::NodeTag};
 use http_body_util::Full;
-use registry::{MemoryRegistry, NodeEntry, NodeId, NodeRef, NodeTable};
+use registry::{NodeEntry, NodeId, NodeRef, NodeTable};
 use serde_json::Value;
-use tokio::time::Instant;
 
 use crate::harness::{Aim, Cluster, PATIENCE, REPLY_PARTITIONS, eventually};
 
 mod door;
+mod drains;
 mod harness;
 mod metrics;
 mod origins;
@@ -32,7 +23,6 @@ mod raw;
 mod rules;
 mod rules_handshake;
 mod rules_refused;
-mod table;
 
 #[tokio::test]
 async fn replies_by_affinity_need_no_other_node() {
@@ -89,9 +79,9 @@ async fn replies_come_home_to_a_node_that_is_not_alone_with_its_mark() {
     let nodes = cluster.registry.nodes().await.unwrap().entries;
     for (number, entry) in nodes.iter().enumerate() {
         let id = NodeId::parse(&format!("twin-{number}")).unwrap();
-        let mark = NodeMark::of(&entry.node);
+        let mark = NodeTag::of(&entry.node);
         let runs = (1..).map(|incarnation| NodeRef { id: id.clone(), incarnation });
-        let node = { runs }.find(|run| NodeMark::of(run) == mark).unwrap();
+        let node = { runs }.find(|run| NodeTag::of(run) == mark).unwrap();
         let entry = NodeEntry { node, ..entry.clone() };
         cluster.registry.announce(&entry, PATIENCE).await.unwrap();
     }
@@ -196,71 +186,6 @@ async fn a_full_producer_queue_sheds() {
     assert_eq!(cluster.metric("roundtrip_in_flight", &["silent"]).await, 0.0);
     assert_eq!(cluster.metric("roundtrip_limit_hits_total", &["producer_queue"]).await, 1.0);
     cluster.finish().await;
-}
-
-#[tokio::test]
-async fn a_drain_answers_who_waits() {
-    let mut cluster = Cluster::start(2).await;
-    cluster.serve(Aim::RoundRobin, Duration::from_millis(500));
-    let drain = async {
-        let waiting = ["echo"];
-        eventually(async || {
-            (cluster.metric("roundtrip_in_flight", &waiting).await >= 20.0).then_some(())
-        })
-        .await;
-        cluster.stop.cancel();
-    };
-    tokio::join!(cluster.round_trips(10), drain);
-    cluster.finish().await;
-}
-
-/// A consumer that never finishes to close.
-#[derive(Debug)]
-struct NeverCloses(MemoryConsumer);
-
-#[async_trait]
-impl Consumer for NeverCloses {
-    async fn next(&mut self, max: usize, sink: &mut Sink<'_>) {
-        self.0.next(max, sink).await;
-    }
-
-    fn control(&self) -> Arc<dyn ConsumerControl> {
-        self.0.control()
-    }
-
-    async fn close(self: Box<Self>, _: Duration) {
-        std::future::pending().await
-    }
-}
-
-#[tokio::test]
-async fn a_drain_step_that_hangs_takes_no_time_from_the_others() {
-    const GRACE: Duration = Duration::from_secs(3);
-    let bus = MemoryBus::new(&[("replies", REPLY_PARTITIONS), ("silent", 1)]);
-    let registry = MemoryRegistry::new();
-    let producer = Arc::new(bus.producer());
-    let mut config = harness::config(0);
-    config.shutdown.grace = GRACE;
-    let adapters = Adapters {
-        producer: Arc::clone(&producer) as Arc<dyn Producer>,
-        consumer: Box::new(NeverCloses(bus.consumer("roundtrip", "replies"))),
-        registry: Arc::new(registry.clone()),
-    };
-    let node = App::build(config, adapters, Budget::of(65_536)).unwrap().start().unwrap();
-    node.ready().await;
-    assert_eq!(registry.nodes().await.unwrap().entries.len(), 1);
-    // Nor is this one ever acknowledged.
-    bus.set_available(false);
-    let record =
-        Outgoing { topic: "silent", partition: None, key: None, value: None, headers: &[] };
-    producer.produce(&record, Box::new(|_| {})).unwrap();
-
-    let started = Instant::now();
-    node.run(std::future::ready(())).await.unwrap();
-    let took = started.elapsed();
-    assert!(took < GRACE + Duration::from_secs(1), "{took:?}");
-    assert_eq!(producer.outstanding(), 1);
-    assert_eq!(registry.nodes().await.unwrap().entries.len(), 0, "it has not said that it leaves");
 }
 
 #[tokio::test]

@@ -41,6 +41,8 @@ struct Pages {
     cut_off: Option<Instant>,
     /// A node has died, or lost its sessions in its sleep.
     died: Option<Instant>,
+    /// A node has stopped in order: what its sessions are is in the registry alone.
+    stopped: Option<Instant>,
 }
 
 impl Book {
@@ -79,6 +81,10 @@ impl Book {
 
     pub(crate) fn died(&self) {
         self.pages().died = Some(Instant::now());
+    }
+
+    pub(crate) fn stopped(&self) {
+        self.pages().stopped = Some(Instant::now());
     }
 
     /// Whether a node has died since, or was cut off for so long that another one took its sessions
@@ -120,11 +126,12 @@ impl Book {
         recent(pages.went_back) && (recent(pages.cut_off) || recent(pages.died))
     }
 
-    /// Whether, since then, the registry has gone back and a node has died: so the last copy of what
-    /// that one held may be lost.
+    /// Whether, since then, the registry has gone back and a node has died or stopped: so the last
+    /// copy of what that one held may be lost.
     pub(crate) fn lost_a_copy_since(&self, since: Instant) -> bool {
         let pages = self.pages();
-        pages.went_back.is_some_and(|at| since < at) && pages.died.is_some_and(|at| since < at)
+        let recent = |at: Option<Instant>| at.is_some_and(|at| since < at);
+        recent(pages.went_back) && (recent(pages.died) || recent(pages.stopped))
     }
 
     /// Partitions whose replies have not all been handled.

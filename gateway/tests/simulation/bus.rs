@@ -13,23 +13,27 @@ use gateway::bus::{
     Trouble,
     memory::{MemoryConsumer, MemoryProducer},
 };
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use crate::{defect::Defect, net::Wires};
 
 /// A member of a group that is silent for so long is given up.
 const GROUP_PATIENCE: Duration = Duration::from_secs(3);
+/// Between two looks at what is on its way.
+const TICK: Duration = Duration::from_millis(5);
 
 /// A node's producer.
 pub(crate) struct Writer {
     wires: Wires,
     inner: Arc<MemoryProducer>,
+    /// One handle for each record that is on its way, and this one.
+    on_the_way: Arc<()>,
 }
 
 impl Writer {
     pub(crate) fn new(wires: Wires) -> Self {
         let inner = Arc::new(wires.world.bus.producer());
-        Self { wires, inner }
+        Self { wires, inner, on_the_way: Arc::default() }
     }
 }
 
@@ -43,7 +47,9 @@ impl Producer for Writer {
         let headers: Vec<(String, Vec<u8>)> =
             record.headers.iter().map(|(name, value)| ((*name).into(), value.to_vec())).collect();
         let is_lost = world.is_shaky() && world.chance(1);
+        let on_the_way = Arc::clone(&self.on_the_way);
         self.wires.world.spawn(async move {
+            let _until_told = on_the_way;
             world.sleep(0, 10).await;
             if life.dead.is_cancelled() {
                 return;
@@ -87,10 +93,17 @@ impl Producer for Writer {
     }
 
     fn outstanding(&self) -> usize {
-        self.inner.outstanding()
+        Arc::strong_count(&self.on_the_way) - 1
     }
 
-    async fn flush(&self, _: Duration) {}
+    async fn flush(&self, within: Duration) {
+        let told = async {
+            while self.outstanding() > 0 {
+                sleep(TICK).await;
+            }
+        };
+        drop(timeout(within, told).await);
+    }
 }
 
 /// A node's consumer of replies.
@@ -164,7 +177,11 @@ impl Consumer for Reader {
         Arc::clone(&self.seat) as _
     }
 
-    async fn close(self: Box<Self>, _: Duration) {}
+    async fn close(self: Box<Self>, within: Duration) {
+        if let Some(inner) = self.inner {
+            Box::new(inner).close(within).await;
+        }
+    }
 }
 
 impl Seat {

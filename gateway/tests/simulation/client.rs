@@ -4,7 +4,7 @@ use std::{
     collections::BTreeMap, collections::VecDeque, sync::Arc, sync::atomic::Ordering, time::Duration,
 };
 
-use gateway::{edge::ws::Wish, relay::token::Token};
+use gateway::{edge::ws::Wish, relay::session::Token};
 use serde_json::Value;
 use tokio::time::{Instant, sleep_until, timeout};
 
@@ -110,6 +110,9 @@ impl Client {
 
     async fn connect(&mut self) -> Option<Talk> {
         let node = self.world.node(self.world.below(NODES as u64) as usize)?;
+        if !node.is_open() {
+            return None;
+        }
         let resume = self.token.clone().map(|token| (Some(token), self.last_seq));
         let had_token = resume.is_some();
         let wish = Wish { is_reliable: self.is_reliable, resume };

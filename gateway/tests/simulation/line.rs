@@ -55,7 +55,12 @@ impl Line {
         let (client, client_side) = duplex(PIPE_BYTES);
         let (node_side, served) = duplex(PIPE_BYTES);
         let of_node = Arc::clone(node);
-        node.spawn(async move { of_node.while_awake(serve(&of_node, wish, served)).await });
+        // Between the handshake and what it starts, anything may happen.
+        let starts_after = world.ms(0, if world.chance(10) { 200 } else { 5 });
+        node.spawn(async move {
+            sleep(starts_after).await;
+            of_node.while_awake(serve(&of_node, wish, served)).await;
+        });
         let (from_client, to_client) = split(client_side);
         let (from_node, to_node) = split(node_side);
         let notices_after = world.ms(0, if world.chance(20) { 4000 } else { 50 });

@@ -26,6 +26,7 @@ use crate::{
     client::Client,
     defect::Defect,
     node::Node,
+    troubles::{drains_at_once, trouble},
     world::{NODES, World},
 };
 
@@ -38,6 +39,7 @@ mod line;
 mod net;
 mod node;
 mod service;
+mod troubles;
 mod whims;
 mod world;
 
@@ -86,7 +88,7 @@ async fn run(world: &Arc<World>) {
     world.set_shaky(world.chance(50));
     for _ in 0..world.below(6) {
         world.is_troubled.store(true, Ordering::Relaxed);
-        let (trouble, start) = (trouble(Arc::clone(world), world.below(9)), world.ms(0, 10_000));
+        let (trouble, start) = (trouble(Arc::clone(world), world.below(10)), world.ms(0, 10_000));
         world.spawn(async move {
             sleep(start).await;
             trouble.await;
@@ -108,79 +110,16 @@ async fn run(world: &Arc<World>) {
     if !clients.is_empty() {
         world.book.wrong(world.seconds(), format!("{} clients wait for ever", clients.len()));
     }
+    // Nobody waits for anything any more, whatever is still to be put in order.
+    let first = world.below(NODES as u64) as usize;
+    drains_at_once(world, first).await;
     sleep(REST).await;
     let left = world.live_nodes().iter().filter_map(|node| node.left()).collect::<Vec<_>>();
     for what in left.into_iter().chain(world.book.unhandled()) {
         world.book.wrong(world.seconds(), what);
     }
-}
-
-/// Something that goes wrong for a while, unless it is calm by then.
-async fn trouble(world: Arc<World>, kind: u64) {
-    let (one, other) = (world.below(NODES as u64) as usize, world.below(NODES as u64) as usize);
-    let log = |what: &str| world.book.log(world.seconds(), &format!("node {one}: {what}"));
-    match kind {
-        0 | 1 => {
-            let Some(node) = world.set_node(one, None) else { return };
-            log("crashes");
-            world.book.died();
-            node.life.dead.cancel();
-            drop(node);
-            world.sleep(300, 9000).await;
-            if !world.calm.is_cancelled() {
-                log("starts");
-                world.set_node(one, Some(Node::start(&world, one)));
-            }
-        }
-        2 => {
-            let Some(node) = world.node(one) else { return };
-            log("falls asleep");
-            world.book.died();
-            node.life.set_asleep(true);
-            world.sleep(500, 9000).await;
-            log("wakes up");
-            world.book.died();
-            node.life.set_asleep(false);
-        }
-        3 => {
-            log(&format!("does not reach {other}"));
-            world.book.cut_off();
-            world.set_cut(one, other, true);
-            world.sleep(300, 4000).await;
-            world.set_cut(one, other, false);
-        }
-        4 => {
-            log("does not reach the registry");
-            world.book.cut_off();
-            world.set_registry_away(one, true);
-            world.sleep(300, 4000).await;
-            world.set_registry_away(one, false);
-        }
-        5 => {
-            log("nobody reaches the bus");
-            world.bus.set_available(false);
-            world.sleep(300, 2000).await;
-            world.bus.set_available(true);
-        }
-        6 => {
-            let then = world.table.snapshot();
-            world.sleep(100, 5000).await;
-            log("the registry goes back in time");
-            world.book.went_back();
-            world.table.restore(&then);
-        }
-        7 => {
-            world.set_clock(one);
-            log("has its clock set");
-        }
-        _ => {
-            if world.chance(70) {
-                return;
-            }
-            log("the registry loses everything");
-            world.book.wiped();
-            world.table.wipe();
-        }
+    for node in world.live_nodes() {
+        drains_at_once(world, node.life.index).await;
     }
 }
 

@@ -107,7 +107,7 @@ impl Wires {
             };
             node.life.awake().await;
             let (tell, told) = oneshot::channel();
-            let relay = Arc::clone(&node.parts.relay);
+            let relay = Arc::clone(&node.relay);
             node.spawn(async move { drop(tell.send(what.on(relay).await)) });
             let answer = told.await.map_err(|_| PeerError::Unreachable("died".to_owned()))?;
             node.life.awake().await;
@@ -136,7 +136,7 @@ impl AsyncWork<Vec<Verdict>> for Deliver {
     async fn on(self, relay: Arc<Relay>) -> Vec<Verdict> {
         let deliver = |delivery: Delivery| {
             let Delivery { request, session, reply, .. } = delivery;
-            relay.deliver_forwarded(request, session, reply, Duration::ZERO)
+            relay.forwarding.deliver_forwarded(request, session, reply, Duration::ZERO)
         };
         self.0.into_iter().map(deliver).collect()
     }
@@ -144,14 +144,14 @@ impl AsyncWork<Vec<Verdict>> for Deliver {
 
 impl AsyncWork<Vec<Verdict>> for Settle {
     async fn on(self, relay: Arc<Relay>) -> Vec<Verdict> {
-        let ask = |(request, session)| relay.whereabouts(request, Some(session));
+        let ask = |(request, session)| relay.forwarding.whereabouts(request, Some(session));
         self.0.into_iter().map(ask).collect()
     }
 }
 
 impl AsyncWork<Option<Bytes>> for Release {
     async fn on(self, relay: Arc<Relay>) -> Option<Bytes> {
-        relay.release(self.0, self.1).await
+        relay.leaving.release(self.0, self.1).await
     }
 }
 
@@ -182,7 +182,12 @@ impl PeerLink for Wires {
         epoch: u64,
         within: Duration,
     ) -> Result<Option<Bytes>, PeerError> {
-        self.call(url, within, Release(session, epoch)).await
+        let released = self.call(url, within, Release(session, epoch)).await;
+        if released.is_err() {
+            // It may have been given up all the same: what was not copied before is known to nobody.
+            self.world.book.cut_off();
+        }
+        released
     }
 }
 

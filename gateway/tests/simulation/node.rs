@@ -1,17 +1,21 @@
 //! One run of a node: the relay's real parts, on simulated ground.
 
-use std::{pin::pin, sync::Arc};
+use std::{
+    pin::pin,
+    sync::{Arc, Mutex},
+};
 
 use gateway::{
-    config::Config,
+    app::drain::{Drain, Stops},
+    bus::Producer,
+    config::{Config, ShutdownConfig},
     edge::Edge,
-    relay::{Nature, Relay, parts::Parts},
+    relay::{Environment, Relay, Surroundings},
     tasks::Tasks,
     telemetry::Telemetry,
 };
 use registry::{NodeId, NodeRef, NodeState};
-use tokio::time::Duration;
-use tokio_util::sync::CancellationToken;
+use tokio::{task::JoinHandle, time::Duration};
 
 use crate::{
     bus::{Reader, Writer},
@@ -28,9 +32,14 @@ pub(crate) const MAILBOX_BYTES: usize = 16 * 1024;
 /// A run of a node.
 pub(crate) struct Node {
     pub(crate) life: Arc<Life>,
-    pub(crate) parts: Parts,
+    pub(crate) relay: Arc<Relay>,
     pub(crate) edge: Edge,
     tasks: Tasks,
+    shutdown: ShutdownConfig,
+    producer: Arc<dyn Producer>,
+    stops: Stops,
+    /// What reads replies, until the node drains.
+    reader: Mutex<Option<JoinHandle<()>>>,
 }
 
 impl Node {
@@ -42,23 +51,58 @@ impl Node {
         let id = NodeId::parse(&format!("gw-{index}")).unwrap();
         let clock = world.clock_of(index);
         let incarnation = clock.unix_ms();
-        let nature = Nature::simulated(clock, world.below(u64::MAX));
+        let environment = Environment::simulated(clock, world.below(u64::MAX));
         let (writer, reader) = (Writer::new(wires.clone()), Reader::new(wires.clone()));
         let (node, telemetry) = (NodeRef { id, incarnation }, Arc::new(Telemetry::new()));
         let config = config(index);
-        let relay = Relay::new(&config, node, Arc::new(writer), telemetry);
-        let relay = Arc::new(relay.with_nature(nature));
-        let registry = Arc::new(wires.clone());
-        let parts = Parts::join(relay, index.to_string(), registry, Arc::new(wires), tasks.clone());
+        let (producer, stops) = (Arc::new(writer) as Arc<dyn Producer>, Stops::default());
+        let surroundings = Surroundings {
+            node,
+            url: index.to_string(),
+            producer: Arc::clone(&producer),
+            registry: Arc::new(wires.clone()),
+            link: Arc::new(wires),
+            environment: Arc::new(environment),
+            telemetry,
+            tasks: tasks.clone(),
+        };
+        let relay = Arc::new(Relay::new(&config, surroundings));
         let control = gateway::bus::Consumer::control(&reader);
-        let (dispatch, _) = parts.reader(control);
-        let never = CancellationToken::new();
-        tasks.long_lived("dispatch", dispatch.run(Box::new(reader), never, Duration::ZERO));
-        parts.start(&life.dead);
-        parts.membership.set_state(NodeState::Ready);
-        let relay = Arc::clone(&parts.relay);
-        let edge = Edge::new(&config, relay, parts.handover(), tasks.clone());
-        Arc::new(Self { life, parts, edge, tasks })
+        let (dispatch, _) = relay.reader(control);
+        let reading = dispatch.run(Box::new(reader), stops.reading.clone(), Duration::ZERO);
+        // It dies with the node, however that ends.
+        let (dead, stop) = (life.dead.clone(), stops.reading.clone());
+        let reader = tasks.until("dispatch", &stop, async move {
+            tokio::select! {
+                biased;
+                () = dead.cancelled() => {}
+                () = reading => {}
+            }
+        });
+        relay.start(&life.dead);
+        relay.membership.set_state(NodeState::Ready);
+        let edge = Edge::new(&config, Arc::clone(&relay), tasks.clone());
+        let (shutdown, reader) = (config.shutdown, Mutex::new(Some(reader)));
+        Arc::new(Self { life, relay, edge, tasks, shutdown, producer, stops, reader })
+    }
+
+    /// Whether it lets clients in.
+    pub(crate) fn is_open(&self) -> bool {
+        !self.relay.gate.is_draining()
+    }
+
+    /// Stops in order; dead with all its tasks then. Nothing happens to one that does so already.
+    pub(crate) async fn drain(&self) {
+        let Some(reader) = self.reader.lock().unwrap().take() else { return };
+        let drain = Drain {
+            config: self.shutdown.clone(),
+            relay: Arc::clone(&self.relay),
+            producer: Arc::clone(&self.producer),
+            tasks: self.tasks.clone(),
+            stops: self.stops.clone(),
+            reader,
+        };
+        self.while_awake(drain.run()).await;
     }
 
     /// Starts what dies with the node.
@@ -88,10 +132,10 @@ impl Node {
 
     /// What is left of what should be nothing by now.
     pub(crate) fn left(&self) -> Option<String> {
-        let relay = &self.parts.relay;
-        let (pending, sessions) = (relay.pending().len(), relay.hub().len());
-        let is_rest = pending == 0 && sessions == 0 && relay.backups().is_empty();
-        let backups = relay.backups();
+        let relay = &self.relay;
+        let (pending, sessions) = (relay.completion.pending.len(), relay.sessions.len());
+        let is_rest = pending == 0 && sessions == 0 && relay.checkpoints.is_empty();
+        let backups = &relay.checkpoints;
         (!is_rest).then(|| {
             format!("node {}: {pending} pending, {sessions} sessions, {backups:?}", self.life.index)
         })
@@ -115,6 +159,8 @@ fn config(index: usize) -> Config {
         mailbox_frames_max = {MAILBOX_FRAMES}
         [limits]
         in_flight_per_connection_max = 24
+        [shutdown]
+        grace = "10s"
         [services.echo]
         request_topic = "echo"
         timeout = "20s"

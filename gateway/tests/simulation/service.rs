@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use gateway::{
     bus::{BusEvent, Consumer, Outgoing, Position, Producer},
-    relay::reply::CORRELATION_ID,
+    relay::dialects::CORRELATION_ID,
 };
 
 use crate::world::{REPLY_PARTITIONS, World};

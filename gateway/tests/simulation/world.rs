@@ -194,6 +194,8 @@ impl World {
 pub(crate) struct Life {
     pub(crate) index: usize,
     pub(crate) dead: CancellationToken,
+    /// It has died of a sudden.
+    has_crashed: AtomicBool,
     /// The registry has taken it for new, and it may not have heard so.
     pub(crate) is_fresh: AtomicBool,
     asleep: AtomicBool,
@@ -203,8 +205,17 @@ pub(crate) struct Life {
 
 impl Life {
     pub(crate) fn new(index: usize, dead: CancellationToken) -> Arc<Self> {
-        let (is_fresh, asleep) = (AtomicBool::new(false), AtomicBool::new(false));
-        Arc::new(Self { index, dead, is_fresh, asleep, changed: Notify::new() })
+        let [has_crashed, is_fresh, asleep] = [(); 3].map(|()| AtomicBool::new(false));
+        Arc::new(Self { index, dead, has_crashed, is_fresh, asleep, changed: Notify::new() })
+    }
+
+    pub(crate) fn crash(&self) {
+        self.has_crashed.store(true, Ordering::Relaxed);
+        self.dead.cancel();
+    }
+
+    pub(crate) fn has_crashed(&self) -> bool {
+        self.has_crashed.load(Ordering::Relaxed)
     }
 
     pub(crate) fn set_asleep(&self, asleep: bool) {

@@ -6,7 +6,7 @@ use registry::RequestId;
 use super::super::{Answer, Refusal, problem, problem_with};
 use crate::{
     error::{ErrorCode, Failure},
-    relay::pending::{Outcome, Timing},
+    relay::requests::pending::{Outcome, Timing},
     wire::Reply,
 };
 

@@ -17,7 +17,11 @@ use super::{
 use crate::{
     config::SessionConfig,
     error::{CloseCode, ErrorCode, Failure},
-    relay::{Relay, Session, session::ConnectionId, token::Token},
+    relay::{
+        Relay, Session,
+        lifecycle::resume::Undecided,
+        session::{ConnectionId, Token},
+    },
     wire::{BadFrame, ClientFrame, ClientId, Frame, Welcome},
 };
 
@@ -32,7 +36,10 @@ pub struct Wish {
 
 /// A socket that counts against the limit for as long as this lives.
 #[derive(Debug)]
-pub(super) struct Place(Arc<Relay>);
+pub(super) struct Place {
+    relay: Arc<Relay>,
+    is_dismissed: bool,
+}
 
 /// A connection of a session. Dropping it, also half-way through a panic, leaves the session to wait
 /// for its client.
@@ -57,14 +64,24 @@ enum Next {
 impl Place {
     /// Takes one, whether or not there is one left.
     pub(super) fn take(relay: &Arc<Relay>) -> Self {
-        relay.connection_opened();
-        Self(Arc::clone(relay))
+        relay.gate.connection_opened();
+        relay.telemetry.connections.inc();
+        Self { relay: Arc::clone(relay), is_dismissed: false }
+    }
+
+    /// Nothing is served on the socket any more: a node that stops need not wait for it.
+    fn dismiss(&mut self) {
+        if !std::mem::replace(&mut self.is_dismissed, true) {
+            self.relay.gate.connection_dismissed();
+        }
     }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.0.connection_closed();
+        self.dismiss();
+        self.relay.gate.connection_closed();
+        self.relay.telemetry.connections.dec();
     }
 }
 
@@ -73,7 +90,7 @@ pub(super) async fn serve<S>(
     edge: &Edge,
     wish: Wish,
     rate: Rate,
-    place: Place,
+    mut place: Place,
     stream: WebSocketStream<Listening<S>>,
 ) where
     S: AsyncRead + AsyncWrite + Unpin,
@@ -82,10 +99,10 @@ pub(super) async fn serve<S>(
     let mut socket = Socket::new(stream, &edge.session);
     let resumed = match wish.resume {
         Some((Some(token), last_seq)) => {
-            edge.handover.resume(&token, last_seq, || socket.is_open()).await
+            edge.relay.resumption.resume(&token, last_seq, || socket.is_open()).await
         }
         Some((None, _)) => {
-            relay.refused_token();
+            relay.lifecycle.refused_token();
             Ok(None)
         }
         None => Ok(None),
@@ -93,12 +110,17 @@ pub(super) async fn serve<S>(
     let (session, id, resumed) = match resumed {
         Ok(Some((session, id))) => (session, id, true),
         Ok(None) => {
-            let (session, id) = relay.start_session(wish.is_reliable);
+            let (session, id) = relay.lifecycle.start(wish.is_reliable);
             (session, id, false)
         }
         Err(error) => {
             tracing::debug!(%error, "session not resumed");
-            return socket.say_goodbye(relay, CloseCode::Internal).await;
+            let code = match error {
+                Undecided::Registry(_) => CloseCode::Internal,
+                Undecided::Draining => CloseCode::Draining,
+            };
+            place.dismiss();
+            return socket.say_goodbye(relay, code).await;
         }
     };
     socket.serve(id);
@@ -110,6 +132,7 @@ pub(super) async fn serve<S>(
         Some(code) => {
             tracing::debug!(session = %connection.session.id(), code = code.number(), "closing");
             connection.leave(!code.invites_back());
+            place.dismiss();
             socket.say_goodbye(&relay, code).await;
         }
         None => connection.leave(socket.is_over),
@@ -136,7 +159,7 @@ impl Connection {
                     Next::Nothing => None,
                     Next::Heard => {
                         if !std::mem::replace(&mut is_heard, true) {
-                            self.relay.heard(&self.session, self.id).await;
+                            self.relay.lifecycle.heard(&self.session, self.id).await;
                         }
                         None
                     }
@@ -155,7 +178,7 @@ impl Connection {
     /// The connection is over; its session is too, or waits for its client.
     fn leave(self, is_over: bool) {
         if is_over {
-            self.relay.end_session_of(&self.session, self.id);
+            self.relay.lifecycle.end(&self.session, self.id);
         }
     }
 
@@ -166,10 +189,10 @@ impl Connection {
             resumed: self.resumed,
             reliable: self.session.is_reliable(),
             resume_window_ms: self.times.resume_window.as_millis(),
-            node: self.relay.node().id.as_str(),
+            node: self.relay.node.id.as_str(),
             ping_interval_ms: self.times.ping_interval.as_millis(),
-            max_message_bytes: self.relay.limits().message_bytes_max,
-            max_in_flight: self.relay.limits().in_flight_per_connection_max,
+            max_message_bytes: self.relay.requests.limits().message_bytes_max,
+            max_in_flight: self.relay.requests.limits().in_flight_per_connection_max,
         }
         .render()
     }
@@ -191,7 +214,7 @@ impl Connection {
                 Some(seq) => {
                     if !self.session.is_reliable() {
                         // Whatever left before the ping has come too.
-                        self.relay.confirm_on(&self.session, self.id, seq);
+                        self.relay.completion.confirm_on(&self.session, self.id, seq);
                     }
                     Next::Heard
                 }
@@ -211,11 +234,11 @@ impl Connection {
     fn on_text<S>(&self, text: &str, socket: &mut Socket<S>) -> Next {
         match ClientFrame::parse(text) {
             Ok(ClientFrame::Request(frame)) => {
-                self.relay.request(&self.session, &frame, || self.rate.take(&self.relay));
+                self.relay.requests.submit(&self.session, &frame, || self.rate.take(&self.relay));
             }
             Ok(ClientFrame::Cancel(id)) => self.on_cancel(id),
             Ok(ClientFrame::Ping(id)) => {
-                self.relay.owe(&self.session, Frame::Pong { id }, None, None);
+                self.relay.completion.owe(&self.session, Frame::Pong { id }, None, None);
             }
             Ok(ClientFrame::Ack(seq)) => {
                 if !self.session.has_sent(seq) {
@@ -223,8 +246,8 @@ impl Connection {
                     socket.explain(format!("ack of {seq}; the last frame is {last}"));
                     return Next::Close(CloseCode::ContractViolation);
                 }
-                let is_of_this_connection = self.session.is_first_sent_on(self.id, seq);
-                self.relay.confirm_on(&self.session, self.id, seq);
+                let is_of_this_connection = self.session.on(self.id).is_first_sent(seq);
+                self.relay.completion.confirm_on(&self.session, self.id, seq);
                 if is_of_this_connection {
                     return Next::Heard;
                 }
@@ -236,9 +259,9 @@ impl Connection {
 
     fn on_cancel(&self, id: ClientId) {
         // In flight but not pending: its answer is on its way and stands.
-        match self.session.request(&id) {
+        match self.session.requests().get(&id) {
             Some(request) => {
-                self.relay.cancel(request);
+                self.relay.completion.cancel(request);
             }
             None => {
                 let failure =
@@ -250,14 +273,14 @@ impl Connection {
 
     fn tell_bad(&self, BadFrame { id, message }: BadFrame) {
         // Only `duplicate` may name a request in flight without ending it.
-        let in_flight = id.as_ref().is_some_and(|id| self.session.request(id).is_some());
+        let in_flight = id.as_ref().is_some_and(|id| self.session.requests().get(id).is_some());
         let code = if in_flight { ErrorCode::Duplicate } else { ErrorCode::BadRequest };
         self.tell(id, Failure::new(code, message));
     }
 
     fn tell(&self, id: Option<ClientId>, failure: Failure) {
         let frame = Frame::Error { id, request: None, failure, reply: None };
-        self.relay.owe(&self.session, frame, None, None);
+        self.relay.completion.owe(&self.session, frame, None, None);
     }
 
     fn on_beat<S>(&self, socket: &mut Socket<S>) -> Option<CloseCode>
@@ -271,6 +294,6 @@ impl Connection {
 
 impl Drop for Connection {
     fn drop(&mut self) {
-        self.relay.detach(&self.session, self.id);
+        self.relay.lifecycle.detach(&self.session, self.id);
     }
 }

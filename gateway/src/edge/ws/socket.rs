@@ -137,7 +137,7 @@ where
             match Pin::new(&mut self.stream).poll_ready(cx) {
                 Poll::Ready(Ok(())) => {}
                 Poll::Ready(Err(_)) => return Some(Event::Gone),
-                Poll::Pending => match session.poll_closing(self.connection, cx) {
+                Poll::Pending => match session.on(self.connection).poll_closing(cx) {
                     Poll::Ready(code) => return Some(Event::Close(code)),
                     Poll::Pending => return None,
                 },
@@ -146,7 +146,7 @@ where
                 cx.waker().wake_by_ref();
                 break;
             }
-            match session.poll_duty(self.connection, cx) {
+            match session.on(self.connection).poll_duty(cx) {
                 Poll::Ready(Duty::Write(frame)) => {
                     let is_written = self.start(Message::text(frame.text())).is_ok();
                     if !is_written || (frame.is_last_missed() && !self.ping(session)) {
@@ -161,7 +161,7 @@ where
             match Pin::new(&mut self.stream).poll_flush(cx) {
                 Poll::Ready(Ok(())) => {
                     self.unflushed = false;
-                    session.flushed(self.connection);
+                    session.on(self.connection).flushed();
                     let is_unsure = !session.is_reliable() && !self.pings.is_out();
                     if is_unsure && session.written().1 >= UNCONFIRMED_MAX && !self.ping(session) {
                         return Some(Event::Gone);
@@ -204,7 +204,7 @@ where
         if !self.pings.is_out() {
             self.stream.get_mut().take_has_come();
         }
-        let Some(payload) = self.pings.begin(now, session.taken(self.connection)) else {
+        let Some(payload) = self.pings.begin(now, session.on(self.connection).taken()) else {
             return true;
         };
         self.beat.as_mut().reset(self.pings.due(now));
@@ -224,10 +224,10 @@ where
     /// Says why, and gives the client time to read it: closing at once would let the network drop
     /// what is not read yet.
     pub(super) async fn say_goodbye(&mut self, relay: &Relay, code: CloseCode) {
-        relay.telemetry().closed(code.number());
+        relay.telemetry.closed(code.number());
         match code {
-            CloseCode::SlowConsumer => relay.telemetry().limit_hit("outbox_bytes_max"),
-            CloseCode::TooLarge => relay.telemetry().limit_hit("frame_bytes_max"),
+            CloseCode::SlowConsumer => relay.telemetry.limit_hit("outbox_bytes_max"),
+            CloseCode::TooLarge => relay.telemetry.limit_hit("frame_bytes_max"),
             _ => {}
         }
         let why = self.why.take();

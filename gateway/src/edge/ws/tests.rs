@@ -188,7 +188,7 @@ async fn a_silent_client_is_lost_in_time_and_one_that_talks_somewhat_later() {
         let began = Instant::now();
         let mut client = bed.connect(false, None).await;
         // Reads nothing, so it answers no ping; every byte is a sign of life.
-        while !bed.0.relay.telemetry().render().contains(r#"closes_total{code="4000"} 1"#) {
+        while !bed.0.relay.telemetry.render().contains(r#"closes_total{code="4000"} 1"#) {
             sleep(Duration::from_secs(1)).await;
             if talks {
                 client.send(Message::Pong(Bytes::new())).await;

@@ -4,12 +4,11 @@
 use std::{collections::VecDeque, ops::Range};
 
 use registry::RequestId;
-use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
-use super::NextFrame;
+use super::terms::{NextFrame, Unparked};
 use crate::{
-    relay::window::Hold,
+    relay::offsets::OffsetGuard,
     wire::{ClientId, Frame},
 };
 
@@ -18,17 +17,6 @@ use crate::{
 pub(in crate::relay) const KEPT_FRAMES_MAX: usize = 512;
 /// The same in bytes.
 pub(in crate::relay) const KEPT_BYTES_MAX: usize = 256 * 1024;
-
-/// A frame that the mailbox should have, or the session's next holder.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Unparked {
-    /// Its number.
-    pub seq: u64,
-    /// The request that it ends.
-    pub request: Option<RequestId>,
-    /// What it says.
-    pub frame: Frame,
-}
 
 /// A frame that a client is not known to have.
 #[derive(Debug)]
@@ -39,7 +27,7 @@ pub(super) struct Owed {
     /// The request that it ends, by the client's id, until that is free again.
     ends: Option<ClientId>,
     /// Keeps the reply's offset from being stored.
-    pub(super) hold: Option<Hold>,
+    pub(super) hold: Option<OffsetGuard>,
     since: Instant,
     backing: Backing,
 }
@@ -119,7 +107,7 @@ impl Outbox {
     }
 
     /// Queues a frame, with the next number if it is one of those that have numbers.
-    pub(super) fn push(&mut self, frame: Frame, ends: Option<ClientId>, hold: Option<Hold>) {
+    pub(super) fn push(&mut self, frame: Frame, ends: Option<ClientId>, hold: Option<OffsetGuard>) {
         self.seq += u64::from(frame.is_numbered());
         let seq = if frame.is_numbered() { self.seq } else { 0 };
         self.waiting_bytes += frame.weight();
@@ -268,7 +256,7 @@ impl Outbox {
     pub(super) fn parked(&mut self, seqs: &[u64]) {
         for owed in self.owed.iter_mut().filter(|owed| seqs.binary_search(&owed.seq).is_ok()) {
             owed.backing = Backing::Parked;
-            owed.hold.take().into_iter().for_each(Hold::done);
+            owed.hold.take().into_iter().for_each(OffsetGuard::done);
         }
     }
 
@@ -310,7 +298,7 @@ impl Outbox {
         }
         self.written = self.written.saturating_sub(1);
         self.confirmed = self.confirmed.max(owed.seq);
-        owed.hold.take().into_iter().for_each(Hold::done);
+        owed.hold.take().into_iter().for_each(OffsetGuard::done);
         Some(owed)
     }
 
@@ -331,7 +319,7 @@ impl Owed {
     }
 
     /// The frame with its hold, where it has one.
-    pub(super) fn held(self) -> Option<(Frame, Hold)> {
+    pub(super) fn held(self) -> Option<(Frame, OffsetGuard)> {
         Some((self.frame, self.hold?))
     }
 }

@@ -5,21 +5,32 @@ use registry::RequestId;
 use super::{Digest, InFlight, Known, Session, State};
 use crate::{tasks::locked, wire::ClientId};
 
+/// The requests in flight for a session.
+#[derive(Clone, Copy, Debug)]
+pub struct InFlightRequests<'s>(&'s Session);
+
 impl Session {
+    /// Its requests in flight.
+    pub fn requests(&self) -> InFlightRequests<'_> {
+        InFlightRequests(self)
+    }
+}
+
+impl InFlightRequests<'_> {
     /// How many requests are in flight, counting those whose answer the client may not have yet.
-    pub fn in_flight(&self) -> usize {
-        locked(&self.state).in_flight.len()
+    pub fn count(&self) -> usize {
+        locked(&self.0.state).in_flight.len()
     }
 
     /// Every request in flight, by the client's id.
-    pub fn requests(&self) -> Vec<(ClientId, InFlight)> {
-        let state = locked(&self.state);
+    pub fn all(&self) -> Vec<(ClientId, InFlight)> {
+        let state = locked(&self.0.state);
         state.in_flight.iter().map(|(id, request)| (id.clone(), request.clone())).collect()
     }
 
     /// Whether the id is in flight, and for the same request.
     pub fn known(&self, id: &ClientId, digest: Digest) -> Known {
-        let mut state = locked(&self.state);
+        let mut state = locked(&self.0.state);
         let State { in_flight, outbox, .. } = &mut *state;
         match in_flight.get_mut(id) {
             // It was sent again by a client that did not know yet, and does now.
@@ -35,18 +46,18 @@ impl Session {
     }
 
     /// The request in flight under an id.
-    pub fn request(&self, id: &ClientId) -> Option<RequestId> {
-        locked(&self.state).in_flight.get(id).map(|known| known.request)
+    pub fn get(&self, id: &ClientId) -> Option<RequestId> {
+        locked(&self.0.state).in_flight.get(id).map(|known| known.request)
     }
 
     /// A request is in flight from now on. The caller has made sure that the id is free.
     pub fn begin(&self, id: ClientId, request: InFlight) {
-        locked(&self.state).in_flight.insert(id, request);
+        locked(&self.0.state).in_flight.insert(id, request);
     }
 
     /// A request was not taken after all.
     pub fn forget(&self, id: &ClientId) {
-        let mut state = locked(&self.state);
+        let mut state = locked(&self.0.state);
         state.in_flight.remove(id);
         state.close_if_drained();
     }

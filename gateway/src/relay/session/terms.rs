@@ -3,11 +3,13 @@
 use std::sync::Arc;
 
 use registry::RequestId;
+use serde::{Deserialize, Serialize};
 
-use super::outbox::Unparked;
+use super::token::Token;
 use crate::{
+    config::SessionConfig,
     error::CloseCode,
-    relay::{token::Token, window::Hold},
+    relay::offsets::OffsetGuard,
     wire::{ClientId, Frame},
 };
 
@@ -68,17 +70,28 @@ pub enum Pushed {
     /// The same, and the mailbox has to have it, because the client is away.
     Away,
     /// There is no such session any more, here.
-    Ended(Frame, Option<Hold>),
+    Ended(Frame, Option<OffsetGuard>),
     /// More than this limit lets the session hold without a connection: it has to end, and the frame
     /// is no part of it.
-    Overflowed(&'static str, Frame, Option<Hold>),
+    Overflowed(&'static str, Frame, Option<OffsetGuard>),
     /// The session has gone to another node, and the frame has to follow it.
-    Moved(Frame, Option<Hold>),
+    Moved(Frame, Option<OffsetGuard>),
 }
 
 /// One of a session's connections: the latest one is the only one that counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ConnectionId(pub(super) u64);
+
+impl SessionLimits {
+    /// As configured.
+    pub fn new(config: &SessionConfig) -> Self {
+        Self {
+            outbox_bytes_max: config.outbox_bytes_max,
+            mailbox_bytes_max: config.mailbox_bytes_max,
+            mailbox_frames_max: config.mailbox_frames_max,
+        }
+    }
+}
 
 impl ConnectionId {
     /// That of no connection.
@@ -115,6 +128,17 @@ impl NextFrame {
     }
 }
 
+/// A frame that the mailbox should have, or the session's next holder.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Unparked {
+    /// Its number.
+    pub seq: u64,
+    /// The request that it ends.
+    pub request: Option<RequestId>,
+    /// What it says.
+    pub frame: Frame,
+}
+
 /// What has changed by a client's having got its frames.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Confirmed {
@@ -147,7 +171,7 @@ pub struct Ended {
     /// How many frames nobody has been sent.
     pub unread: usize,
     /// Replies among its frames whose offsets are held back here.
-    pub held: Vec<(Frame, Hold)>,
+    pub held: Vec<(Frame, OffsetGuard)>,
 }
 
 /// What a session leaves to its next holder.
@@ -160,7 +184,7 @@ pub struct HandedOver {
     /// The frames after it, in order.
     pub frames: Vec<Unparked>,
     /// Replies among them whose offsets are held back here.
-    pub holds: Vec<(Frame, Hold)>,
+    pub holds: Vec<(Frame, OffsetGuard)>,
     /// Requests in flight.
     pub in_flight: Vec<(ClientId, InFlight)>,
 }

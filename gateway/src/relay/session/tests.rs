@@ -5,7 +5,7 @@ use std::sync::{
     Arc,
     atomic::{AtomicUsize, Ordering},
 };
-use std::time::Duration;
+use std::{task::Poll, time::Duration};
 
 use bytes::Bytes;
 use futures_util::task::{ArcWake, noop_waker, waker};
@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     error::{ErrorCode, Failure},
-    relay::window::{Record, Window},
+    relay::offsets::{OffsetTracker, Record},
     wire::Reply,
 };
 
@@ -93,7 +93,7 @@ fn end(session: &Session, number: usize) -> Pushed {
 }
 
 fn next_of(session: &Session, connection: ConnectionId) -> Option<Duty> {
-    match session.poll_duty(connection, &mut Context::from_waker(&noop_waker())) {
+    match session.on(connection).poll_duty(&mut Context::from_waker(&noop_waker())) {
         Poll::Ready(duty) => Some(duty),
         Poll::Pending => None,
     }
@@ -120,7 +120,7 @@ fn seqs(session: &Session) -> Vec<u64> {
 
 fn write_all(session: &Session) -> Vec<u64> {
     let seqs = seqs(session);
-    session.flushed(session.connection());
+    session.on(session.connection()).flushed();
     seqs
 }
 
@@ -158,8 +158,8 @@ fn one_frame_always_fits_and_the_next_closes_and_stays() {
         session.push(response(2, 1), None, None);
         assert_eq!(closing(&session), Some(CloseCode::SlowConsumer));
         session.push(response(3, 1), None, None);
-        assert!(session.detach(session.connection()));
-        assert!(session.resume(0, beginning(2, 0)).is_some());
+        assert!(session.on(session.connection()).detach());
+        assert!(session.ownership().resume(0, beginning(2, 0)).is_some());
         assert_eq!(write_all(&session), [1, 2, 3]);
     }
 }
@@ -189,12 +189,12 @@ fn a_waiting_connection_is_woken_once_by_a_push_and_by_a_close() {
     let waker = waker(Arc::clone(&wakes));
     let mut context = Context::from_waker(&waker);
     let connection = session.connection();
-    assert!(session.poll_duty(connection, &mut context).is_pending());
+    assert!(session.on(connection).poll_duty(&mut context).is_pending());
     end(&session, 1);
     end(&session, 2);
     assert_eq!(wakes.0.load(Ordering::Relaxed), 1);
     assert_eq!(seqs(&session), [1, 2]);
-    assert!(session.poll_closing(connection, &mut context).is_pending());
+    assert!(session.on(connection).poll_closing(&mut context).is_pending());
     session.close(CloseCode::Draining);
     session.close(CloseCode::Internal);
     assert_eq!(wakes.0.load(Ordering::Relaxed), 2);
@@ -207,14 +207,14 @@ fn a_connection_that_is_resumed_elsewhere_is_woken_and_closes() {
     let wakes = Arc::new(Count::default());
     let waker = waker(Arc::clone(&wakes));
     let former = session.connection();
-    assert!(session.poll_duty(former, &mut Context::from_waker(&waker)).is_pending());
+    assert!(session.on(former).poll_duty(&mut Context::from_waker(&waker)).is_pending());
     end(&session, 1);
-    let present = session.resume(0, beginning(2, 0)).unwrap();
+    let present = session.ownership().resume(0, beginning(2, 0)).unwrap();
     assert_eq!(wakes.0.load(Ordering::Relaxed), 1);
     assert!(matches!(next_of(&session, former), Some(Duty::Close(CloseCode::Resumed))));
-    session.flushed(former);
-    assert!(!session.detach(former), "it does not count any more");
-    assert!(!session.heard(former));
+    session.on(former).flushed();
+    assert!(!session.on(former).detach(), "it does not count any more");
+    assert!(!session.on(former).heard());
     assert!(matches!(next_of(&session, present), Some(Duty::Write(_))));
 }
 
@@ -225,16 +225,16 @@ fn draining_closes_a_plain_session_once_nothing_is_owed_and_a_reliable_one_at_on
     assert_eq!(closing(&idle), Some(CloseCode::Draining));
 
     let busy = plain();
-    busy.begin(id(1), in_flight(1));
+    busy.requests().begin(id(1), in_flight(1));
     busy.drain();
     end(&busy, 1);
     assert_eq!(seqs(&busy), [1]);
     assert_eq!(closing(&busy), None);
-    busy.flushed(busy.connection());
+    busy.on(busy.connection()).flushed();
     assert_eq!(closing(&busy), Some(CloseCode::Draining));
 
     let reliable = reliable();
-    reliable.begin(id(1), in_flight(1));
+    reliable.requests().begin(id(1), in_flight(1));
     reliable.drain();
     assert_eq!(closing(&reliable), Some(CloseCode::Draining));
     // Its client asks elsewhere for what is still on its way; a plain one's has to be told.
@@ -244,31 +244,31 @@ fn draining_closes_a_plain_session_once_nothing_is_owed_and_a_reliable_one_at_on
 #[test]
 fn an_id_of_a_plain_session_is_free_once_its_end_is_written() {
     let session = plain();
-    assert_eq!(session.known(&id(1), Digest(1)), Known::No);
-    session.begin(id(1), in_flight(1));
-    assert_eq!(session.known(&id(1), Digest(1)), Known::Joins);
-    assert_eq!(session.known(&id(1), Digest(2)), Known::Conflicts);
+    assert_eq!(session.requests().known(&id(1), Digest(1)), Known::No);
+    session.requests().begin(id(1), in_flight(1));
+    assert_eq!(session.requests().known(&id(1), Digest(1)), Known::Joins);
+    assert_eq!(session.requests().known(&id(1), Digest(2)), Known::Conflicts);
     end(&session, 1);
     assert_eq!(seqs(&session), [1]);
-    assert_eq!(session.known(&id(1), Digest(1)), Known::Joins, "taken is not written");
-    session.flushed(session.connection());
-    assert_eq!(session.known(&id(1), Digest(1)), Known::No);
+    assert_eq!(session.requests().known(&id(1), Digest(1)), Known::Joins, "taken is not written");
+    session.on(session.connection()).flushed();
+    assert_eq!(session.requests().known(&id(1), Digest(1)), Known::No);
     // The frame is still kept; what comes of it later does not concern the id's next request.
-    session.begin(id(1), in_flight(2));
+    session.requests().begin(id(1), in_flight(2));
     assert_eq!(session.confirm(1), Confirmed::default());
-    assert_eq!(session.request(&id(1)), Some(request(2)));
+    assert_eq!(session.requests().get(&id(1)), Some(request(2)));
 }
 
 #[test]
 fn an_id_of_a_reliable_session_is_free_once_its_end_is_acknowledged() {
     let session = reliable();
-    session.begin(id(1), in_flight(1));
+    session.requests().begin(id(1), in_flight(1));
     end(&session, 1);
     assert_eq!(write_all(&session), [1]);
-    assert_eq!(session.known(&id(1), Digest(1)), Known::Joins);
+    assert_eq!(session.requests().known(&id(1), Digest(1)), Known::Joins);
     assert_eq!(session.confirm(1), Confirmed { over: vec![request(1)], ..Confirmed::default() });
-    assert_eq!(session.known(&id(1), Digest(1)), Known::No);
-    assert_eq!(session.in_flight(), 0);
+    assert_eq!(session.requests().known(&id(1), Digest(1)), Known::No);
+    assert_eq!(session.requests().count(), 0);
 }
 
 #[test]
@@ -282,33 +282,45 @@ fn a_refusal_that_its_client_had_not_got_when_it_came_back_is_the_only_end() {
     let session = reliable();
     refuse(&session, 1);
     refuse(&session, 2);
-    assert_eq!(session.known(&id(2), Digest(1)), Known::No, "tried again, as it was told");
-    session.detach(session.connection());
-    session.resume(1, beginning(2, 0));
-    assert_eq!(session.known(&id(1), Digest(1)), Known::No, "it had this one");
-    assert_eq!(session.known(&id(2), Digest(1)), Known::Joins);
+    assert_eq!(
+        session.requests().known(&id(2), Digest(1)),
+        Known::No,
+        "tried again, as it was told"
+    );
+    session.on(session.connection()).detach();
+    session.ownership().resume(1, beginning(2, 0));
+    assert_eq!(session.requests().known(&id(1), Digest(1)), Known::No, "it had this one");
+    assert_eq!(session.requests().known(&id(2), Digest(1)), Known::Joins);
     assert_eq!(write_all(&session), [2]);
-    assert_eq!(session.known(&id(2), Digest(1)), Known::Joins, "sent before it was read");
+    assert_eq!(
+        session.requests().known(&id(2), Digest(1)),
+        Known::Joins,
+        "sent before it was read"
+    );
     refuse(&session, 3);
-    assert_eq!(session.known(&id(3), Digest(1)), Known::No);
+    assert_eq!(session.requests().known(&id(3), Digest(1)), Known::No);
     session.confirm(2);
-    assert_eq!(session.known(&id(2), Digest(1)), Known::No);
+    assert_eq!(session.requests().known(&id(2), Digest(1)), Known::No);
 
     let former = reliable();
     refuse(&former, 1);
-    let frame = former.hand_over(true).unwrap().frames.remove(0).frame;
+    let frame = former.ownership().hand_over(true).unwrap().frames.remove(0).frame;
     let next = reliable();
-    next.adopt(frame, None);
-    next.skip(0);
-    assert_eq!(next.known(&id(1), Digest(1)), Known::Joins, "on another node too");
+    next.ownership().adopt(frame, None);
+    next.ownership().skip(0);
+    assert_eq!(next.requests().known(&id(1), Digest(1)), Known::Joins, "on another node too");
 
     let other = reliable();
     tell(&other, 1, ErrorCode::NotFound);
     tell(&other, 2, ErrorCode::Duplicate);
-    other.detach(other.connection());
-    other.resume(0, beginning(2, 0));
+    other.on(other.connection()).detach();
+    other.ownership().resume(0, beginning(2, 0));
     for number in [1, 2] {
-        assert_eq!(other.known(&id(number), Digest(1)), Known::No, "no request was refused");
+        assert_eq!(
+            other.requests().known(&id(number), Digest(1)),
+            Known::No,
+            "no request was refused"
+        );
     }
 }
 
@@ -319,23 +331,27 @@ fn a_client_that_acknowledges_nothing_may_ask_again_once_its_refusal_is_sent() {
     let refusal = Frame::Error { id: Some(id(1)), request: None, failure, reply: None };
     session.push(refusal, None, None);
     write_all(&session);
-    session.detach(session.connection());
-    session.resume(0, beginning(2, 0));
-    assert_eq!(session.known(&id(1), Digest(1)), Known::Joins, "it cannot have read that yet");
+    session.on(session.connection()).detach();
+    session.ownership().resume(0, beginning(2, 0));
+    assert_eq!(
+        session.requests().known(&id(1), Digest(1)),
+        Known::Joins,
+        "it cannot have read that yet"
+    );
     assert_eq!(write_all(&session), [1]);
-    assert_eq!(session.known(&id(1), Digest(1)), Known::No, "no pong has to come first");
+    assert_eq!(session.requests().known(&id(1), Digest(1)), Known::No, "no pong has to come first");
 }
 
 #[test]
 fn an_unconfirmed_request_is_produced_again_once() {
     let session = reliable();
-    session.begin(id(1), InFlight { is_unconfirmed: true, ..in_flight(1) });
-    assert_eq!(session.known(&id(1), Digest(2)), Known::Conflicts);
-    assert_eq!(session.known(&id(1), Digest(1)), Known::Unconfirmed(request(1)));
-    assert_eq!(session.known(&id(1), Digest(1)), Known::Joins);
-    session.begin(id(2), InFlight { is_unconfirmed: true, ..in_flight(2) });
+    session.requests().begin(id(1), InFlight { is_unconfirmed: true, ..in_flight(1) });
+    assert_eq!(session.requests().known(&id(1), Digest(2)), Known::Conflicts);
+    assert_eq!(session.requests().known(&id(1), Digest(1)), Known::Unconfirmed(request(1)));
+    assert_eq!(session.requests().known(&id(1), Digest(1)), Known::Joins);
+    session.requests().begin(id(2), InFlight { is_unconfirmed: true, ..in_flight(2) });
     end(&session, 2);
-    assert_eq!(session.known(&id(2), Digest(1)), Known::Joins, "it is answered");
+    assert_eq!(session.requests().known(&id(2), Digest(1)), Known::Joins, "it is answered");
 }
 
 #[test]
@@ -345,8 +361,8 @@ fn resumes_from_every_number_that_is_kept_and_from_no_other() {
         (1..=5).for_each(|number| drop(end(&session, number)));
         write_all(&session);
         session.confirm(2);
-        session.detach(session.connection());
-        let resumed = session.resume(last_seq, beginning(2, 0)).is_some();
+        session.on(session.connection()).detach();
+        let resumed = session.ownership().resume(last_seq, beginning(2, 0)).is_some();
         assert_eq!(resumed, (2..=5).contains(&last_seq), "{last_seq}");
         if resumed {
             let missed: Vec<u64> = (last_seq + 1..=5).collect();
@@ -369,8 +385,8 @@ fn what_was_sent_may_be_acknowledged_and_nothing_else() {
     assert!(session.has_sent(1));
     // After a resume the client may acknowledge what it had got before.
     assert_eq!(seqs(&session), [2]);
-    session.detach(session.connection());
-    session.resume(2, beginning(2, 0));
+    session.on(session.connection()).detach();
+    session.ownership().resume(2, beginning(2, 0));
     assert!(session.has_sent(2));
 }
 
@@ -392,9 +408,9 @@ fn a_plain_session_keeps_what_is_written_up_to_a_bound() {
     }
     assert_eq!(write_all(&session).len(), frames);
     assert_eq!(session.written(), (frames as u64, KEPT_FRAMES_MAX));
-    session.detach(session.connection());
-    assert!(session.resume(9, beginning(2, 0)).is_none());
-    assert!(session.resume(10, beginning(2, 0)).is_some());
+    session.on(session.connection()).detach();
+    assert!(session.ownership().resume(9, beginning(2, 0)).is_none());
+    assert!(session.ownership().resume(10, beginning(2, 0)).is_some());
     assert_eq!(write_all(&session).len(), KEPT_FRAMES_MAX);
 
     let bytes = plain();
@@ -411,8 +427,8 @@ fn what_waits_for_a_plain_client_is_kept_beyond_the_bound() {
     for number in 1..=2 * KEPT_FRAMES_MAX {
         end(&session, number);
     }
-    assert!(session.detach(session.connection()));
-    assert!(session.resume(0, beginning(2, 0)).is_some());
+    assert!(session.on(session.connection()).detach());
+    assert!(session.ownership().resume(0, beginning(2, 0)).is_some());
     assert_eq!(write_all(&session).len(), 2 * KEPT_FRAMES_MAX);
 }
 
@@ -422,13 +438,13 @@ fn what_a_former_connection_confirms_is_not_taken_from_the_present_one() {
     end(&session, 1);
     write_all(&session);
     let former = session.connection();
-    assert_eq!(session.taken(former), 1);
-    session.detach(former);
-    let present = session.resume(0, beginning(2, 0)).unwrap();
-    assert_eq!(session.taken(former), 0);
-    session.confirm_on(former, 1);
+    assert_eq!(session.on(former).taken(), 1);
+    session.on(former).detach();
+    let present = session.ownership().resume(0, beginning(2, 0)).unwrap();
+    assert_eq!(session.on(former).taken(), 0);
+    session.on(former).confirm(1);
     assert_eq!(write_all(&session), [1], "its client has said that it lacks it");
-    session.confirm_on(present, 1);
+    session.on(present).confirm(1);
     assert_eq!(session.written(), (1, 0));
 }
 
@@ -439,14 +455,14 @@ fn only_frames_of_this_connection_tell_that_its_welcome_was_read() {
     end(&session, 2);
     write_all(&session);
     let former = session.connection();
-    session.detach(former);
-    let present = session.resume(1, beginning(2, 1)).unwrap();
+    session.on(former).detach();
+    let present = session.ownership().resume(1, beginning(2, 1)).unwrap();
     end(&session, 3);
-    assert!(!session.is_first_sent_on(present, 3), "not written yet");
+    assert!(!session.on(present).is_first_sent(3), "not written yet");
     write_all(&session);
-    let is_first = |seq| session.is_first_sent_on(present, seq);
+    let is_first = |seq| session.on(present).is_first_sent(seq);
     assert_eq!([1, 2, 3, 4].map(is_first), [false, false, true, false]);
-    assert!(!session.is_first_sent_on(former, 3));
+    assert!(!session.on(former).is_first_sent(3));
 }
 
 #[test]
@@ -454,8 +470,8 @@ fn the_last_of_what_was_missed_is_told() {
     for is_reliable in [false, true] {
         let session = with_limits(is_reliable, WIDE);
         (1..=3).for_each(|number| drop(end(&session, number)));
-        session.detach(session.connection());
-        session.resume(1, beginning(2, 1)).unwrap();
+        session.on(session.connection()).detach();
+        session.ownership().resume(1, beginning(2, 1)).unwrap();
         end(&session, 4);
         let last: Vec<bool> = std::iter::from_fn(|| match next(&session)? {
             Duty::Write(frame) => Some(frame.is_last_missed()),

@@ -40,7 +40,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 /// What the session should be.
 struct Model {
     session: Session,
-    window: Window,
+    window: OffsetTracker,
     /// The last number that was pushed.
     pushed: u64,
     /// The last number that the client has got; it may have lost track of some on a resume.
@@ -58,7 +58,7 @@ impl Model {
         let limits = SessionLimits { outbox_bytes_max: 8 * 1024, ..WIDE };
         Self {
             session: with_limits(is_reliable, limits),
-            window: Window::default(),
+            window: OffsetTracker::default(),
             pushed: 0,
             got: 0,
             acknowledged: 0,
@@ -75,16 +75,19 @@ impl Model {
             Step::Pong => drop(self.session.push(Frame::Pong { id: None }, None, None)),
             Step::Take if self.is_attached => self.take()?,
             Step::Take => {}
-            Step::Flush => self.session.flushed(self.session.connection()),
+            Step::Flush => self.session.on(self.session.connection()).flushed(),
             Step::Confirm(share) => self.confirm(share),
             Step::Detach => {
-                prop_assert_eq!(self.session.detach(self.session.connection()), self.is_attached);
+                prop_assert_eq!(
+                    self.session.on(self.session.connection()).detach(),
+                    self.is_attached
+                );
                 (self.is_attached, self.is_closing) = (false, false);
             }
             Step::Resume(share) => self.resume(share)?,
             Step::Park => {
-                let seqs = parked_seqs(&self.session.unparked(soon()));
-                self.session.parked(&seqs);
+                let seqs = parked_seqs(&self.session.mailbox().unparked(soon()));
+                self.session.mailbox().parked(&seqs);
                 seqs.iter().for_each(|seq| self.safe[*seq as usize - 1] = true);
             }
         }
@@ -96,7 +99,7 @@ impl Model {
         let number = self.pushed as usize;
         let hold = self.window.hold(number as i64, Record::sized(bytes));
         if ends {
-            self.session.begin(id(number), in_flight(number));
+            self.session.requests().begin(id(number), in_flight(number));
         }
         let pushed =
             self.session.push(response(number, bytes), ends.then(|| id(number)), Some(hold));
@@ -141,7 +144,7 @@ impl Model {
         let new = self.got.saturating_sub(self.acknowledged);
         let last_seq = self.acknowledged + new * u64::from(share) / 255;
         self.epoch += 1;
-        let resumed = self.session.resume(last_seq, beginning(self.epoch, 0));
+        let resumed = self.session.ownership().resume(last_seq, beginning(self.epoch, 0));
         prop_assert!(resumed.is_some(), "everything since {} is kept", self.acknowledged);
         (self.is_attached, self.is_closing, self.got) = (true, false, last_seq);
         Ok(())
@@ -179,7 +182,7 @@ proptest! {
             }
         }
         model.step(Step::Confirm(255))?;
-        prop_assert_eq!(model.session.in_flight(), 0);
+        prop_assert_eq!(model.session.requests().count(), 0);
         let state = locked(&model.session.state);
         prop_assert!(state.outbox.holds_no_memory());
     }

@@ -3,72 +3,72 @@
 use super::*;
 
 /// A reply whose offset is held back until its frame is safe.
-fn end_held(session: &Session, number: usize, window: &Window) -> Pushed {
+fn end_held(session: &Session, number: usize, window: &OffsetTracker) -> Pushed {
     let hold = window.hold(number as i64, Record::sized(1));
     session.push(response(number, 1), Some(id(number)), Some(hold))
 }
 
 fn away() -> Session {
     let session = reliable();
-    session.detach(session.connection());
+    session.on(session.connection()).detach();
     session
 }
 
 #[test]
 fn a_hold_is_done_when_the_client_has_the_frame() {
-    let (session, window) = (reliable(), Window::default());
-    session.begin(id(1), in_flight(1));
+    let (session, window) = (reliable(), OffsetTracker::default());
+    session.requests().begin(id(1), in_flight(1));
     assert!(matches!(end_held(&session, 1, &window), Pushed::Watch));
-    assert!(session.is_unsafe(request(1)));
+    assert!(session.mailbox().is_unsafe(request(1)));
     write_all(&session);
     assert_eq!(window.mark(), Some(1), "written is not acknowledged");
     session.confirm(1);
     assert_eq!(window.mark(), Some(2));
-    assert!(!session.is_unsafe(request(1)));
+    assert!(!session.mailbox().is_unsafe(request(1)));
 }
 
 #[test]
 fn a_hold_is_done_when_the_mailbox_has_the_frame() {
-    let (session, window) = (away(), Window::default());
+    let (session, window) = (away(), OffsetTracker::default());
     assert!(matches!(end_held(&session, 1, &window), Pushed::Away));
-    let unparked = session.unparked(Instant::now() - LATER);
+    let unparked = session.mailbox().unparked(Instant::now() - LATER);
     assert_eq!(parked_seqs(&unparked), [1]);
     assert_eq!(window.mark(), Some(1), "on its way is not there");
-    assert!(session.unparked(soon()).is_empty(), "once is enough");
-    assert!(session.is_unsafe(request(1)));
-    session.parked(&[1]);
+    assert!(session.mailbox().unparked(soon()).is_empty(), "once is enough");
+    assert!(session.mailbox().is_unsafe(request(1)));
+    session.mailbox().parked(&[1]);
     assert_eq!(window.mark(), Some(2));
-    assert!(!session.is_unsafe(request(1)));
+    assert!(!session.mailbox().is_unsafe(request(1)));
     assert_eq!(session.confirm(1).trim, 1, "the mailbox has to forget it");
 }
 
 #[test]
 fn what_was_taken_over_belongs_into_the_mailbox() {
     let session = reliable();
-    session.begin(id(1), in_flight(1));
-    session.adopt(response(1, 1), Some(id(1)));
-    assert!(session.is_unsafe(request(1)), "a new holder's copy begins without it");
-    let mailbox = session.mailbox();
+    session.requests().begin(id(1), in_flight(1));
+    session.ownership().adopt(response(1, 1), Some(id(1)));
+    assert!(session.mailbox().is_unsafe(request(1)), "a new holder's copy begins without it");
+    let mailbox = session.mailbox().all();
     assert_eq!(parked_seqs(&mailbox), [1]);
-    assert!(session.unparked(soon()).is_empty(), "it is on its way");
-    session.parked(&[1]);
-    assert!(!session.is_unsafe(request(1)));
+    assert!(session.mailbox().unparked(soon()).is_empty(), "it is on its way");
+    session.mailbox().parked(&[1]);
+    assert!(!session.mailbox().is_unsafe(request(1)));
     assert_eq!(session.confirm(1).trim, 1, "the mailbox has to forget it");
 }
 
 #[test]
 fn while_a_client_is_there_only_last_frames_are_parked_and_only_late() {
     let session = reliable();
-    session.begin(id(1), in_flight(1));
+    session.requests().begin(id(1), in_flight(1));
     session.push(receipt(1), None, None);
-    assert!(session.unparked(soon()).is_empty());
+    assert!(session.mailbox().unparked(soon()).is_empty());
     end(&session, 1);
-    assert!(session.unparked(Instant::now() - LATER).is_empty());
-    assert!(session.unwatch().is_some());
-    let unparked = session.unparked(soon());
+    assert!(session.mailbox().unparked(Instant::now() - LATER).is_empty());
+    assert!(session.mailbox().unwatch().is_some());
+    let unparked = session.mailbox().unparked(soon());
     assert_eq!(parked_seqs(&unparked), [2]);
     assert_eq!(unparked[0].request, Some(request(1)));
-    assert_eq!(session.unwatch(), None);
+    assert_eq!(session.mailbox().unwatch(), None);
     assert!(matches!(end(&session, 2), Pushed::Watch), "another one is watched anew");
 }
 
@@ -78,19 +78,19 @@ fn a_mailbox_that_is_written_anew_gets_what_it_had_or_all_while_the_client_is_aw
     session.push(receipt(1), None, None);
     end(&session, 1);
     session.push(Frame::Pong { id: None }, None, None);
-    assert!(session.mailbox().is_empty());
-    session.unparked(soon());
-    assert_eq!(parked_seqs(&session.mailbox()), [2]);
-    session.detach(session.connection());
-    assert_eq!(parked_seqs(&session.mailbox()), [1, 2]);
+    assert!(session.mailbox().all().is_empty());
+    session.mailbox().unparked(soon());
+    assert_eq!(parked_seqs(&session.mailbox().all()), [2]);
+    session.on(session.connection()).detach();
+    assert_eq!(parked_seqs(&session.mailbox().all()), [1, 2]);
 }
 
 #[test]
 fn too_much_without_a_connection_overflows() {
     let limits = SessionLimits { mailbox_frames_max: 2, ..WIDE };
-    let (session, window) = (with_limits(true, limits), Window::default());
+    let (session, window) = (with_limits(true, limits), OffsetTracker::default());
     end(&session, 1);
-    session.detach(session.connection());
+    session.on(session.connection()).detach();
     assert!(matches!(end(&session, 2), Pushed::Away));
     assert!(matches!(session.push(Frame::Pong { id: None }, None, None), Pushed::Queued));
     assert!(matches!(end(&session, 3), Pushed::Away), "what was there before does not count");
@@ -99,7 +99,7 @@ fn too_much_without_a_connection_overflows() {
     hold.unwrap().done();
 
     let bytes = with_limits(false, SessionLimits { mailbox_bytes_max: 1000, ..WIDE });
-    bytes.detach(bytes.connection());
+    bytes.on(bytes.connection()).detach();
     assert!(matches!(bytes.push(response(1, 500), None, None), Pushed::Away));
     assert!(matches!(bytes.push(response(2, 500), None, None), Pushed::Overflowed(..)));
 }
@@ -108,15 +108,15 @@ fn too_much_without_a_connection_overflows() {
 fn waits_for_the_client_of_its_last_connection() {
     let session = reliable();
     let first = session.connection();
-    assert!(!session.is_waiting_since(first));
-    assert!(session.detach(first));
-    assert!(!session.detach(first));
-    assert!(session.is_waiting_since(first));
-    let second = session.resume(0, beginning(2, 0)).unwrap();
-    assert!(!session.is_waiting_since(first));
-    session.detach(second);
-    assert!(!session.is_waiting_since(first), "its window has begun anew");
-    assert!(session.is_waiting_since(second));
+    assert!(!session.on(first).is_waiting_since());
+    assert!(session.on(first).detach());
+    assert!(!session.on(first).detach());
+    assert!(session.on(first).is_waiting_since());
+    let second = session.ownership().resume(0, beginning(2, 0)).unwrap();
+    assert!(!session.on(first).is_waiting_since());
+    session.on(second).detach();
+    assert!(!session.on(first).is_waiting_since(), "its window has begun anew");
+    assert!(session.on(second).is_waiting_since());
 }
 
 #[test]
@@ -125,22 +125,22 @@ fn a_token_is_good_until_its_successor_was_heard_of() {
     let node = registry::NodeRef { id: registry::NodeId::parse("gw-1").unwrap(), incarnation: 1 };
     let former = session.token();
     let next = Beginning { former_token: Some(former.clone()), ..beginning(2, 0) };
-    let connection = session.resume(0, next).unwrap();
-    let record = session.record(&node).unwrap();
+    let connection = session.ownership().resume(0, next).unwrap();
+    let record = session.ownership().record(&node).unwrap();
     assert_eq!(record.former_token, Some(former.hash()));
     assert_eq!((record.token, record.epoch), (session.token().hash(), 2));
-    assert!(session.heard(connection));
-    assert!(!session.heard(connection), "it is told once");
-    assert_eq!(session.record(&node).unwrap().former_token, None);
-    session.fence(CloseCode::Draining);
-    assert!(session.record(&node).is_none(), "it is another node's");
+    assert!(session.on(connection).heard());
+    assert!(!session.on(connection).heard(), "it is told once");
+    assert_eq!(session.ownership().record(&node).unwrap().former_token, None);
+    session.ownership().fence(CloseCode::Draining);
+    assert!(session.ownership().record(&node).is_none(), "it is another node's");
 }
 
 #[test]
 fn hands_over_everything_and_nothing_twice() {
-    let (session, window) = (reliable(), Window::default());
+    let (session, window) = (reliable(), OffsetTracker::default());
     for number in 1..=3 {
-        session.begin(id(number), in_flight(number));
+        session.requests().begin(id(number), in_flight(number));
     }
     session.push(receipt(1), None, None);
     end_held(&session, 1, &window);
@@ -149,14 +149,14 @@ fn hands_over_everything_and_nothing_twice() {
     end_held(&session, 2, &window);
     session.confirm(1);
 
-    let left = session.hand_over(true).unwrap();
+    let left = session.ownership().hand_over(true).unwrap();
     assert_eq!((left.confirmed, left.seq), (1, 3));
     assert_eq!(parked_seqs(&left.frames), [2, 3]);
     let ends: Vec<_> = left.frames.iter().map(|frame| frame.request).collect();
     assert_eq!(ends, [Some(request(1)), Some(request(2))]);
     assert_eq!((left.holds.len(), left.in_flight.len()), (2, 3));
     assert_eq!(window.mark(), Some(1), "the offsets are held back still");
-    assert!(session.hand_over(true).is_none());
+    assert!(session.ownership().hand_over(true).is_none());
     assert_eq!(closing(&session), Some(CloseCode::Resumed));
 
     let hold = window.hold(9, Record::sized(1));
@@ -170,10 +170,10 @@ fn its_next_holder_goes_on_with_the_same_numbers() {
     (1..=4).for_each(|number| drop(end(&former, number)));
     write_all(&former);
     former.confirm(1);
-    let left = former.hand_over(true).unwrap();
+    let left = former.ownership().hand_over(true).unwrap();
     let next = Session::new(former.id(), true, WIDE, beginning(2, left.confirmed));
-    left.frames.into_iter().for_each(|left| next.adopt(left.frame, None));
-    next.skip(3);
+    left.frames.into_iter().for_each(|left| next.ownership().adopt(left.frame, None));
+    next.ownership().skip(3);
     assert_eq!(write_all(&next), [4]);
     next.push(receipt(5), None, None);
     assert_eq!(write_all(&next), [5]);
@@ -185,20 +185,20 @@ fn its_next_holder_goes_on_with_the_same_numbers() {
 #[test]
 fn a_fenced_session_closes_takes_frames_and_is_no_ones_to_resume() {
     let session = reliable();
-    assert!(session.fence(CloseCode::Draining));
-    assert!(!session.fence(CloseCode::Draining));
+    assert!(session.ownership().fence(CloseCode::Draining));
+    assert!(!session.ownership().fence(CloseCode::Draining));
     assert!(!session.is_held());
-    assert!(session.resume(0, beginning(3, 0)).is_none());
-    assert!(!session.detach(session.connection()));
+    assert!(session.ownership().resume(0, beginning(3, 0)).is_none());
+    assert!(!session.on(session.connection()).detach());
     assert!(matches!(end(&session, 1), Pushed::Queued), "its next holder may ask for it");
-    assert_eq!(parked_seqs(&session.hand_over(true).unwrap().frames), [1]);
+    assert_eq!(parked_seqs(&session.ownership().hand_over(true).unwrap().frames), [1]);
 }
 
 #[test]
 fn an_end_tells_what_is_left_and_lets_no_offset_go_by_itself() {
-    let (session, window) = (reliable(), Window::default());
+    let (session, window) = (reliable(), OffsetTracker::default());
     for number in 1..=3 {
-        session.begin(id(number), in_flight(number));
+        session.requests().begin(id(number), in_flight(number));
     }
     end_held(&session, 1, &window);
     write_all(&session);

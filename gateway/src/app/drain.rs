@@ -1,0 +1,100 @@
+//! A node's ordered end: who is told when, what is written, what stops. Owns the order; how long a
+//! step may take, and what is said meanwhile, is in `steps`.
+
+use std::{sync::Arc, time::Duration};
+
+use registry::NodeState;
+use tokio::{task::JoinHandle, time::Instant};
+use tokio_util::sync::CancellationToken;
+
+use super::steps::{self, Steps, holds};
+use crate::{bus::Producer, config::ShutdownConfig, error::CloseCode, relay::Relay, tasks::Tasks};
+
+/// The end of `shutdown.grace` that is kept for telling those who could not be answered, and for
+/// leaving in order.
+pub(super) const FAREWELL: Duration = Duration::from_secs(2);
+
+/// When which part stops.
+#[derive(Clone, Debug, Default)]
+pub struct Stops {
+    /// No more clients are let in.
+    pub accepting: CancellationToken,
+    /// No more replies are read.
+    pub reading: CancellationToken,
+    /// Peers may not call any more.
+    pub internal: CancellationToken,
+}
+
+/// What is drained.
+#[derive(Debug)]
+pub struct Drain {
+    /// How long it may take.
+    pub config: ShutdownConfig,
+    /// What the node holds.
+    pub relay: Arc<Relay>,
+    /// What has to be flushed.
+    pub producer: Arc<dyn Producer>,
+    /// Everything that runs.
+    pub tasks: Tasks,
+    /// How it is told to stop.
+    pub stops: Stops,
+    /// What reads replies.
+    pub reader: JoinHandle<()>,
+}
+
+impl Drain {
+    /// How many sockets to close per second, so that all have had their turn half-way to the end.
+    fn pace(&self, end: Instant) -> u32 {
+        let time = end.saturating_duration_since(Instant::now()).as_secs_f64() / 2.0;
+        let needed = (self.relay.gate.served() as f64 / time.max(0.1)).ceil() as u32;
+        needed.max(self.config.closes_per_second)
+    }
+
+    /// The ordered end, within `shutdown.grace`: each step has a bound of its own, and what it cannot
+    /// finish is left behind.
+    pub async fn run(self) {
+        let grace = self.config.grace;
+        let farewell = FAREWELL.min(grace / 2);
+        let steps = Steps::new(Instant::now() + grace, &self.relay);
+        let end = steps.deadline() - farewell;
+        let waits = steps.waits();
+        tracing::info!(%waits, sessions = self.relay.sessions.len(), "draining");
+        // 1. Not ready; peers see it.
+        self.relay.gate.drain();
+        self.relay.membership.set_state(NodeState::Draining);
+        // 2. No new connections. Parked HTTP calls go on.
+        self.stops.accepting.cancel();
+        // 3. Sockets close one after the other: those of sessions that go on elsewhere without loss
+        //    at once, the others when they are owed nothing. Parked HTTP calls are answered, as far
+        //    as the services answer in time.
+        steps.until(end, "sockets", self.relay.lifecycle.close_connections(self.pace(end))).await;
+        let is_idle =
+            || self.relay.completion.pending.calls() == 0 && self.relay.gate.served() == 0;
+        steps.until(end, "answers", holds(is_idle)).await;
+        // 4. HTTP callers are told that they will not be answered; sessions go with what they are
+        //    owed and what they wait for, which the registry has now.
+        let given_up = self.relay.completion.give_up_calls();
+        self.relay.sessions.close(CloseCode::Draining);
+        let is_gone = || self.relay.gate.served() == 0 && self.relay.checkpoints.is_empty();
+        steps
+            .within(steps::COPIES_WITHIN, farewell / 2, "copies of sessions", holds(is_gone))
+            .await;
+        // 5. Store offsets, leave the group.
+        self.stops.reading.cancel();
+        steps.within(steps::READER_WITHIN, farewell / 4, "reader", self.reader).await;
+        // 6. What is still with the producer.
+        let flushed = self.producer.flush(grace);
+        steps.within(steps::RECORDS_WITHIN, farewell / 8, "records", flushed).await;
+        // 7. Out of the node table; peers may not call any more.
+        steps
+            .within(steps::TABLE_WITHIN, farewell / 16, "node table", self.relay.membership.leave())
+            .await;
+        self.stops.internal.cancel();
+        // 8. The rest: sockets that have not read their good-bye yet. A client that reads nothing at
+        //    all keeps nothing of the above waiting.
+        steps
+            .within(steps::TASKS_WITHIN, Duration::ZERO, "tasks", self.tasks.stop_and_wait())
+            .await;
+        tracing::info!(given_up, "drained");
+    }
+}

@@ -1,0 +1,328 @@
+//! Copies sessions to the registry, behind their backs: batched, in order for each session, and
+//! written anew where the registry has lost them.
+//!
+//! What must not be lost with this node waits here for its copy: a reliable session's request is
+//! produced, and a parked reply's offset is let go, once the registry has it. Only while the
+//! registry is away does a request go on without.
+
+use std::{
+    collections::HashMap,
+    fmt,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use registry::{BackupStep, Generation, MailboxLimits, Progress, RequestId, Route, SessionId};
+use tokio::time::Instant;
+
+use super::{
+    session::{KEPT_BYTES_MAX, KEPT_FRAMES_MAX, Session, Unparked},
+    write_behind::Pace,
+};
+use crate::{config::SessionConfig, tasks::locked, wire::Frame};
+
+mod ended;
+pub mod format;
+mod writer;
+
+use ended::Ended;
+use format::RequestDetail;
+pub use writer::{Owner, Writer};
+
+/// How long a reliable session's client may take to acknowledge a frame before the mailbox gets a
+/// copy of it: so one slow client does not hold a partition's offset back.
+pub const ACK_PATIENCE: Duration = Duration::from_secs(2);
+/// How long what nobody waits for waits for company.
+const LINGER: Duration = Duration::from_millis(5);
+/// A session's line in the registry is refreshed at least so often, and this part of the window.
+const REFRESHES_PER_WINDOW: u32 = 3;
+const REFRESH_INTERVAL_MIN: Duration = Duration::from_secs(1);
+
+/// Goes on once the registry has what it waits for, or cannot be reached.
+pub type Continue = Box<dyn FnOnce() + Send + Sync>;
+
+/// What is to be copied. Shared by all who change sessions.
+#[derive(Debug)]
+pub struct Checkpoints {
+    queue: Mutex<Queue>,
+    pace: Pace,
+    /// How long a session outlives its holder in the registry.
+    ttl: Duration,
+    refresh_interval: Duration,
+    limits: MailboxLimits,
+    /// The registry's, as far as this node knows.
+    generation: Mutex<Option<Generation>>,
+}
+
+#[derive(Debug, Default)]
+struct Queue {
+    work: HashMap<SessionId, Work>,
+    ends: Vec<(SessionId, u64)>,
+    ended: Ended,
+    /// A batch is on its way.
+    is_busy: bool,
+}
+
+/// What is to be copied of one session.
+struct Work {
+    session: Arc<Session>,
+    /// Its record has changed, or has to be refreshed.
+    record: bool,
+    /// Its whole state has to be written anew; steps are part of it then.
+    rewrite: bool,
+    steps: Vec<BackupStep>,
+    routes: Vec<(RequestId, Arc<Route>)>,
+    parked: Vec<u64>,
+    then: Vec<Continue>,
+}
+
+impl Checkpoints {
+    /// An empty queue, for sessions as configured. A mailbox in the registry takes what was in the
+    /// outbox when the connection went, and what had been written and was kept still, beside what
+    /// comes later.
+    pub fn new(config: &SessionConfig) -> Self {
+        let from_outbox = config.outbox_bytes_max / Frame::ENVELOPE_BYTES;
+        let sum = |numbers: [usize; 3]| numbers.into_iter().fold(0, usize::saturating_add);
+        let limits = MailboxLimits {
+            frames_max: sum([config.mailbox_frames_max, from_outbox, KEPT_FRAMES_MAX + 1]),
+            bytes_max: sum([config.mailbox_bytes_max, config.outbox_bytes_max, KEPT_BYTES_MAX]),
+        };
+        let window = config.resume_window;
+        let refresh_interval = (window / REFRESHES_PER_WINDOW).max(REFRESH_INTERVAL_MIN);
+        Self {
+            queue: Mutex::default(),
+            pace: Pace::new(LINGER),
+            ttl: window + 2 * refresh_interval,
+            refresh_interval,
+            limits,
+            generation: Mutex::default(),
+        }
+    }
+
+    /// How often each session's record is to be refreshed.
+    pub fn refresh_interval(&self) -> Duration {
+        self.refresh_interval
+    }
+
+    /// The bounds of a mailbox.
+    pub fn limits(&self) -> MailboxLimits {
+        self.limits
+    }
+
+    /// How long a session lives without a refresh.
+    pub fn ttl(&self) -> Duration {
+        self.ttl
+    }
+
+    /// The registry is of this generation, in which what is written anew from now on has its copy.
+    pub fn set_generation(&self, generation: Option<Generation>) {
+        *locked(&self.generation) = generation;
+    }
+
+    /// The session's record has changed.
+    pub fn record(&self, session: &Arc<Session>) {
+        self.change(session, false, |work| work.record = true);
+    }
+
+    /// The same, and what goes on once the registry has it, or cannot be reached.
+    pub fn record_then(&self, session: &Arc<Session>, then: Continue) {
+        self.change(session, true, |work| {
+            work.record = true;
+            work.then.push(then);
+        });
+    }
+
+    /// The session has to be written anew, with all that is in flight for it.
+    pub fn rewrite(&self, session: &Arc<Session>) {
+        self.rewrite_then(session, Vec::new());
+    }
+
+    /// The same, and what goes on once the registry has it, or cannot be reached.
+    pub fn rewrite_then(&self, session: &Arc<Session>, then: Vec<Continue>) {
+        self.change(session, true, |work| {
+            (work.record, work.rewrite) = (true, true);
+            work.then.extend(then);
+        });
+    }
+
+    /// One step; nobody waits for it.
+    pub fn step(&self, session: &Arc<Session>, step: BackupStep) {
+        self.change(session, false, |work| work.steps.push(step));
+    }
+
+    /// A request is over; what is queued of it need not be written.
+    pub fn forget(&self, session: &Arc<Session>, request: RequestId) {
+        let is_of = |step: &BackupStep| matches!(step, BackupStep::Request { request: r, .. } if *r == request);
+        self.change(session, false, |work| {
+            work.steps.retain(|step| !is_of(step));
+            work.steps.push(BackupStep::Forget { request });
+        });
+    }
+
+    /// A request, and what goes on once the registry has it with its route.
+    pub fn request(
+        &self,
+        session: &Arc<Session>,
+        step: BackupStep,
+        route: (RequestId, Arc<Route>),
+        then: Continue,
+    ) {
+        self.change(session, true, |work| {
+            work.steps.push(step);
+            work.routes.push(route);
+            work.then.push(then);
+        });
+    }
+
+    /// A request is recorded, and this is what is known of it.
+    pub fn recorded(&self, session: &Arc<Session>, request: RequestId, detail: &RequestDetail) {
+        let (progress, detail) = (Progress::Recorded, format::encode(detail));
+        self.step(session, BackupStep::Request { request, progress, detail });
+    }
+
+    /// Copies frames to the mailbox that have waited for too long. Their session is told once they
+    /// are there.
+    pub fn park_due(&self, session: &Arc<Session>) {
+        let now = Instant::now();
+        self.park_since(session, now.checked_sub(ACK_PATIENCE).unwrap_or(now));
+    }
+
+    /// Copies to the mailbox what ends requests: nobody else could say again that this node has
+    /// ended one, and what the next holder says would be another end.
+    pub fn park_now(&self, session: &Arc<Session>) {
+        if session.is_durable() {
+            self.park_since(session, Instant::now());
+        }
+    }
+
+    fn park_since(&self, session: &Arc<Session>, before: Instant) {
+        let frames = session.mailbox().unparked(before);
+        if frames.is_empty() {
+            return;
+        }
+        let (seqs, steps) = park_steps(frames);
+        self.change(session, true, |work| {
+            work.steps.extend(steps);
+            work.parked.extend(seqs);
+        });
+    }
+
+    /// The session is about to be over.
+    pub fn ends(&self, id: SessionId, epoch: u64) {
+        locked(&self.queue).ended.add(id, epoch);
+    }
+
+    /// The session is over.
+    pub fn end(&self, id: SessionId, epoch: u64) {
+        let mut queue = locked(&self.queue);
+        let work = queue.work.remove(&id);
+        queue.ends.push((id, epoch));
+        queue.ended.add(id, epoch);
+        drop(queue);
+        self.pace.now();
+        // Nobody waits for the answer any more; the command stands.
+        work.into_iter().flat_map(|work| work.then).for_each(|go_on| go_on());
+    }
+
+    /// Whether the session has ended here, and another node may not know yet: it may have claimed the
+    /// session a moment before the registry heard of that.
+    /// Not so for what was held here before `epoch`: it has gone on elsewhere since.
+    pub fn is_ending(&self, id: SessionId, epoch: u64) -> bool {
+        locked(&self.queue).ended.has(id, epoch, Instant::now())
+    }
+
+    /// Whether the session has ended here, and the registry may not know yet.
+    pub fn is_end_unwritten(&self, id: SessionId) -> bool {
+        locked(&self.queue).ended.is_unwritten(id)
+    }
+
+    /// Whether everything has been written.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// How many sessions have something to be written; a batch on its way counts as one.
+    pub fn len(&self) -> usize {
+        let queue = locked(&self.queue);
+        queue.work.len() + queue.ends.len() + usize::from(queue.is_busy)
+    }
+
+    fn change(&self, session: &Arc<Session>, is_urgent: bool, change: impl FnOnce(&mut Work)) {
+        let mut queue = locked(&self.queue);
+        let work = queue.work.entry(session.id()).or_insert_with(|| Work::new(session));
+        if !Arc::ptr_eq(&work.session, session) {
+            // It has been elsewhere meanwhile: of what was held before nothing is written any more.
+            if session.epoch() < work.session.epoch() {
+                return;
+            }
+            *work = Work::new(session);
+        }
+        change(work);
+        drop(queue);
+        match is_urgent {
+            true => self.pace.now(),
+            false => self.pace.soon(),
+        }
+    }
+}
+
+/// A session's whole state as the registry should have it.
+#[derive(Debug, Default)]
+pub struct WholeBackup {
+    /// From the first step on, which drops what was there.
+    pub steps: Vec<BackupStep>,
+    /// The frames that are parked by these steps.
+    pub parked: Vec<u64>,
+    /// The routes of what is in flight.
+    pub routes: Vec<(RequestId, Arc<Route>)>,
+}
+
+impl WholeBackup {
+    /// The frames of the mailbox, as its last steps.
+    pub fn park(&mut self, mailbox: Vec<Unparked>) {
+        let (seqs, steps) = park_steps(mailbox);
+        self.parked = seqs;
+        self.steps.extend(steps);
+    }
+
+    fn write_over(self, work: &mut Work) {
+        (work.steps, work.parked) = (self.steps, self.parked);
+        work.routes.extend(self.routes);
+    }
+}
+
+fn park_steps(frames: Vec<Unparked>) -> (Vec<u64>, Vec<BackupStep>) {
+    let step = |Unparked { seq, request, frame }: Unparked| {
+        (seq, BackupStep::Park { seq, request, frame: format::encode(&frame) })
+    };
+    frames.into_iter().map(step).unzip()
+}
+
+impl Work {
+    /// The session is another node's: nothing is produced for it here any more.
+    fn let_go(&mut self) {
+        self.parked.clear();
+        self.then.clear();
+    }
+
+    fn new(session: &Arc<Session>) -> Self {
+        Self {
+            session: Arc::clone(session),
+            record: false,
+            rewrite: false,
+            steps: Vec::new(),
+            routes: Vec::new(),
+            parked: Vec::new(),
+            then: Vec::new(),
+        }
+    }
+}
+
+impl fmt::Debug for Work {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Work").field("session", &self.session).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,97 @@
+//! What a node writes of a session for the one that may hold it next: requests in flight and
+//! frames, as bytes that carry the version of their format.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+
+use crate::{relay::session::InFlight, wire::ClientId};
+
+/// The first byte of everything stored.
+const VERSION: u8 = 1;
+
+/// A request in flight, as its session's next holder has to know it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RequestDetail {
+    /// The client's id.
+    pub id: ClientId,
+    /// What it asks for.
+    pub digest: u128,
+    /// Who answers.
+    pub service: Box<str>,
+    /// For how long it has waited when this was written, in milliseconds: no time of day, which would
+    /// be another one where it is read.
+    pub age_ms: u64,
+    /// What was left of its time then.
+    pub left_ms: u64,
+    /// Whether its client has asked for a receipt.
+    pub receipt: bool,
+    /// Where the broker has recorded it, once it has: partition and offset.
+    pub position: Option<(i32, i64)>,
+}
+
+impl RequestDetail {
+    /// The same, after some time.
+    pub fn later(self, passed: Duration) -> Self {
+        let passed_ms = millis(passed);
+        let age_ms = self.age_ms.saturating_add(passed_ms);
+        Self { age_ms, left_ms: self.left_ms.saturating_sub(passed_ms), ..self }
+    }
+
+    /// What is left to say of a request that has ended: its client may send it again.
+    pub fn ended(id: ClientId, known: &InFlight) -> Self {
+        Self {
+            id,
+            digest: known.digest.0,
+            service: (&*known.service).into(),
+            age_ms: 0,
+            left_ms: 0,
+            receipt: false,
+            // The broker has it, as far as anybody needs to know.
+            position: Some((0, 0)),
+        }
+    }
+}
+
+/// Whole milliseconds.
+pub(in crate::relay) fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// Writes a detail or a frame.
+pub(in crate::relay) fn encode<T: Serialize>(value: &T) -> Bytes {
+    let bytes = postcard::to_extend(value, vec![VERSION]);
+    bytes.expect("plain data in memory can be encoded").into()
+}
+
+/// Reads a detail or a frame; none when it is of another version or damaged.
+pub(in crate::relay) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Option<T> {
+    let (&version, rest) = bytes.split_first()?;
+    if version != VERSION {
+        return None;
+    }
+    postcard::from_bytes(rest).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_left_of_a_requests_time_shrinks_by_what_has_passed() {
+        let detail = RequestDetail {
+            id: ClientId::from_json("7").unwrap(),
+            digest: 0,
+            service: "echo".into(),
+            age_ms: 1_000,
+            left_ms: 4_000,
+            receipt: false,
+            position: None,
+        };
+        let later = detail.clone().later(Duration::from_millis(1_500));
+        assert_eq!((later.age_ms, later.left_ms), (2_500, 2_500));
+        let over = detail.later(Duration::MAX);
+        assert_eq!((over.age_ms, over.left_ms), (u64::MAX, 0));
+    }
+}

@@ -1,0 +1,249 @@
+//! What is copied to the registry, in which order, and what goes on while the registry is away.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use bytes::Bytes;
+use registry::{FaultyRegistry, NodeId, NodeRef, Progress, SessionRecord, SessionTable};
+use uuid::Uuid;
+
+use super::*;
+use crate::{
+    relay::{
+        Relay,
+        bed::{self, Ground},
+        session::{Beginning, Token},
+    },
+    wire::{ClientId, Reply},
+};
+
+struct Bed {
+    relay: Arc<Relay>,
+    table: Arc<FaultyRegistry>,
+    session: Arc<Session>,
+    went_on: Arc<AtomicUsize>,
+    /// How many backups the registry had been given when something went on the last time.
+    went_on_after: Arc<AtomicUsize>,
+}
+
+impl Bed {
+    /// A reliable session that the registry knows.
+    async fn new() -> Self {
+        let table = Arc::new(FaultyRegistry::default());
+        let relay = bed::relay(Ground { registry: Arc::clone(&table) as _, ..Ground::default() });
+        let (session, _) = relay.lifecycle.start(true);
+        let (went_on, went_on_after) = (Arc::default(), Arc::default());
+        let bed = Self { relay, table, session, went_on, went_on_after };
+        bed.settle().await;
+        bed
+    }
+
+    /// Lets what is queued be written, or fail to be.
+    async fn settle(&self) {
+        let writing = self.relay.run_checkpoints();
+        assert!(
+            tokio::time::timeout(Duration::from_millis(20), writing).await.is_err(),
+            "it ends with the node"
+        );
+    }
+
+    fn request(&self, number: u128) {
+        let request = RequestId::from_uuid(Uuid::from_u128(number));
+        let (progress, detail) = (Progress::Submitted, Bytes::new());
+        let step = BackupStep::Request { request, progress, detail };
+        let node = bed::node();
+        let (session, deadline_ms) = (Some(self.session.id()), 0);
+        let route = Arc::new(Route { node, session, client_id: None, deadline_ms });
+        let (went_on, went_on_after) = (Arc::clone(&self.went_on), Arc::clone(&self.went_on_after));
+        let table = Arc::clone(&self.table);
+        let then = Box::new(move || {
+            went_on_after.store(table.backup_count(), Ordering::Relaxed);
+            went_on.fetch_add(1, Ordering::Relaxed);
+        });
+        self.relay.checkpoints.request(&self.session, step, (request, route), then);
+    }
+
+    fn push(&self) {
+        let request = RequestId::from_uuid(Uuid::from_u128(9));
+        let id = ClientId::from_request(request);
+        let frame = Frame::Response { id, request, reply: Reply::default() };
+        self.relay.completion.owe(&self.session, frame, None, None);
+    }
+
+    /// The kinds of all steps that the registry was given since the last time.
+    fn seen(&self) -> Vec<&'static str> {
+        let seen = self.table.take_backups();
+        let kind = |step: &BackupStep| match step {
+            BackupStep::Request { .. } => "request",
+            BackupStep::Park { .. } => "park",
+            BackupStep::Trim { .. } => "trim",
+            BackupStep::Reset => "reset",
+            BackupStep::Forget { .. } => "forget",
+        };
+        seen.iter().flat_map(|backup| backup.steps.iter().map(kind)).collect()
+    }
+
+    fn went_on(&self) -> usize {
+        self.went_on.load(Ordering::Relaxed)
+    }
+
+    fn set_away(&self, away: bool) {
+        self.table.set_away(away);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn steps_of_a_session_are_one_backup_in_their_order() {
+    let bed = Bed::new().await;
+    bed.request(1);
+    bed.relay.checkpoints.step(&bed.session, BackupStep::Trim { seq: 1 });
+    bed.request(2);
+    assert_eq!(bed.went_on(), 0, "nothing is produced before it is copied");
+    bed.settle().await;
+    assert_eq!(bed.seen(), ["request", "trim", "request"]);
+    assert_eq!(bed.went_on(), 2);
+    assert!(bed.relay.checkpoints.is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_over_before_it_was_written_is_only_forgotten() {
+    let bed = Bed::new().await;
+    bed.request(1);
+    bed.relay.checkpoints.forget(&bed.session, RequestId::from_uuid(Uuid::from_u128(1)));
+    bed.settle().await;
+    assert_eq!(bed.seen(), ["forget"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn requests_go_on_while_the_registry_is_away_and_all_is_written_anew_after_that() {
+    let bed = Bed::new().await;
+    bed.set_away(true);
+    bed.request(1);
+    bed.settle().await;
+    assert_eq!(bed.went_on(), 1);
+    assert!(!bed.relay.is_registry_reachable());
+    assert!(!bed.relay.checkpoints.is_empty());
+    bed.set_away(false);
+    tokio::time::sleep(Duration::from_millis(250)).await;
+    bed.relay.checkpoints.record(&bed.session);
+    bed.settle().await;
+    assert_eq!(bed.seen(), ["reset"], "the session has nothing in flight by itself");
+    assert!(bed.relay.is_registry_reachable());
+    assert!(bed.relay.checkpoints.is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_rewrite_takes_the_place_of_the_steps_before_it() {
+    let bed = Bed::new().await;
+    bed.push();
+    bed.relay.lifecycle.detach(&bed.session, bed.session.connection());
+    bed.relay.checkpoints.step(&bed.session, BackupStep::Trim { seq: 1 });
+    bed.settle().await;
+    assert_eq!(bed.seen(), ["reset", "park"]);
+    bed.push();
+    bed.settle().await;
+    assert_eq!(bed.seen(), ["park"], "what is parked already is not parked again");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_registry_that_has_lost_a_session_gets_it_anew() {
+    let bed = Bed::new().await;
+    bed.push();
+    bed.relay.lifecycle.detach(&bed.session, bed.session.connection());
+    bed.settle().await;
+    bed.table.memory.wipe();
+    bed.relay.checkpoints.step(&bed.session, BackupStep::Trim { seq: 0 });
+    bed.settle().await;
+    assert_eq!(bed.seen(), ["reset", "park", "trim", "reset", "park"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_waits_for_a_copy_that_is_missing_waits_for_the_next_one() {
+    let bed = Bed::new().await;
+    bed.table.memory.wipe();
+    bed.request(1);
+    bed.settle().await;
+    assert_eq!(bed.went_on(), 1);
+    assert_eq!(bed.went_on_after.load(Ordering::Relaxed), 2, "not before it is written anew");
+    assert_eq!(bed.seen(), ["request", "reset"]);
+}
+
+/// Gives the session a later epoch, as a client does that comes back to its own node.
+fn comes_back(bed: &Bed, epoch: u64) {
+    let token = Token::random(bed.session.id());
+    let former_token = Some(bed.session.token());
+    let beginning = Beginning { epoch, token, former_token, last_seq: 0 };
+    bed.session.ownership().resume(0, beginning).unwrap();
+    bed.relay.checkpoints.rewrite(&bed.session);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_earlier_epoch_gives_way_to_the_holder() {
+    let bed = Bed::new().await;
+    let before = bed.table.memory.snapshot();
+    comes_back(&bed, 2);
+    bed.settle().await;
+    bed.seen();
+    bed.table.memory.restore(&before);
+    bed.request(1);
+    bed.settle().await;
+    assert!(bed.session.is_held(), "nobody else holds it");
+    assert_eq!(bed.went_on(), 1);
+    assert_eq!(bed.seen(), ["request", "reset"], "all of it is written anew");
+    let found = bed.table.memory.find_sessions(&[bed.session.id()]).await.unwrap();
+    assert_eq!(found[0].as_ref().map(|found| found.epoch), Some(2));
+    let hash = bed.session.token().hash();
+    let opened = bed.table.memory.try_token(&bed.session.id(), &hash).await.unwrap();
+    assert!(opened.is_some(), "with the token that its client has");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_epoch_never_falls() {
+    let bed = Bed::new().await;
+    comes_back(&bed, 5);
+    comes_back(&bed, 2);
+    assert_eq!(bed.session.epoch(), 6);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_copy_says_in_which_generation_all_of_it_was_written() {
+    let bed = Bed::new().await;
+    let of_copy = async || {
+        let found = bed.table.memory.find_sessions(&[bed.session.id()]).await.unwrap();
+        found[0].as_ref().and_then(|found| found.generation)
+    };
+    assert_eq!(of_copy().await, None, "nobody has asked yet");
+    bed.relay.checkpoints.set_generation(Some(Generation(7)));
+    bed.relay.checkpoints.record(&bed.session);
+    bed.settle().await;
+    assert_eq!(of_copy().await, None, "a refresh copies nothing");
+    bed.relay.checkpoints.rewrite(&bed.session);
+    bed.settle().await;
+    assert_eq!(of_copy().await, Some(Generation(7)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn another_holder_fences_the_session() {
+    let bed = Bed::new().await;
+    let node = NodeRef { id: NodeId::parse("gw-2").unwrap(), incarnation: 1 };
+    let record = SessionRecord { epoch: 2, ..bed.session.ownership().record(&node).unwrap() };
+    bed.table.memory.record(&[record], bed.relay.checkpoints.ttl()).await.unwrap();
+    bed.request(1);
+    bed.settle().await;
+    assert!(!bed.session.is_held());
+    bed.seen();
+    bed.request(2);
+    bed.settle().await;
+    assert!(bed.seen().is_empty(), "nothing is written for what another node holds");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_end_is_written_and_takes_what_was_queued_along() {
+    let bed = Bed::new().await;
+    bed.request(1);
+    bed.relay.lifecycle.end(&bed.session, bed.session.connection());
+    bed.settle().await;
+    assert!(bed.seen().is_empty());
+    let found = bed.table.memory.find_sessions(&[bed.session.id()]).await.unwrap();
+    assert_eq!(found, [None]);
+    assert_eq!(bed.went_on(), 1, "the command stands");
+}

@@ -1,0 +1,112 @@
+//! Calls every peer once, as soon as the node table has it, so that one which cannot be called is told of
+//! before anything is owed to it. Owns when; what is said of it is the link's.
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+    time::Duration,
+};
+
+use futures_util::{StreamExt, stream};
+use registry::{NodeEntry, NodeRef};
+use tokio::time::Instant;
+
+use super::Membership;
+use crate::{peer::PeerLink, telemetry::Telemetry};
+
+/// How long a peer may take to answer.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// First and last pause between two calls of a peer that has not answered.
+const PAUSE: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
+/// Calls at a time.
+const CALLS_MAX: usize = 16;
+
+/// Who was called, and who is to be called when.
+#[derive(Debug)]
+pub struct Greetings {
+    telemetry: Arc<Telemetry>,
+    membership: Arc<Membership>,
+    link: Arc<dyn PeerLink>,
+    peers: HashMap<NodeRef, Greeting>,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Greeting {
+    Due { at: Instant, pause: Duration },
+    Answered,
+}
+
+impl Greetings {
+    /// Nobody has been called.
+    pub fn new(
+        membership: &Arc<Membership>,
+        link: Arc<dyn PeerLink>,
+        telemetry: &Arc<Telemetry>,
+    ) -> Self {
+        let (telemetry, membership) = (Arc::clone(telemetry), Arc::clone(membership));
+        Self { telemetry, membership, link, peers: HashMap::new() }
+    }
+
+    /// Calls who has not been called, for as long as the node lives.
+    pub async fn run(mut self) {
+        loop {
+            let due = self.due();
+            let link = &self.link;
+            let calls = due
+                .into_iter()
+                .map(async |NodeEntry { node, url, .. }| (node, link.greet(&url, PATIENCE).await));
+            let answers: Vec<_> = stream::iter(calls).buffer_unordered(CALLS_MAX).collect().await;
+            for (node, answer) in answers {
+                if let Err(error) = &answer {
+                    self.telemetry.forwarded(node.id.as_str(), "failed", 1);
+                    tracing::debug!(peer = %node, %error, "it has not answered its first call");
+                }
+                self.note(&node, answer.is_ok());
+            }
+            let next = self.peers.values().filter_map(Greeting::at).min();
+            let due = async {
+                match next {
+                    Some(next) => tokio::time::sleep_until(next).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                biased;
+                () = self.membership.read_again() => {}
+                () = due => {}
+            }
+        }
+    }
+
+    /// Whose turn it is, out of those that live. A peer that was restarted is another one.
+    fn due(&mut self) -> Vec<NodeEntry> {
+        let (now, live) = (Instant::now(), self.membership.others());
+        let runs: HashSet<&NodeRef> = live.iter().map(|entry| &entry.node).collect();
+        self.peers.retain(|node, _| runs.contains(node));
+        let first = Greeting::Due { at: now, pause: PAUSE.0 };
+        let mut is_due = |entry: &NodeEntry| {
+            let greeting = self.peers.entry(entry.node.clone()).or_insert(first);
+            greeting.at().is_some_and(|at| at <= now)
+        };
+        live.into_iter().filter(|entry| is_due(entry)).collect()
+    }
+
+    fn note(&mut self, node: &NodeRef, has_answered: bool) {
+        let Some(greeting) = self.peers.get_mut(node) else { return };
+        if has_answered {
+            *greeting = Greeting::Answered;
+        } else if let Greeting::Due { at, pause } = greeting {
+            *at = Instant::now() + *pause;
+            *pause = (*pause * 2).min(PAUSE.1);
+        }
+    }
+}
+
+impl Greeting {
+    fn at(&self) -> Option<Instant> {
+        match self {
+            Self::Due { at, .. } => Some(*at),
+            Self::Answered => None,
+        }
+    }
+}

@@ -1,0 +1,14 @@
+//! What the frameworks of services put on the wire, and want to read there: Kafka record headers.
+//!
+//! The only place that spells them. Source of the foreign ones: Spring Kafka's `KafkaHeaders`, NestJS'
+//! `KafkaHeaders`, Zilla's `:status`, Platformatic's `x-status-code`.
+
+pub mod reply;
+pub mod request;
+
+/// Carries the RequestId both ways.
+pub const CORRELATION_ID: &str = "kafka_correlationId";
+/// Tells a service where to reply.
+pub const REPLY_TOPIC: &str = "kafka_replyTopic";
+/// Tells a service of some dialects which partition to reply to.
+pub const REPLY_PARTITION: &str = "kafka_replyPartition";

@@ -1,0 +1,84 @@
+//! The headers of a record that asks a service for something.
+
+use registry::{RequestId, SessionId};
+
+use super::{CORRELATION_ID, REPLY_PARTITION, REPLY_TOPIC};
+use crate::{config::Dialect, relay::services::Service};
+
+/// The texts of a record's own headers, in the words that its service understands.
+#[derive(Debug)]
+pub struct RequestHeaders<'a> {
+    correlation_text: [u8; 36],
+    correlation_raw: Option<[u8; 16]>,
+    session: Option<String>,
+    deadline: String,
+    reply_topic: &'a str,
+    reply_partition: Option<Vec<u8>>,
+}
+
+impl<'a> RequestHeaders<'a> {
+    /// The reply goes to `reply_topic`; where the service is told a partition of it, to that of
+    /// `reply_partition`, which is asked only then.
+    pub fn new(
+        service: &Service,
+        request: RequestId,
+        session: Option<SessionId>,
+        deadline_ms: u64,
+        reply_topic: &'a str,
+        reply_partition: impl FnOnce() -> Option<i32>,
+    ) -> Self {
+        let mut correlation_text = [0; 36];
+        request.encode(&mut correlation_text);
+        let reply_partition = match service.dialect {
+            Dialect::Plain => None,
+            Dialect::Nest => reply_partition().map(|number| number.to_string().into_bytes()),
+            Dialect::Spring | Dialect::SpringBinary => {
+                reply_partition().map(|number| number.to_be_bytes().to_vec())
+            }
+        };
+        let is_raw = service.dialect == Dialect::SpringBinary;
+        Self {
+            correlation_text,
+            correlation_raw: is_raw.then(|| request.as_uuid().into_bytes()),
+            session: session.map(|id| id.to_string()),
+            deadline: deadline_ms.to_string(),
+            reply_topic,
+            reply_partition,
+        }
+    }
+
+    /// The id as its 36 characters: the key of a record that has no other.
+    pub fn correlation_text(&self) -> &[u8] {
+        &self.correlation_text
+    }
+
+    /// All headers: the gateway's own, then those of the client that may pass.
+    pub fn list<'h>(
+        &'h self,
+        service: &Service,
+        method: &'h str,
+        path: Option<&'h str>,
+        of_client: &'h [(&'h str, &'h [u8])],
+    ) -> Vec<(&'h str, &'h [u8])> {
+        let correlation = match &self.correlation_raw {
+            Some(raw) => raw.as_slice(),
+            None => &self.correlation_text,
+        };
+        let mut headers: Vec<(&str, &[u8])> = Vec::with_capacity(8 + of_client.len());
+        headers.push((CORRELATION_ID, correlation));
+        headers.push((REPLY_TOPIC, self.reply_topic.as_bytes()));
+        if let Some(partition) = &self.reply_partition {
+            headers.push((REPLY_PARTITION, partition));
+        }
+        headers.push(("roundtrip-method", method.as_bytes()));
+        if let Some(path) = path {
+            headers.push(("roundtrip-path", path.as_bytes()));
+        }
+        if let Some(session) = &self.session {
+            headers.push(("roundtrip-session", session.as_bytes()));
+        }
+        headers.push(("roundtrip-deadline", self.deadline.as_bytes()));
+        headers.extend(of_client.iter().filter(|(name, _)| service.passes_to_service(name)));
+        headers
+    }
+}

@@ -1,0 +1,256 @@
+//! The life of a session on this node: it begins, loses its connection, gets it back ([`resume`]),
+//! leaves for another node ([`leaving`]), and ends.
+//!
+//! Decides when; what a session holds it knows itself, and what is written of it in the registry is
+//! up to `checkpoints`, whose [`Owner`] this is.
+
+use std::{sync::Arc, time::Duration};
+
+use registry::{BackupStep, Progress, RequestId};
+use tokio::sync::oneshot;
+
+use super::{
+    checkpoints::{
+        ACK_PATIENCE, Checkpoints, Owner, WholeBackup,
+        format::{self, RequestDetail},
+    },
+    cluster::NodeTag,
+    environment::Environment,
+    gate::Gate,
+    requests::Completion,
+    session::{Beginning, ConnectionId, Session, SessionLimits, Sessions, Token, table::Due},
+    surroundings::Surroundings,
+};
+use crate::{
+    config::Config,
+    error::CloseCode,
+    telemetry::{Resume, Telemetry},
+};
+
+pub mod leaving;
+pub mod resume;
+mod snapshot;
+
+use leaving::Leaving;
+
+/// How long what is left of a session waits for the node that holds it now to ask for it.
+const HANDOVER_PATIENCE: Duration = Duration::from_secs(1);
+/// How often sessions are looked at.
+const TICK: Duration = Duration::from_millis(100);
+/// One second, after which it is others' turn to be refreshed.
+const TICKS_PER_TURN: u64 = 10;
+
+/// The sessions of this node, as they come and go.
+#[derive(Debug)]
+pub struct Lifecycle {
+    gate: Arc<Gate>,
+    sessions: Arc<Sessions>,
+    checkpoints: Arc<Checkpoints>,
+    completion: Arc<Completion>,
+    leaving: Arc<Leaving>,
+    environment: Arc<Environment>,
+    /// In the id of each session that begins here.
+    tag: NodeTag,
+    telemetry: Arc<Telemetry>,
+    limits: SessionLimits,
+    resume_window: Duration,
+    /// Sessions without a connection that are kept; beyond that the oldest end.
+    waiting_max: usize,
+}
+
+impl Lifecycle {
+    /// Sessions as `config` has them.
+    pub fn new(
+        config: &Config,
+        around: &Surroundings,
+        gate: &Arc<Gate>,
+        leaving: &Arc<Leaving>,
+    ) -> Self {
+        Self {
+            gate: Arc::clone(gate),
+            sessions: Arc::clone(&leaving.sessions),
+            checkpoints: Arc::clone(&leaving.checkpoints),
+            completion: Arc::clone(&leaving.completion),
+            leaving: Arc::clone(leaving),
+            environment: Arc::clone(&around.environment),
+            tag: NodeTag::of(&around.node),
+            telemetry: Arc::clone(&around.telemetry),
+            limits: SessionLimits::new(&config.session),
+            resume_window: config.session.resume_window,
+            waiting_max: config.limits.connections_max,
+        }
+    }
+
+    /// Starts a session for a connection that is about to come.
+    pub fn start(&self, is_reliable: bool) -> (Arc<Session>, ConnectionId) {
+        let id = self.tag.write_session(self.environment.session());
+        let token = Token::random(id);
+        let beginning = Beginning { epoch: 1, token, former_token: None, last_seq: 0 };
+        let session = Arc::new(Session::new(id, is_reliable, self.limits, beginning));
+        self.sessions.add(&session);
+        self.checkpoints.record(&session);
+        attached(&self.gate, &session);
+        let connection = session.connection();
+        (session, connection)
+    }
+
+    /// A client has come with what is no token.
+    pub fn refused_token(&self) {
+        self.telemetry.resumed(Resume::Refused);
+    }
+
+    /// A session's connection is gone, and its client may come back.
+    pub fn detach(&self, session: &Arc<Session>, connection: ConnectionId) {
+        if session.on(connection).detach() {
+            self.sessions.wait_for_client(session, self.resume_window);
+            self.checkpoints.rewrite(session);
+        }
+    }
+
+    /// A session is over, if this connection still counts: what it waited for is given up, and
+    /// counted.
+    pub fn end(&self, session: &Arc<Session>, connection: ConnectionId) {
+        if session.connection() == connection && session.is_held() {
+            self.completion.end_session(session, "session_ended");
+        }
+    }
+
+    /// The client is known to have read its welcome, and the token in it: whatever token it came with
+    /// is of no use any more, once this has ended. Nothing less will do: what a client has sent
+    /// without having read is no proof that it can come back with anything else. Cancel safe.
+    pub async fn heard(&self, session: &Arc<Session>, connection: ConnectionId) {
+        if session.on(connection).heard() {
+            let (written, is_written) = oneshot::channel::<()>();
+            self.checkpoints.record_then(session, Box::new(move || drop(written)));
+            // Dropped either way: nothing is ever sent.
+            is_written.await.unwrap_or_default();
+        }
+    }
+
+    /// The registry has lost what it held: everything is written again, sessions first, so that
+    /// those which other nodes hold by now are let go of before anything else is written for them.
+    pub fn write_again(&self) {
+        for session in self.sessions.all() {
+            self.checkpoints.rewrite(&session);
+        }
+        self.completion.routes.rewrite();
+    }
+
+    /// Looks after sessions for as long as the node lives.
+    pub async fn run(&self) {
+        let mut tick = tokio::time::interval(TICK);
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let interval = self.checkpoints.refresh_interval();
+        let turns = interval.as_secs().max(1);
+        for turn in 0_u64.. {
+            let now = tick.tick().await;
+            let Due { over, left, unparked } = self.sessions.due(now, self.waiting_max);
+            for session in over {
+                match session.mailbox().keeps_offsets() {
+                    // The registry is away: this node cannot know that nobody else holds it by now.
+                    true => self.sessions.wait_for_client(&session, self.resume_window),
+                    false => self.completion.give_up_session(&session, "window_over"),
+                }
+            }
+            for session in left {
+                self.leaving.let_go(&session);
+            }
+            for session in unparked {
+                self.checkpoints.park_due(&session);
+                if let Some(since) = session.mailbox().unwatch() {
+                    self.sessions.watch(&session, since + ACK_PATIENCE);
+                }
+            }
+            // Each session has its turn, so that they do not come all at once.
+            if turn.is_multiple_of(TICKS_PER_TURN) {
+                for session in self.sessions.turn(turn / TICKS_PER_TURN % turns, turns) {
+                    self.checkpoints.record(&session);
+                }
+                self.count_sessions();
+            }
+        }
+    }
+
+    fn count_sessions(&self) {
+        let (all, attached) = (self.sessions.len(), self.sessions.attached());
+        self.telemetry.set_sessions(attached, all - attached);
+    }
+
+    /// Closes connections one after the other, so many per second, those that wait for answers when
+    /// they have them. Returns once each has had its turn.
+    pub async fn close_connections(&self, per_second: u32) {
+        let mut sessions = self.sessions.all();
+        sessions.retain(|session| session.is_attached());
+        self.environment.shuffle(&mut sessions);
+        let per_tick = (f64::from(per_second) * TICK.as_secs_f64()).ceil().max(1.0) as usize;
+        let mut tick = tokio::time::interval(TICK.max(Duration::from_secs(1) / per_second.max(1)));
+        for batch in sessions.chunks(per_tick) {
+            tick.tick().await;
+            batch.iter().for_each(|session| session.drain());
+        }
+    }
+}
+
+/// A session has a connection from now on. On a node that drains it has its turn at once: its
+/// handshake was over before, and those who were here then may all have had theirs.
+fn attached(gate: &Gate, session: &Session) {
+    if gate.is_draining() {
+        session.drain();
+    }
+}
+
+impl Owner for Lifecycle {
+    fn whole(&self, session: &Session) -> WholeBackup {
+        let mut whole = WholeBackup::default();
+        if !session.is_durable() {
+            return whole;
+        }
+        whole.steps.push(BackupStep::Reset);
+        let mailbox = session.mailbox().all();
+        let receipts: Vec<RequestId> =
+            mailbox.iter().filter_map(|parked| parked.frame.receipt()).collect();
+        for (id, known) in session.requests().all() {
+            let request = known.request;
+            let found = self.completion.pending.look(request, |entry| {
+                entry.detail().map(|detail| (detail, Arc::clone(&entry.route)))
+            });
+            let detail = match found.flatten() {
+                Some((detail, route)) => {
+                    whole.routes.push((request, route));
+                    // One that is in the mailbox is not owed beside it.
+                    let receipt = detail.receipt && !receipts.contains(&request);
+                    RequestDetail { receipt, ..detail }
+                }
+                None => RequestDetail::ended(id, &known),
+            };
+            let progress = match detail.position {
+                Some(_) => Progress::Recorded,
+                None => Progress::Submitted,
+            };
+            let detail = format::encode(&detail);
+            whole.steps.push(BackupStep::Request { request, progress, detail });
+        }
+        whole.park(mailbox);
+        whole
+    }
+
+    fn lost(&self, session: &Arc<Session>, epoch: u64, is_claimed: bool) -> bool {
+        if self.sessions.is_expected(session.id()) || session.epoch() > epoch {
+            // It is this node that has claimed it, for a client that has come back.
+            return false;
+        }
+        let code = if is_claimed { CloseCode::Resumed } else { CloseCode::Draining };
+        if session.ownership().fence(code) {
+            tracing::info!(session = %session.id(), "another node holds the session");
+            self.sessions.wait_for_holder(session, HANDOVER_PATIENCE);
+        }
+        true
+    }
+
+    fn overflowed(&self, session: &Arc<Session>, limit: &'static str) {
+        self.completion.overflowed(session, limit);
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,144 @@
+//! How a session leaves this node: for one that asks for it, or because another one holds it and does
+//! not ask.
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use registry::{Progress, RequestId, SessionId};
+use tokio::time::Instant;
+
+use super::snapshot::{Answer, Inherited, Released};
+use crate::{
+    relay::{
+        checkpoints::{
+            Checkpoints,
+            format::{self, RequestDetail},
+        },
+        requests::{Completion, pending::Entry, recording::Recording},
+        session::{HandedOver, InFlight, Session, Sessions},
+    },
+    wire::ClientId,
+};
+
+/// Between two looks at something that will soon be so.
+const TICK: Duration = Duration::from_millis(5);
+/// How long a release waits for the broker to confirm what has just been produced: its next holder
+/// could not be told.
+const RECORDING_PATIENCE: Duration = Duration::from_millis(200);
+/// How long a release waits for a session that is on its way to this node itself.
+const ARRIVAL_PATIENCE: Duration = Duration::from_millis(500);
+
+/// Takes sessions out of this node.
+#[derive(Debug)]
+pub struct Leaving {
+    /// Where they are.
+    pub sessions: Arc<Sessions>,
+    /// What of them is still to be written.
+    pub checkpoints: Arc<Checkpoints>,
+    /// What waits for them.
+    pub completion: Arc<Completion>,
+}
+
+/// What a session leaves, and what has waited on this node for each of its requests.
+struct Left {
+    session: HandedOver,
+    requests: Vec<(ClientId, InFlight, Option<Entry>)>,
+}
+
+impl Leaving {
+    /// Sessions whose requests wait there.
+    pub fn new(completion: &Arc<Completion>) -> Self {
+        Self {
+            sessions: Arc::clone(&completion.sessions),
+            checkpoints: Arc::clone(&completion.checkpoints),
+            completion: Arc::clone(completion),
+        }
+    }
+
+    /// Hands a session over to the node that holds it, from `epoch` on, or says that it has ended
+    /// here. `None` when nothing is known of it (any more).
+    pub async fn release(&self, id: SessionId, epoch: u64) -> Option<Bytes> {
+        if self.checkpoints.is_ending(id, epoch.saturating_sub(1)) {
+            return Some(format::encode(&Answer::Ended));
+        }
+        // Another client that has come back a moment earlier has its turn first.
+        let deadline = Instant::now() + ARRIVAL_PATIENCE;
+        while self.sessions.is_expected_before(id, epoch) && Instant::now() < deadline {
+            tokio::time::sleep(TICK).await;
+        }
+        self.leave(id, epoch).await.map(|answer| format::encode(&answer))
+    }
+
+    /// Takes a session out, with all that its holder from `epoch` on has to have of it.
+    pub(super) async fn leave(&self, id: SessionId, epoch: u64) -> Option<Answer> {
+        let session = self.sessions.get(id)?;
+        if session.epoch() >= epoch {
+            // Who asks has claimed what the registry held some time ago.
+            return session.is_held().then(|| {
+                self.checkpoints.rewrite(&session);
+                Answer::Later
+            });
+        }
+        self.wait_for_recordings(&session).await;
+        let left = self.take_out(&session, true)?;
+        let requests = left.requests.into_iter().map(request_as_left).collect();
+        tracing::debug!(session = %id, "handed over");
+        let HandedOver { seq, confirmed, frames, .. } = left.session;
+        let state = Inherited { frames, requests };
+        Some(Answer::Released(Released { seq, confirmed, state }))
+    }
+
+    /// Nobody asked for what is left of a session that another node holds: replies follow it.
+    pub(super) fn let_go(&self, session: &Arc<Session>) {
+        if !session.is_held() {
+            self.take_out(session, false);
+        }
+    }
+
+    /// Takes a session out. Replies that it has not delivered follow it.
+    fn take_out(&self, session: &Arc<Session>, is_asked_for: bool) -> Option<Left> {
+        self.sessions.remove(session);
+        let mut left = session.ownership().hand_over(is_asked_for)?;
+        let mut requests = Vec::with_capacity(left.in_flight.len());
+        for (id, known) in std::mem::take(&mut left.in_flight) {
+            let mut entry =
+                self.completion.take_quietly(known.request, |waiter| waiter.is_of(session));
+            if let Some(early) = entry.as_mut().and_then(|entry| entry.early.take()) {
+                self.completion.foreign.send(known.request, early.reply, early.hold);
+            }
+            requests.push((id, known, entry));
+        }
+        for (frame, hold) in std::mem::take(&mut left.holds) {
+            self.completion.foreign.send_after(frame, Some(hold));
+        }
+        Some(Left { session: left, requests })
+    }
+
+    /// A client that is in a hurry may leave before the broker has confirmed what it asked for.
+    async fn wait_for_recordings(&self, session: &Session) {
+        let is_open = |(_, known): &(_, InFlight)| {
+            let look = |entry: &mut Entry| !entry.recording.is_confirmed();
+            self.completion.pending.look(known.request, look) == Some(true)
+        };
+        let deadline = Instant::now() + RECORDING_PATIENCE;
+        while session.requests().all().iter().any(is_open) && Instant::now() < deadline {
+            tokio::time::sleep(TICK).await;
+        }
+    }
+}
+
+fn request_as_left(
+    (id, known, entry): (ClientId, InFlight, Option<Entry>),
+) -> (RequestId, RequestDetail, Progress) {
+    let is_waiting = |entry: &Entry| entry.recording == Recording::Waiting;
+    let progress = match &entry {
+        _ if known.has_ended => Progress::Ended,
+        Some(entry) if is_waiting(entry) => Progress::Submitted,
+        // In the producer's hands, which live on.
+        _ => Progress::Recorded,
+    };
+    let detail = entry.as_ref().and_then(Entry::detail);
+    let detail = detail.unwrap_or_else(|| RequestDetail::ended(id, &known));
+    // The receipt is among the frames, or the client has it.
+    (known.request, RequestDetail { receipt: false, ..detail }, progress)
+}

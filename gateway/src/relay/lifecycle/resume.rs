@@ -1,0 +1,326 @@
+//! How a session gets to the node to which its client has come back: claimed in the registry, then
+//! fetched from its former holder, or, when that is dead or does not answer, from its copy.
+
+use std::{sync::Arc, time::Duration};
+
+use registry::{Claim, Claimed, Holding, NodeRef, Registry, RegistryError, SessionId};
+use tokio::time::Instant;
+
+use super::{leaving::Leaving, snapshot::Answer};
+use crate::{
+    config::Config,
+    peer::PeerLink,
+    relay::{
+        checkpoints::{Checkpoints, format},
+        cluster::Membership,
+        requests::{Completion, Requests},
+        session::{
+            Beginning, ConnectionId, Session, SessionLimits, Sessions, Token, table::Arrival,
+        },
+        surroundings::Surroundings,
+    },
+    telemetry::{Resume, Telemetry},
+};
+
+mod arriving;
+mod copy;
+mod proof;
+
+/// How long a former holder may take to hand a session over; then its copy has to do.
+const RELEASE_TIMEOUT: Duration = Duration::from_millis(800);
+/// Between two looks at something that will soon be so.
+const TICK: Duration = Duration::from_millis(5);
+/// The same for what a registry has lost and a node has to write again.
+const RECOVERY_TICK: Duration = Duration::from_millis(100);
+/// How long a client waits for a holder that is about to write its session again.
+const RECOVERY_PATIENCE: Duration = Duration::from_secs(10);
+
+/// Brings sessions to this node.
+#[derive(Debug)]
+pub struct Resumption {
+    node: NodeRef,
+    requests: Arc<Requests>,
+    sessions: Arc<Sessions>,
+    checkpoints: Arc<Checkpoints>,
+    completion: Arc<Completion>,
+    leaving: Arc<Leaving>,
+    membership: Arc<Membership>,
+    registry: Arc<dyn Registry>,
+    link: Arc<dyn PeerLink>,
+    telemetry: Arc<Telemetry>,
+    limits: SessionLimits,
+}
+
+/// Why nobody can say whether a session goes on here. Its client may come again with the same token.
+#[derive(Debug, thiserror::Error)]
+pub enum Undecided {
+    /// The registry cannot be reached.
+    #[error(transparent)]
+    Registry(#[from] RegistryError),
+    /// This node is about to stop: another one has to say so.
+    #[error("this node is draining")]
+    Draining,
+}
+
+/// What became of a session's former holder.
+enum Former {
+    /// It has answered.
+    Answered(Answer),
+    /// It is dead, or does not answer: the copy has to do.
+    Gone,
+}
+
+/// What became of an attempt to bring a session here.
+enum Attempt {
+    /// It goes on here.
+    Resumed(Arc<Session>, ConnectionId),
+    /// The token resumes nothing.
+    Refused,
+    /// It was claimed for this epoch, and something would be missing.
+    Incomplete(u64),
+    /// The registry has to be written again first.
+    Later,
+}
+
+impl Resumption {
+    /// Sessions come as `config` has them, and go by `leaving`.
+    pub fn new(
+        config: &Config,
+        around: &Surroundings,
+        requests: &Arc<Requests>,
+        leaving: &Arc<Leaving>,
+        membership: &Arc<Membership>,
+    ) -> Self {
+        Self {
+            node: around.node.clone(),
+            requests: Arc::clone(requests),
+            sessions: Arc::clone(&leaving.sessions),
+            checkpoints: Arc::clone(&leaving.checkpoints),
+            completion: Arc::clone(&leaving.completion),
+            leaving: Arc::clone(leaving),
+            membership: Arc::clone(membership),
+            registry: Arc::clone(&around.registry),
+            link: Arc::clone(&around.link),
+            telemetry: Arc::clone(&around.telemetry),
+            limits: SessionLimits::new(&config.session),
+        }
+    }
+
+    /// Brings the session of `token` here, for a client that has every frame up to `last_seq`.
+    /// `None` when it cannot be promised that nothing is missing: then the session is over.
+    ///
+    /// `is_wanted` is asked when it is this client's turn: one that has gone meanwhile must not take
+    /// the session from the connection that it has come back on.
+    ///
+    /// # Errors
+    /// [`Undecided`]. The token stays good.
+    pub async fn resume(
+        &self,
+        token: &Token,
+        last_seq: u64,
+        mut is_wanted: impl FnMut() -> bool,
+    ) -> Result<Option<(Arc<Session>, ConnectionId)>, Undecided> {
+        let id = token.session();
+        let give_up = Instant::now() + RECOVERY_PATIENCE;
+        loop {
+            if self.requests.gate.is_draining() {
+                return Err(Undecided::Draining);
+            }
+            // Before anything is held up for it: who knows no more than the id hinders nobody.
+            if !self.is_good(token, &mut is_wanted).await? {
+                self.telemetry.resumed(Resume::Refused);
+                return Ok(None);
+            }
+            let arrival = self.arrival(id).await;
+            if !is_wanted() {
+                return Ok(None);
+            }
+            match self.attempt(&arrival, token, last_seq).await? {
+                Attempt::Resumed(session, connection) => return Ok(Some((session, connection))),
+                Attempt::Later if Instant::now() < give_up => {}
+                Attempt::Refused | Attempt::Later => {
+                    self.telemetry.resumed(Resume::Refused);
+                    return Ok(None);
+                }
+                Attempt::Incomplete(epoch) => {
+                    self.not_resumable(id, epoch).await;
+                    return Ok(None);
+                }
+            }
+            drop(arrival);
+            self.wait_for_recovery().await?;
+        }
+    }
+
+    /// Waits a little for live nodes to write again what the registry has lost. One that drains has no
+    /// time for that.
+    async fn wait_for_recovery(&self) -> Result<(), Undecided> {
+        if self.requests.gate.is_draining() {
+            return Err(Undecided::Draining);
+        }
+        tokio::time::sleep(RECOVERY_TICK).await;
+        Ok(())
+    }
+
+    async fn attempt(
+        &self,
+        arrival: &Arrival<'_>,
+        token: &Token,
+        last_seq: u64,
+    ) -> Result<Attempt, RegistryError> {
+        let next = Token::random(token.session());
+        let Some(holding) = self.claim(token, &next).await? else {
+            // What this node's memory says of its own session is so; the registry has lost it.
+            return Ok(match self.opened_here(token) {
+                Some(session) => self.write_again(&session),
+                None => Attempt::Refused,
+            });
+        };
+        arrival.claimed(holding.epoch);
+        let former_token = Some(token.clone());
+        let beginning = Beginning { epoch: holding.epoch, token: next, former_token, last_seq };
+        self.fetch(arrival, *holding, beginning).await
+    }
+
+    fn write_again(&self, session: &Arc<Session>) -> Attempt {
+        self.checkpoints.rewrite(session);
+        Attempt::Later
+    }
+
+    /// It cannot be promised that nothing is missing.
+    async fn not_resumable(&self, id: SessionId, epoch: u64) {
+        self.telemetry.resumed(Resume::Incomplete);
+        if let Some(session) = self.sessions.get(id) {
+            self.completion.give_up_session(&session, "not_resumable");
+        }
+        if let Err(error) = self.registry.end_sessions(&[(id, epoch)]).await {
+            tracing::debug!(session = %id, %error, "not removed; it will expire");
+        }
+    }
+
+    /// One client at a time comes back to a session here.
+    async fn arrival(&self, session: SessionId) -> Arrival<'_> {
+        loop {
+            match self.sessions.expect(session) {
+                Some(arrival) => return arrival,
+                None => tokio::time::sleep(TICK).await,
+            }
+        }
+    }
+
+    async fn claim(
+        &self,
+        token: &Token,
+        next: &Token,
+    ) -> Result<Option<Box<Holding>>, RegistryError> {
+        let claim = Claim {
+            session: token.session(),
+            token: token.hash(),
+            user: None,
+            node: self.node.clone(),
+            next_token: next.hash(),
+            ttl: self.checkpoints.ttl(),
+        };
+        let started = Instant::now();
+        let claimed = self.registry.claim(&claim).await?;
+        self.telemetry.registry_call("claim", started.elapsed());
+        match claimed {
+            Claimed::Taken(holding) => Ok(Some(holding)),
+            Claimed::Refused | Claimed::OtherUser => Ok(None),
+        }
+    }
+
+    async fn fetch(
+        &self,
+        arrival: &Arrival<'_>,
+        holding: Holding,
+        mut beginning: Beginning,
+    ) -> Result<Attempt, RegistryError> {
+        let (last_seq, epoch) = (beginning.last_seq, holding.epoch);
+        let (id, is_reliable) = (arrival.session(), holding.former.reliable);
+        let incomplete = Ok(Attempt::Incomplete(epoch));
+        if self.checkpoints.is_ending(id, holding.former.epoch) {
+            return incomplete;
+        }
+        if let Some(session) = self.sessions.get(id).filter(|session| session.is_held()) {
+            // Named as the holder and without the session: a claim of this node's whose answer was
+            // lost. Not named, and with a later epoch: the registry went back to an earlier state.
+            let is_named = holding.former.node.as_ref() == Some(&self.node);
+            if is_named || session.epoch() >= epoch {
+                let is_opened = beginning
+                    .former_token
+                    .as_ref()
+                    .is_none_or(|shown| session.ownership().is_opened_by(shown));
+                if !is_named && !is_opened {
+                    // Long replaced, as this node knows better.
+                    self.checkpoints.rewrite(&session);
+                    return Ok(Attempt::Refused);
+                }
+                let resumed = self.resume_here(id, beginning);
+                return resumed.map_or(incomplete, |(s, c)| Ok(Attempt::Resumed(s, c)));
+            }
+        }
+        let inherited = match self.released(id, &holding).await {
+            Former::Answered(Answer::Ended) => None,
+            Former::Answered(Answer::Later) => return Ok(Attempt::Later),
+            Former::Answered(Answer::Released(released)) => {
+                let is_kept = (released.confirmed..=released.seq).contains(&last_seq);
+                // Its frames keep their numbers.
+                beginning.last_seq = released.confirmed;
+                is_kept.then_some((released.state, Resume::Released))
+            }
+            Former::Gone => {
+                // A copy is taken from nobody's memory: it has to be whole.
+                self.membership.saw(self.registry.generation().await?);
+                let is_present = self.is_whole(&holding.former);
+                let is_whole = is_present && holding.is_whole;
+                if !is_present && self.membership.is_recovering() {
+                    // Its holder may live, and be about to write it again.
+                    return Ok(Attempt::Later);
+                }
+                let copy = is_whole.then(|| self.inherit_copy(holding, last_seq)).flatten();
+                copy.map(|copy| (copy, Resume::Copied))
+            }
+        };
+        let Some((inherited, resume)) = inherited else { return incomplete };
+        self.telemetry.resumed(resume);
+        let session = self.adopt(id, is_reliable, beginning, inherited);
+        session.ownership().skip(last_seq);
+        if !is_reliable {
+            self.completion.confirm(&session, last_seq);
+        }
+        let connection = session.connection();
+        Ok(Attempt::Resumed(session, connection))
+    }
+
+    /// What the former holder hands over.
+    async fn released(&self, id: SessionId, holding: &Holding) -> Former {
+        let Some(former) = &holding.former.node else { return Former::Gone };
+        if *former == self.node {
+            // It may have taken such a claim for another node's, and be waiting to be asked.
+            let left = self.leaving.leave(id, holding.epoch).await;
+            return left.map_or(Former::Gone, Former::Answered);
+        }
+        let Some(url) = self.find(former).await else { return Former::Gone };
+        match self.link.release(&url, id, holding.epoch, RELEASE_TIMEOUT).await {
+            Ok(Some(answer)) => {
+                format::decode::<Answer>(&answer).map_or(Former::Gone, Former::Answered)
+            }
+            // It has claimed the session and never heard that it had got it.
+            Ok(None) => Former::Gone,
+            Err(error) => {
+                tracing::debug!(session = %id, peer = %former, %error, "not handed over");
+                Former::Gone
+            }
+        }
+    }
+
+    async fn find(&self, node: &NodeRef) -> Option<String> {
+        if self.membership.find(node).is_none()
+            && let Err(error) = self.membership.refresh().await
+        {
+            tracing::debug!(%error, "node table not read");
+        }
+        self.membership.find(node).map(|entry| entry.url)
+    }
+}

@@ -1,0 +1,157 @@
+//! The end of a session's way to this node: it goes on here, and its requests wait here.
+
+use std::{sync::Arc, time::Duration};
+
+use registry::{Progress, RequestId, Route, SessionId};
+use tokio::time::Instant;
+
+use super::Resumption;
+use crate::{
+    bus::Position,
+    error::{CloseCode, ErrorCode, Failure},
+    relay::{
+        checkpoints::format::RequestDetail,
+        lifecycle::{attached, snapshot::Inherited},
+        requests::{
+            pending::{Entry, Waiter},
+            recording::Recording,
+        },
+        session::{Beginning, ConnectionId, Digest, InFlight, Session, Unparked},
+    },
+    telemetry::Resume,
+    wire::Frame,
+};
+
+impl Resumption {
+    /// Goes on with a session that this node holds.
+    pub(super) fn resume_here(
+        &self,
+        id: SessionId,
+        beginning: Beginning,
+    ) -> Option<(Arc<Session>, ConnectionId)> {
+        let session = self.sessions.get(id)?;
+        let last_seq = beginning.last_seq;
+        let connection = session.ownership().resume(last_seq, beginning)?;
+        if !session.is_reliable() {
+            self.completion.confirm(&session, last_seq);
+        }
+        self.checkpoints.rewrite(&session);
+        attached(&self.requests.gate, &session);
+        self.telemetry.resumed(Resume::Here);
+        Some((session, connection))
+    }
+
+    /// Goes on with a session that another node has held.
+    pub(super) fn adopt(
+        &self,
+        id: SessionId,
+        is_reliable: bool,
+        beginning: Beginning,
+        inherited: Inherited,
+    ) -> Arc<Session> {
+        let last_seq = beginning.last_seq;
+        let session = Arc::new(Session::new(id, is_reliable, self.limits, beginning));
+        let Inherited { frames, mut requests } = inherited;
+        let has = |left: &Unparked| left.seq > 0 && left.seq <= last_seq;
+        let over: Vec<_> =
+            frames.iter().filter(|left| has(left)).filter_map(|left| left.request).collect();
+        // A receipt that is in the mailbox, or that the client has, is not owed beside it.
+        let receipts: Vec<_> = frames.iter().filter_map(|left| left.frame.receipt()).collect();
+        for (request, detail, _) in &mut requests {
+            detail.receipt &= !receipts.contains(request);
+        }
+        requests.retain(|(request, ..)| !over.contains(request));
+        // As they were submitted: so their receipts come in that order.
+        requests.sort_unstable_by_key(|(request, ..)| *request);
+        for (request, detail, progress) in &requests {
+            let in_flight = InFlight {
+                request: *request,
+                digest: Digest(detail.digest),
+                service: (&*detail.service).into(),
+                has_ended: *progress == Progress::Ended,
+                is_unconfirmed: *progress == Progress::Submitted,
+            };
+            session.requests().begin(detail.id.clone(), in_flight);
+        }
+        for mut left in frames.into_iter().filter(|left| !has(left)) {
+            let ends = left.request.and_then(|request| requests.iter().find(|r| r.0 == request));
+            if let Some((_, detail, _)) = ends
+                && let Some(service) = self.requests.services.get(&detail.service)
+            {
+                left.frame.keep_headers(|name| service.passes_to_client(name));
+            }
+            session.ownership().adopt(left.frame, ends.map(|(_, detail, _)| detail.id.clone()));
+        }
+        // This node may have held it before, and not have heard that it had lost it.
+        if let Some(former) = self.sessions.get(id) {
+            former.ownership().fence(CloseCode::Resumed);
+            self.leaving.let_go(&former);
+        }
+        self.sessions.add(&session);
+        for (request, detail, progress) in requests {
+            if progress != Progress::Ended {
+                self.wait_again(&session, request, &detail);
+            }
+        }
+        self.checkpoints.rewrite(&session);
+        attached(&self.requests.gate, &session);
+        session
+    }
+
+    /// A request of an adopted session waits here from now on, for what is left of its time.
+    fn wait_again(&self, session: &Arc<Session>, request: RequestId, detail: &RequestDetail) {
+        let (id, digest) = (detail.id.clone(), Digest(detail.digest));
+        let Some(service) = self.requests.services.get(&detail.service) else {
+            let failure = Failure::new(ErrorCode::Unavailable, "this node has no such service");
+            let failure = failure.recorded(true);
+            let (id, request) = (Some(detail.id.clone()), Some(request));
+            let frame = Frame::Error { id: id.clone(), request, failure, reply: None };
+            return self.completion.owe(session, frame, id, None);
+        };
+        // By this node's clock alone: what has passed, and what is left, came along.
+        let now = Instant::now();
+        let started = now.checked_sub(Duration::from_millis(detail.age_ms)).unwrap_or(now);
+        let left = Duration::from_millis(detail.left_ms);
+        let position = detail.position.map(|(partition, offset)| Position { partition, offset });
+        let route = Arc::new(Route {
+            node: self.node.clone(),
+            session: Some(session.id()),
+            client_id: Some(detail.id.as_json().into()),
+            deadline_ms: self.requests.deadline_ms(left),
+        });
+        let recording = match position {
+            Some(position) => Recording::Confirmed { at: now, position },
+            None => Recording::Unconfirmed,
+        };
+        let entry = Entry {
+            service: Arc::clone(service),
+            // A receipt that is still owed for what is recorded comes below; what is not confirmed
+            // gets one if its client sends it again, and its reply waits for none.
+            waiter: Waiter::Session { session: Arc::clone(session), id, digest, receipt: false },
+            started,
+            deadline: now + left,
+            partition: None,
+            recording,
+            early: None,
+            route: Arc::clone(&route),
+        };
+        if let (true, Some(Position { partition, offset })) = (detail.receipt, position) {
+            let (id, topic) = (detail.id.clone(), Arc::clone(&service.topic));
+            self.completion.owe(
+                session,
+                Frame::Receipt { id, request, topic, partition, offset },
+                None,
+                None,
+            );
+        }
+        // What an earlier holding of the session has left here.
+        if let Some(early) =
+            self.completion.take_quietly(request, |_| true).and_then(|entry| entry.early)
+        {
+            self.completion.foreign.send(request, early.reply, early.hold);
+        }
+        service.metrics.in_flight.inc();
+        self.completion.pending.insert(request, entry);
+        self.completion.routes.put(request, route, true);
+    }
+}

@@ -1,0 +1,78 @@
+//! What the registry has of a session whose holder is gone.
+
+use std::time::Duration;
+
+use registry::{EntryKind, HeldRequest, Holding, NodeRef, ParkedFrame};
+
+use super::Resumption;
+use crate::relay::{
+    checkpoints::format::{self, RequestDetail},
+    lifecycle::snapshot::Inherited,
+    session::Unparked,
+};
+
+/// How long it may take until the reply partitions of a dead node have another reader. A request
+/// that was in flight there does not end before that: its client may have had its reply already.
+const TAKEOVER_TIME: Duration = Duration::from_secs(10);
+/// The same from when the node table has missed the node, which it does hardly before the group.
+const TAKEOVER_TIME_OF_MISSED: Duration = Duration::from_secs(4);
+
+/// The largest number that a client is believed to have got: the largest whole number that every
+/// client can count exactly (RFC 8259, section 6).
+const SEQ_MAX: u64 = 1 << 53;
+
+impl Resumption {
+    /// Whether a former holder was silent for so long that it counts as dead. One that is not named
+    /// any more was found so by who parked a reply.
+    fn is_missed(&self, node: Option<&NodeRef>) -> bool {
+        !self.membership.is_incomplete()
+            && node.is_none_or(|node| self.membership.find(node).is_none())
+    }
+
+    /// What the registry has of a session whose holder is gone. Of one whose client acknowledges
+    /// nothing and was connected until then, nobody knows what was on the wire.
+    pub(super) fn inherit_copy(&self, holding: Holding, last_seq: u64) -> Option<Inherited> {
+        let former = &holding.former;
+        // Nobody has been sent so many; counting on from there would come to an end.
+        if last_seq > SEQ_MAX {
+            return None;
+        }
+        if former.overflowed || (former.attached && !former.reliable) {
+            return None;
+        }
+        // A session whose client acknowledges nothing keeps what it can, and has parked all of it.
+        let first = holding.mailbox.iter().map(|parked| parked.seq).find(|seq| *seq > 0);
+        if !former.reliable && first.is_some_and(|first| first > last_seq.saturating_add(1)) {
+            return None;
+        }
+        // What cannot be read here is somebody's request or answer: without it there is no session.
+        let unreadable = |kind| self.telemetry.registry_unreadable(kind, 1);
+        let request = |held: HeldRequest| {
+            let detail = format::decode::<RequestDetail>(&held.detail);
+            if detail.is_none() {
+                unreadable(EntryKind::Request);
+            }
+            Some((held.request, detail?.later(held.age), held.progress))
+        };
+        let mut requests: Vec<_> =
+            holding.requests.into_iter().map(request).collect::<Option<_>>()?;
+        // The reply may be in the log already, for whoever reads the dead node's partitions next.
+        let takeover = match self.is_missed(former.node.as_ref()) {
+            true => TAKEOVER_TIME_OF_MISSED,
+            false => TAKEOVER_TIME,
+        };
+        for (_, detail, _) in &mut requests {
+            detail.left_ms = detail.left_ms.max(format::millis(takeover));
+        }
+        let frame = |parked: ParkedFrame| {
+            let ParkedFrame { seq, request, frame } = parked;
+            let frame = format::decode(&frame);
+            if frame.is_none() {
+                unreadable(EntryKind::Frame);
+            }
+            Some(Unparked { seq, request, frame: frame? })
+        };
+        let frames = holding.mailbox.into_iter().map(frame).collect::<Option<_>>()?;
+        Some(Inherited { frames, requests })
+    }
+}

@@ -1,0 +1,237 @@
+//! How far a partition has been handled: the offset below which every record is done with.
+//!
+//! Records that must wait (for a look-up, for another node, for a client) hold the mark back; all
+//! others only move it. The window of waiting records is bounded; whoever reads pauses a full
+//! partition. No record waits for ever because somebody forgot it: see [`OffsetGuard`].
+
+use std::{
+    collections::VecDeque,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
+
+use registry::RequestId;
+use tokio::time::Instant;
+
+use crate::{tasks::locked, wire::Reply};
+
+/// What a waiting record is counted with beside its payload and headers.
+const RECORD_BYTES: usize = 256;
+/// How often a record is handled again after it was dropped. One that is dropped each time is what
+/// this node cannot handle: rather one reply less than a partition that stands still.
+const DROPS_MAX: u8 = 5;
+
+/// The handled part of one partition, for one assignment of it. Cheap to clone.
+#[derive(Clone, Debug, Default)]
+pub struct OffsetTracker {
+    state: Arc<Mutex<State>>,
+    budget: Budget,
+}
+
+/// The bytes that wait in all windows of a node, and in those that it had. Cheap to clone.
+#[derive(Clone, Debug, Default)]
+pub struct Budget(Arc<AtomicUsize>);
+
+#[derive(Debug, Default)]
+struct State {
+    /// One past the last record read.
+    read: Option<i64>,
+    /// Records that wait, by rising offset; those done behind a waiting one are still listed.
+    open: VecDeque<Open>,
+    waiting_bytes: usize,
+    /// Waiting records whose holds were dropped.
+    dropped: Vec<(i64, Box<Record>)>,
+    /// The partition has been given up: nothing here means anything any more.
+    is_closed: bool,
+}
+
+#[derive(Debug)]
+struct Open {
+    offset: i64,
+    bytes: usize,
+    since: Instant,
+    done: bool,
+}
+
+/// What a waiting record says: so it can be handled again.
+#[derive(Debug)]
+pub struct Record {
+    /// Whose reply it is.
+    pub request: RequestId,
+    /// The reply itself.
+    pub reply: Reply,
+    drops: u8,
+}
+
+/// What may wait.
+#[derive(Clone, Copy, Debug)]
+pub struct TrackerLimits {
+    /// Records in one window.
+    pub records_max: usize,
+    /// Bytes in one window.
+    pub bytes_max: usize,
+    /// Bytes in all windows of the node.
+    pub node_bytes_max: usize,
+}
+
+impl Budget {
+    /// How many bytes wait.
+    pub fn bytes(&self) -> usize {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+impl Record {
+    /// A record that was read.
+    pub fn new(request: RequestId, reply: Reply) -> Self {
+        Self { request, reply, drops: 0 }
+    }
+
+    fn bytes(&self) -> usize {
+        RECORD_BYTES + self.reply.bytes()
+    }
+}
+
+impl OffsetTracker {
+    /// A window in which nothing has been read, of a node with this budget.
+    pub fn new(budget: &Budget) -> Self {
+        Self { budget: budget.clone(), ..Self::default() }
+    }
+
+    /// A record was read and needs nothing more.
+    pub fn passed(&self, offset: i64) {
+        locked(&self.state).read = Some(offset + 1);
+    }
+
+    /// A record was read and waits: the mark stays below it until [`OffsetGuard::done`].
+    pub fn hold(&self, offset: i64, record: Record) -> OffsetGuard {
+        let (bytes, since) = (record.bytes(), Instant::now());
+        let mut state = locked(&self.state);
+        state.read = Some(offset + 1);
+        state.open.push_back(Open { offset, bytes, since, done: false });
+        state.waiting_bytes += bytes;
+        drop(state);
+        self.hold_again(offset, Box::new(record))
+    }
+
+    fn hold_again(&self, offset: i64, record: Box<Record>) -> OffsetGuard {
+        let bytes = record.bytes();
+        self.budget.0.fetch_add(bytes, Ordering::Relaxed);
+        OffsetGuard { window: self.clone(), offset, bytes, record: Some(record) }
+    }
+
+    /// The offset below which everything is done with; `None` before the first record.
+    pub fn mark(&self) -> Option<i64> {
+        let state = locked(&self.state);
+        state.open.front().map(|open| open.offset).or(state.read)
+    }
+
+    /// When the oldest waiting record was read.
+    pub fn waits_since(&self) -> Option<Instant> {
+        locked(&self.state).open.front().map(|open| open.since)
+    }
+
+    /// The name of the limit that forbids to read on, one of so many windows, if one does.
+    ///
+    /// Half of the node's bytes go to whoever needs them. Of the other half each window has an equal
+    /// part: so what waits in some windows, for however long, never keeps the others from being
+    /// read, and all of them together stay within the limit.
+    pub fn full(&self, limits: TrackerLimits, windows: usize) -> Option<&'static str> {
+        let state = locked(&self.state);
+        let half = limits.node_bytes_max / 2;
+        if state.open.len() >= limits.records_max || state.waiting_bytes >= limits.bytes_max {
+            return Some("window");
+        }
+        let has_its_part = state.waiting_bytes > 0 && state.waiting_bytes >= half / windows.max(1);
+        (has_its_part && self.budget.bytes() >= half).then_some("window_node")
+    }
+
+    /// Takes out what was dropped, to be handled again: see [`OffsetGuard`]. Also how many records were
+    /// dropped too often: they count as done.
+    pub fn take_dropped(&self) -> (Vec<OffsetGuard>, usize) {
+        let dropped = std::mem::take(&mut locked(&self.state).dropped);
+        let (mut again, mut given_up) = (Vec::new(), 0);
+        for (offset, mut record) in dropped {
+            record.drops += 1;
+            let is_hopeless = record.drops > DROPS_MAX;
+            let hold = self.hold_again(offset, record);
+            if is_hopeless {
+                given_up += 1;
+                hold.done();
+            } else {
+                again.push(hold);
+            }
+        }
+        (again, given_up)
+    }
+
+    /// The partition is read by others from now on: what waits marks nothing any more, here.
+    pub fn close(&self) {
+        let mut state = locked(&self.state);
+        state.is_closed = true;
+        state.open = VecDeque::new();
+        state.dropped = Vec::new();
+    }
+}
+
+/// A waiting record. It ends in one of two ways: [`OffsetGuard::done`] says that the record has been
+/// handled; dropped without that, be it by mistake, by a panic or with an aborted task, it leaves
+/// the record to [`OffsetTracker::take_dropped`], to be handled again. Never is a record taken for handled
+/// because nobody said anything: a node that is about to stop drops everything, and must not commit
+/// what it has not delivered. Once the window is closed neither has any effect.
+#[derive(Debug)]
+#[must_use]
+pub struct OffsetGuard {
+    window: OffsetTracker,
+    offset: i64,
+    bytes: usize,
+    /// None once it is done.
+    record: Option<Box<Record>>,
+}
+
+impl OffsetGuard {
+    /// The record has been handled.
+    pub fn done(mut self) {
+        self.record = None;
+        let mut state = locked(&self.window.state);
+        let Ok(at) = state.open.binary_search_by_key(&self.offset, |open| open.offset) else {
+            return;
+        };
+        state.open[at].done = true;
+        state.waiting_bytes -= state.open[at].bytes;
+        while state.open.front().is_some_and(|open| open.done) {
+            state.open.pop_front();
+        }
+    }
+
+    /// What the record says.
+    pub fn record(&self) -> &Record {
+        self.record.as_ref().expect("only `done` takes it out, and the hold with it")
+    }
+}
+
+impl Drop for OffsetGuard {
+    fn drop(&mut self) {
+        self.window.budget.0.fetch_sub(self.bytes, Ordering::Relaxed);
+        let Some(record) = self.record.take() else { return };
+        let mut state = locked(&self.window.state);
+        if !state.is_closed {
+            state.dropped.push((self.offset, record));
+        }
+    }
+}
+
+#[cfg(test)]
+impl Record {
+    /// A reply of so many bytes that is nobody's.
+    pub(super) fn sized(bytes: usize) -> Self {
+        let payload = bytes::Bytes::from(vec![b'x'; bytes]);
+        let request = RequestId::from_uuid(uuid::Uuid::from_u128(7));
+        Self::new(request, Reply { payload, ..Reply::default() })
+    }
+}
+
+#[cfg(test)]
+mod tests;

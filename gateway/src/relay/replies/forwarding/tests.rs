@@ -1,0 +1,331 @@
+//! Foreign replies with a real table and peers that answer as they are told.
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Mutex,
+};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use registry::{MemoryRegistry, NodeEntry, NodeId, NodeState, NodeTable, RequestTable, SessionId};
+use tokio_util::sync::CancellationToken;
+
+use super::*;
+use crate::{
+    peer::{Delivery, PeerError, PeerLink, Verdict},
+    relay::{
+        Relay,
+        bed::{self, Ground},
+        offsets::{OffsetTracker, Record},
+        requests::{affinity::Affinity, foreign::Guide},
+        unix_ms,
+    },
+    tasks::locked,
+    wire::Reply,
+};
+
+/// A node that was silent for so long is dead.
+const TTL: Duration = Duration::from_secs(6);
+
+/// Peers that know what waits there; those that nobody has set up do not answer.
+#[derive(Debug, Default)]
+struct Peers {
+    waiting: Mutex<HashMap<String, HashSet<RequestId>>>,
+    /// Who was asked for what, in order.
+    asked: Mutex<Vec<(String, RequestId)>>,
+}
+
+#[async_trait]
+impl PeerLink for Peers {
+    async fn deliver(
+        &self,
+        url: &str,
+        batch: &[Delivery],
+        _: Duration,
+    ) -> Result<Vec<Verdict>, PeerError> {
+        let mut waiting = locked(&self.waiting);
+        let unreachable = || PeerError::Unreachable("silent".to_owned());
+        let there = waiting.get_mut(url).ok_or_else(unreachable)?;
+        let verdict = |delivery: &Delivery| {
+            locked(&self.asked).push((url.to_owned(), delivery.request));
+            let found = there.remove(&delivery.request);
+            if found { Verdict::Delivered } else { Verdict::Unknown }
+        };
+        Ok(batch.iter().map(verdict).collect())
+    }
+
+    async fn settle(
+        &self,
+        _: &str,
+        kept: &[(RequestId, SessionId)],
+        _: Duration,
+    ) -> Result<Vec<Verdict>, PeerError> {
+        Ok(kept.iter().map(|_| Verdict::Over).collect())
+    }
+
+    async fn release(
+        &self,
+        _: &str,
+        _: SessionId,
+        _: u64,
+        _: Duration,
+    ) -> Result<Option<Bytes>, PeerError> {
+        Ok(None)
+    }
+}
+
+/// The node `gw-1`, which reads replies, and the table.
+struct Bed {
+    relay: Arc<Relay>,
+    registry: Arc<MemoryRegistry>,
+    peers: Arc<Peers>,
+    window: OffsetTracker,
+    read: i64,
+}
+
+impl Bed {
+    /// A node that has been there for long enough to know the table.
+    async fn new() -> Self {
+        let bed = Self::young();
+        tokio::time::sleep(2 * TTL).await;
+        bed
+    }
+
+    /// A node that starts now.
+    fn young() -> Self {
+        let (registry, peers) = (Arc::new(MemoryRegistry::new()), Arc::new(Peers::default()));
+        let relay = bed::relay(Ground {
+            registry: Arc::clone(&registry) as _,
+            link: Arc::clone(&peers) as _,
+            ..Ground::default()
+        });
+        relay.start(&CancellationToken::new());
+        Self { relay, registry, peers, window: OffsetTracker::default(), read: 0 }
+    }
+
+    /// A live node; it answers once something waits there.
+    async fn join(&self, node: &NodeRef) {
+        let url = url(node.id.as_str());
+        let entry = NodeEntry { node: node.clone(), url, state: NodeState::Ready };
+        self.registry.announce(&entry, TTL).await.unwrap();
+        self.relay.membership.refresh().await.unwrap();
+    }
+
+    /// A node whose end everybody has noticed.
+    async fn bury(&self, node: &NodeRef) {
+        self.registry.leave(node).await.unwrap();
+        self.relay.membership.refresh().await.unwrap();
+    }
+
+    fn answers(&self, node: &NodeRef, waiting: &[RequestId]) {
+        let waiting = waiting.iter().copied().collect();
+        locked(&self.peers.waiting).insert(url(node.id.as_str()), waiting);
+    }
+
+    async fn route(&self, request: RequestId, node: &NodeRef) {
+        let deadline_ms = unix_ms() + 60_000;
+        let (node, session, client_id) = (node.clone(), None, None);
+        let route = Route { node, session, client_id, deadline_ms };
+        self.registry.put_routes(&[(request, Arc::new(route))]).await.unwrap();
+    }
+
+    fn read(&mut self, request: RequestId) {
+        let reply = Reply { status: None, headers: Vec::new(), payload: Bytes::new() };
+        let hold = self.window.hold(self.read, Record::new(request, reply.clone()));
+        let (read_at, guide, hold) = (Instant::now(), Guide::default(), Some(hold));
+        let (wants, is_early) = (None, false);
+        let stray = ForeignReply { request, reply, hold, read_at, guide, wants, is_early };
+        self.relay.forwarding.take(stray);
+        self.read += 1;
+    }
+
+    /// Waits until every offset may be stored.
+    async fn all_done(&self) {
+        for _ in 0..1000 {
+            if self.window.mark() == Some(self.read) {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        panic!("stuck at {:?} of {}", self.window.mark(), self.read);
+    }
+
+    fn asked(&self) -> Vec<(String, RequestId)> {
+        locked(&self.peers.asked).clone()
+    }
+
+    /// The value of the first line that begins so; 0 without one.
+    fn metric(&self, line: &str) -> u64 {
+        let text = self.relay.telemetry.render();
+        let found = text.lines().find_map(|found| found.strip_prefix(line));
+        found.map_or(0, |value| value.trim().parse().unwrap())
+    }
+
+    fn lookups(&self) -> u64 {
+        self.metric(r#"roundtrip_registry_seconds_count{operation="find_routes"}"#)
+    }
+
+    fn forwards(&self, peer: &str, result: &str) -> u64 {
+        let labels = format!(r#"{{peer="{peer}",result="{result}"}}"#);
+        self.metric(&format!("roundtrip_forwards_total{labels}"))
+    }
+
+    fn unrouted(&self) -> u64 {
+        self.metric(r#"roundtrip_replies_total{service="-",way="unrouted"}"#)
+    }
+}
+
+fn node(id: &str, incarnation: u64) -> NodeRef {
+    NodeRef { id: NodeId::parse(id).unwrap(), incarnation }
+}
+
+fn url(node: &str) -> String {
+    format!("http://{node}")
+}
+
+/// An old id that this node has chosen.
+fn chosen_by(node: &NodeRef) -> RequestId {
+    Affinity::new(NodeTag::of(node)).choose(1, rand::random()).request
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_marked_reply_goes_straight_home_and_in_order() {
+    let mut bed = Bed::new().await;
+    let peer = node("gw-2", 1);
+    bed.join(&peer).await;
+    let requests: Vec<RequestId> = (0..1000).map(|_| chosen_by(&peer)).collect();
+    bed.answers(&peer, &requests);
+    for &request in &requests {
+        bed.read(request);
+    }
+    bed.all_done().await;
+    let asked: Vec<RequestId> = bed.asked().into_iter().map(|(_, request)| request).collect();
+    assert_eq!(asked, requests);
+    assert_eq!(bed.forwards("gw-2", "delivered"), 1000);
+    assert_eq!((bed.lookups(), bed.unrouted()), (0, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_reply_whose_mark_misleads_is_looked_up() {
+    let mut bed = Bed::new().await;
+    let (guessed, peer) = (node("gw-2", 1), node("gw-3", 1));
+    bed.join(&guessed).await;
+    bed.join(&peer).await;
+    let request = chosen_by(&guessed);
+    bed.answers(&guessed, &[]);
+    bed.answers(&peer, &[request]);
+    bed.route(request, &peer).await;
+    bed.read(request);
+    bed.all_done().await;
+    assert_eq!(bed.asked(), [(url("gw-2"), request), (url("gw-3"), request)]);
+    assert_eq!(bed.forwards("gw-2", "unknown"), 1);
+    assert_eq!(bed.forwards("gw-3", "delivered"), 1);
+    assert_eq!((bed.lookups(), bed.unrouted()), (1, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_is_asked_once_for_one_reply() {
+    let mut bed = Bed::new().await;
+    let peer = node("gw-2", 1);
+    bed.join(&peer).await;
+    bed.answers(&peer, &[]);
+    let (routed, forgotten) = (chosen_by(&peer), chosen_by(&peer));
+    bed.route(routed, &peer).await;
+    bed.read(routed);
+    bed.read(forgotten);
+    bed.all_done().await;
+    assert_eq!(bed.asked(), [(url("gw-2"), routed), (url("gw-2"), forgotten)]);
+    assert_eq!((bed.forwards("gw-2", "unknown"), bed.unrouted()), (2, 2));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_peer_leaves_behind_is_looked_up() {
+    let mut bed = Bed::new().await;
+    let (dying, heir) = (node("gw-2", 1), node("gw-3", 1));
+    bed.join(&dying).await;
+    bed.join(&heir).await;
+    // More than a batch has: some are being sent, some wait.
+    let moved: Vec<RequestId> = (0..300).map(|_| chosen_by(&dying)).collect();
+    let lost = chosen_by(&dying);
+    bed.route(lost, &dying).await;
+    bed.read(lost);
+    for &request in &moved {
+        bed.route(request, &heir).await;
+        bed.read(request);
+    }
+    bed.answers(&heir, &moved);
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    assert_eq!(bed.forwards("gw-3", "delivered"), 300, "nothing waits for a silent peer alone");
+    assert_eq!(bed.window.mark(), Some(0), "what is that peer's waits for as long as it lives");
+    bed.bury(&dying).await;
+    bed.all_done().await;
+    assert_eq!(bed.forwards("gw-3", "delivered"), 300);
+    assert_eq!(bed.unrouted(), 1, "only what belonged to the dead node");
+    assert_eq!(bed.metric(r#"roundtrip_frames_abandoned_total{reason="node_lost"}"#), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_line_starts_again_for_a_peer_that_is_back() {
+    let mut bed = Bed::new().await;
+    let peer = node("gw-2", 1);
+    let (first, second) = (chosen_by(&peer), chosen_by(&peer));
+    bed.answers(&peer, &[first, second]);
+    bed.join(&peer).await;
+    bed.read(first);
+    bed.all_done().await;
+    bed.bury(&peer).await;
+    // Long enough for an idle line to notice.
+    tokio::time::sleep(TTL).await;
+    bed.join(&peer).await;
+    bed.read(second);
+    bed.all_done().await;
+    assert_eq!((bed.forwards("gw-2", "delivered"), bed.lookups()), (2, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_young_node_gives_nothing_up_that_the_table_may_have_lost() {
+    let mut bed = Bed::young();
+    let silent = node("gw-2", 1);
+    let (routed, unrouted) = (chosen_by(&silent), chosen_by(&silent));
+    bed.answers(&silent, &[routed, unrouted]);
+    bed.route(routed, &silent).await;
+    bed.read(routed);
+    bed.read(unrouted);
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    assert_eq!(bed.unrouted(), 0, "that node may live, and write again what it holds");
+    bed.join(&silent).await;
+    bed.route(unrouted, &silent).await;
+    bed.all_done().await;
+    assert_eq!((bed.forwards("gw-2", "delivered"), bed.unrouted()), (2, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_id_of_a_clock_that_is_behind_is_as_young_as_any() {
+    let mut bed = Bed::new().await;
+    let peer = node("gw-2", 1);
+    bed.join(&peer).await;
+    // No peer has that mark: only the route, which is slow to come, leads home.
+    let choice = Affinity::new(NodeTag::of(&node("gw-7", 1)));
+    let request = choice.choose(unix_ms() - 30_000, rand::random()).request;
+    bed.answers(&peer, &[request]);
+    bed.read(request);
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(bed.unrouted(), 0, "its route may still come");
+    bed.route(request, &peer).await;
+    bed.all_done().await;
+    assert_eq!((bed.forwards("gw-2", "delivered"), bed.unrouted()), (1, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_id_that_nobody_marked_is_looked_up() {
+    let mut bed = Bed::new().await;
+    let peer = node("gw-2", 1);
+    bed.join(&peer).await;
+    let request = RequestId::from_uuid(uuid::Uuid::new_v4());
+    bed.answers(&peer, &[request]);
+    bed.route(request, &peer).await;
+    bed.read(request);
+    bed.all_done().await;
+    assert_eq!(bed.forwards("gw-2", "delivered"), 1);
+    assert_eq!((bed.lookups(), bed.unrouted()), (1, 0));
+}

@@ -1,0 +1,35 @@
+//! One partition of the reply topic, as its reader has it.
+
+use crate::{
+    relay::offsets::{Budget, OffsetTracker},
+    telemetry::{LogThrottle, UnhandledGauge},
+};
+
+/// A partition for as long as it is assigned.
+#[derive(Debug)]
+pub(super) struct Partition {
+    pub(super) window: OffsetTracker,
+    /// The least offset that the next record may have.
+    pub(super) next: i64,
+    pub(super) stored: Option<i64>,
+    pub(super) paused: bool,
+    pub(super) unreadable: LogThrottle,
+    /// How long its oldest record has waited.
+    pub(super) oldest: UnhandledGauge,
+}
+
+impl Drop for Partition {
+    fn drop(&mut self) {
+        self.window.close();
+    }
+}
+
+impl Partition {
+    /// What was handled so far is not part of what is read from here on. What still waits in the
+    /// former window holds nothing back any more: its records are gone, or are read again.
+    pub(super) fn begin_anew(&mut self, budget: &Budget) {
+        self.window.close();
+        self.window = OffsetTracker::new(budget);
+        (self.next, self.stored) = (0, None);
+    }
+}

@@ -1,0 +1,98 @@
+//! One request, from its id to its one end.
+//!
+//! Owns how a request is taken ([`submit`]), given an id that brings its reply home ([`affinity`]),
+//! written to its service's topic ([`record`]), parked ([`pending`]) and ended ([`completion`]); and
+//! which replies nobody here waits for ([`foreign`]), so that others may look for who does. Never
+//! reads the log, and never asks a peer.
+
+use std::sync::Arc;
+
+use registry::NodeRef;
+
+use super::{
+    cluster::{Membership, NodeTag, RegistryHealth},
+    environment::Environment,
+    gate::Gate,
+    services::Services,
+    surroundings::Surroundings,
+};
+use crate::{
+    bus::Producer,
+    config::{Config, LimitsConfig},
+    telemetry::Telemetry,
+};
+
+pub mod affinity;
+pub mod completion;
+pub mod foreign;
+pub(in crate::relay) mod outcome;
+mod owed;
+pub mod pending;
+mod record;
+pub mod recording;
+pub mod routes;
+pub mod submission;
+pub mod submit;
+
+pub use completion::{Completion, Delivery};
+pub use submission::Submission;
+
+use affinity::Affinity;
+
+/// Takes requests from the edge.
+#[derive(Debug)]
+pub struct Requests {
+    pub(super) node: NodeRef,
+    pub(super) reply_topic: String,
+    limits: LimitsConfig,
+    /// Whom requests may be for.
+    pub services: Arc<Services>,
+    /// Whether requests are taken at all.
+    pub gate: Arc<Gate>,
+    /// Which replies come home by themselves.
+    pub affinity: Affinity,
+    pub(super) completion: Arc<Completion>,
+    pub(super) health: Arc<RegistryHealth>,
+    pub(super) producer: Arc<dyn Producer>,
+    pub(super) telemetry: Arc<Telemetry>,
+    environment: Arc<Environment>,
+}
+
+impl Requests {
+    /// Takes requests for the services of `config`.
+    pub fn new(
+        config: &Config,
+        around: &Surroundings,
+        completion: &Arc<Completion>,
+        membership: &Membership,
+    ) -> Self {
+        Self {
+            node: around.node.clone(),
+            reply_topic: config.kafka.reply_topic.clone(),
+            limits: config.limits.clone(),
+            services: Arc::new(Services::new(config, &around.telemetry)),
+            affinity: Affinity::new(NodeTag::of(&around.node)),
+            gate: Arc::default(),
+            completion: Arc::clone(completion),
+            health: Arc::clone(&membership.health),
+            producer: Arc::clone(&around.producer),
+            telemetry: Arc::clone(&around.telemetry),
+            environment: Arc::clone(&around.environment),
+        }
+    }
+
+    /// Where requests wait and end.
+    pub fn completion(&self) -> &Arc<Completion> {
+        &self.completion
+    }
+
+    /// Where services reply to.
+    pub fn reply_topic(&self) -> &str {
+        &self.reply_topic
+    }
+
+    /// The limits that the edge enforces.
+    pub fn limits(&self) -> &LimitsConfig {
+        &self.limits
+    }
+}

@@ -1,0 +1,308 @@
+//! How a request ends: once, by whoever takes it out of the pending table.
+
+use std::{sync::Arc, time::Duration};
+
+use registry::{RequestId, SessionId};
+use tokio::time::Instant;
+
+use super::{
+    foreign::LookupQueue,
+    outcome::{failure_of, last_frame, measure, refusal},
+    pending::{Answer, Early, Entry, Outcome, Pending, Waiter},
+    recording::{Before, Recording},
+    routes::Routes,
+};
+use crate::{
+    bus::{Position, ProduceError},
+    config::SessionConfig,
+    error::{ErrorCode, Failure},
+    relay::{
+        checkpoints::Checkpoints, offsets::OffsetGuard, services::Service, session::Sessions,
+        surroundings::Surroundings,
+    },
+    telemetry::{Telemetry, Way},
+    wire::{Frame, Reply},
+};
+
+/// Between two looks at deadlines: a request may end this much late.
+const DEADLINE_TICK: Duration = Duration::from_millis(10);
+
+/// What became of a reply on this node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Delivery {
+    /// Whoever waited has it.
+    Delivered,
+    /// Whoever waited is owed it, and only this node has it: its offset is kept until the client
+    /// has it, or the mailbox.
+    Kept(SessionId),
+    /// Nobody waits for it here.
+    Unknown,
+}
+
+/// The requests that wait on this node, and their ends.
+#[derive(Debug)]
+pub struct Completion {
+    /// Who waits here.
+    pub pending: Pending,
+    /// What the registry has to know of them.
+    pub routes: Routes,
+    /// The replies for which others have to be found who wait.
+    pub foreign: Arc<LookupQueue>,
+    /// The sessions that wait.
+    pub sessions: Arc<Sessions>,
+    /// What the registry has to know of those.
+    pub checkpoints: Arc<Checkpoints>,
+    pub(super) telemetry: Arc<Telemetry>,
+}
+
+impl Completion {
+    /// Nothing waits.
+    pub fn new(config: &SessionConfig, around: &Surroundings) -> Self {
+        Self {
+            pending: Pending::new(),
+            routes: Routes::default(),
+            foreign: Arc::default(),
+            sessions: Arc::default(),
+            checkpoints: Arc::new(Checkpoints::new(config)),
+            telemetry: Arc::clone(&around.telemetry),
+        }
+    }
+
+    /// Ends what waits too long, for as long as the node lives.
+    pub async fn run_deadlines(&self) {
+        loop {
+            self.pending.due().await;
+            let now = Instant::now();
+            for (request, entry) in self.pending.take_expired(now) {
+                self.time_out(request, entry, now);
+            }
+            tokio::time::sleep(DEADLINE_TICK).await;
+        }
+    }
+
+    /// A reply for a request that may wait here. `read` is called only if it does, and gets the
+    /// service that was asked; `forward` is the time it took from another node. `hold` is asked to
+    /// keep the offset of the reply, where that has to be.
+    pub(in crate::relay) fn deliver(
+        &self,
+        request: RequestId,
+        way: impl FnOnce(&Entry) -> Way,
+        forward: Option<Duration>,
+        hold: impl FnOnce(&Reply) -> Option<OffsetGuard>,
+        read: impl FnOnce(&Service) -> Reply,
+    ) -> Delivery {
+        let mut answer = None;
+        let mut delivery = Delivery::Unknown;
+        let entry = self.pending.take_if(request, |entry| {
+            delivery = Delivery::Delivered;
+            // The receipt comes first. A second reply meanwhile is a late one.
+            let waits = entry.waiter.wants_receipt() && !entry.recording.is_confirmed();
+            if waits && entry.early.is_some() {
+                return false;
+            }
+            entry.service.metrics.replied(way(entry));
+            let reply = read(&entry.service);
+            let mut early = Early { reply, forward, hold: None };
+            if let Some(session) = entry.durable_session() {
+                delivery = Delivery::Kept(session.id());
+                early.hold = hold(&early.reply);
+            }
+            match waits {
+                true => entry.early = Some(early),
+                false => answer = Some(early),
+            }
+            !waits
+        });
+        if let (Some(entry), Some(early)) = (entry, answer) {
+            self.answer(request, entry, early);
+        }
+        delivery
+    }
+
+    /// The broker has, or has not, recorded the request. Called from the producer's thread.
+    pub(super) fn produced(
+        &self,
+        (request, before): (RequestId, Before),
+        result: Result<Position, ProduceError>,
+    ) {
+        let now = Instant::now();
+        match result {
+            Ok(position) => self.recorded(request, position, now),
+            Err(error) => {
+                if let Some(mut entry) = self.pending.take(request) {
+                    tracing::warn!(%request, %error, service = %entry.service.name, "not produced");
+                    if error == ProduceError::QueueFull {
+                        self.telemetry.limit_hit("producer_queue");
+                    }
+                    match entry.early.take() {
+                        // What the service has answered all the same is its answer.
+                        Some(early) => self.answer(request, entry, early),
+                        // A second record that was not written takes back nothing of the first.
+                        None => {
+                            let failure = refusal(&error, &entry.service);
+                            let recorded = failure.recorded || before == Before::MayBeRecorded;
+                            self.fail(request, entry, failure.recorded(recorded));
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    fn recorded(&self, request: RequestId, position: Position, at: Instant) {
+        let mut receipts = None;
+        let entry = self.pending.take_if(request, |entry| {
+            entry.recording = Recording::Confirmed { at, position };
+            entry.service.metrics.produce.observe((at - entry.started).as_secs_f64());
+            if let Waiter::Session { session, id, receipt, .. } = &entry.waiter {
+                if *receipt {
+                    let receipt = Frame::Receipt {
+                        id: id.clone(),
+                        request,
+                        topic: Arc::clone(&entry.service.topic),
+                        partition: position.partition,
+                        offset: position.offset,
+                    };
+                    // Queued here, so that no reply overtakes it.
+                    let pushed = session.push(receipt, None, None);
+                    receipts = Some((Arc::clone(session), pushed));
+                }
+                if session.is_durable()
+                    && let Some(detail) = entry.detail()
+                {
+                    // Queued here, so that nobody has ended and forgotten the request before.
+                    self.checkpoints.recorded(session, request, &detail);
+                }
+            }
+            entry.early.is_some()
+        });
+        if let Some((session, pushed)) = receipts {
+            self.settle(&session, pushed);
+        }
+        if let Some(mut entry) = entry
+            && let Some(early) = entry.early.take()
+        {
+            self.answer(request, entry, early);
+        }
+    }
+
+    fn time_out(&self, request: RequestId, mut entry: Entry, now: Instant) {
+        if let Some(early) = entry.early.take() {
+            return self.answer(request, entry, early);
+        }
+        let waited = (now - entry.started).as_millis();
+        let failure = match entry.recording {
+            Recording::Confirmed { .. } => Failure::new(
+                ErrorCode::Timeout,
+                format!("no reply within {waited} ms; the request is recorded"),
+            ),
+            Recording::Waiting => Failure::new(
+                ErrorCode::Timeout,
+                format!("not written within {waited} ms: the registry or Kafka does not answer"),
+            ),
+            Recording::Unconfirmed => Failure::new(
+                ErrorCode::Timeout,
+                format!("no acknowledgement from Kafka within {waited} ms; it may be recorded"),
+            ),
+        };
+        let recorded = entry.recording != Recording::Waiting;
+        self.fail(request, entry, failure.recorded(recorded));
+    }
+
+    /// Ends a request at its client's wish, or because its client hung up; the command itself is not
+    /// called back. False when it does not wait here (any more).
+    pub fn cancel(&self, request: RequestId) -> bool {
+        self.cancel_with(request, |_| ()).is_some()
+    }
+
+    /// The same, with a last look at what waited.
+    pub(super) fn cancel_with<T>(
+        &self,
+        request: RequestId,
+        look: impl FnOnce(&mut Entry) -> T,
+    ) -> Option<T> {
+        let mut entry = self.pending.take(request)?;
+        let seen = look(&mut entry);
+        // Once handed to the producer it may be in the log, whatever is known.
+        let recorded = entry.recording != Recording::Waiting;
+        let failure = Failure::new(ErrorCode::Cancelled, "cancelled by the client");
+        let failure = failure.recorded(recorded);
+        self.fail(request, entry, failure);
+        Some(seen)
+    }
+
+    /// A request is another node's from now on.
+    pub(in crate::relay) fn take_quietly(
+        &self,
+        request: RequestId,
+        is_it: impl FnOnce(&Waiter) -> bool,
+    ) -> Option<Entry> {
+        let entry = self.pending.take_if(request, |entry| is_it(&entry.waiter))?;
+        entry.service.metrics.in_flight.dec();
+        Some(entry)
+    }
+
+    /// Ends every HTTP call that still waits: this node stops. Returns how many there were.
+    pub fn give_up_calls(&self) -> usize {
+        let waiting = self.pending.take_calls();
+        let count = waiting.len();
+        self.telemetry.frames_abandoned("node_stopped", count as u64);
+        for (request, entry) in waiting {
+            let message = "this node stopped before the reply came";
+            let recorded = entry.recording != Recording::Waiting;
+            let failure = Failure::new(ErrorCode::Unavailable, message).recorded(recorded);
+            self.fail(request, entry, failure);
+        }
+        count
+    }
+
+    fn answer(&self, request: RequestId, entry: Entry, Early { reply, forward, hold }: Early) {
+        self.finish(request, entry, Outcome::Reply(reply), forward, hold);
+    }
+
+    fn fail(&self, request: RequestId, entry: Entry, failure: Failure) {
+        self.finish(request, entry, Outcome::Failure(failure), None, None);
+    }
+
+    /// Tells whoever waited, and forgets the request. A reply that has come and is not what the
+    /// request ends with, because its client has cancelled it, is handled once the end is.
+    fn finish(
+        &self,
+        request: RequestId,
+        mut entry: Entry,
+        outcome: Outcome,
+        forward: Option<Duration>,
+        hold: Option<OffsetGuard>,
+    ) {
+        let hold = hold.or_else(|| entry.early.take()?.hold);
+        if entry.durable_session().is_none() {
+            self.routes.remove(request);
+        }
+        let timing = measure(&entry, &outcome, forward);
+        let edge = entry.waiter.edge();
+        let is_failure = matches!(outcome, Outcome::Failure(_));
+        let failure = failure_of(&outcome);
+        tracing::debug!(
+            %request,
+            service = %entry.service.name,
+            outcome = failure.as_ref().map_or("ok", |failure| failure.code.as_str()),
+            ms = entry.started.elapsed().as_millis(),
+            "request ended"
+        );
+        entry.service.metrics.ended(edge, failure.as_ref().map_or(Ok(()), Err));
+        match entry.waiter {
+            Waiter::Session { session, id, .. } => {
+                let frame = last_frame(request, id.clone(), outcome, failure);
+                self.owe(&session, frame, Some(id), hold);
+                if is_failure {
+                    self.checkpoints.park_now(&session);
+                }
+            }
+            Waiter::Call(caller) => {
+                if caller.send(Answer { outcome, timing }).is_err() {
+                    tracing::debug!(%request, "the caller is gone");
+                }
+            }
+        }
+    }
+}

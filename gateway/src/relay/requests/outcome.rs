@@ -1,0 +1,100 @@
+//! What an end says: to the client, to the caller, and to the metrics.
+
+use std::time::Duration;
+
+use registry::RequestId;
+use tokio::time::Instant;
+
+use super::{
+    pending::{Entry, Outcome, Timing},
+    recording::Recording,
+};
+use crate::{
+    bus::ProduceError,
+    error::{ErrorCode, Failure},
+    relay::services::Service,
+    wire::{ClientId, Frame, Reply},
+};
+
+/// What a client is told when its request was not produced.
+pub(super) fn refusal(error: &ProduceError, service: &Service) -> Failure {
+    let code = match error {
+        ProduceError::QueueFull => ErrorCode::Overloaded,
+        ProduceError::TooLarge => ErrorCode::TooLarge,
+        ProduceError::UnknownTopic
+        | ProduceError::Unreachable
+        | ProduceError::Refused(_)
+        | ProduceError::Unconfirmed(_) => ErrorCode::Unavailable,
+    };
+    let message = match error {
+        ProduceError::UnknownTopic => {
+            format!("kafka: topic {} does not exist: `roundtrip topics` creates it", service.topic)
+        }
+        error => format!("kafka: {error}"),
+    };
+    Failure::new(code, message).recorded(error.may_be_recorded())
+}
+
+/// What went wrong, for metrics and for the client; `None` for a good reply.
+pub(super) fn failure_of(outcome: &Outcome) -> Option<Failure> {
+    match outcome {
+        Outcome::Reply(reply) if reply.is_error() => {
+            let message = format!("the service answered with status {}", reply.status_or_ok());
+            Some(Failure::new(ErrorCode::ServiceError, message).recorded(true))
+        }
+        Outcome::Reply(_) => None,
+        Outcome::Failure(failure) => Some(failure.clone()),
+    }
+}
+
+/// The last frame of a request of a session.
+pub(super) fn last_frame(
+    request: RequestId,
+    id: ClientId,
+    outcome: Outcome,
+    failure: Option<Failure>,
+) -> Frame {
+    let (id_of_error, request_of_error) = (Some(id.clone()), Some(request));
+    match (outcome, failure) {
+        (Outcome::Reply(reply), None) => Frame::Response { id, request, reply },
+        (Outcome::Reply(reply), Some(failure)) => {
+            Frame::Error { id: id_of_error, request: request_of_error, failure, reply: Some(reply) }
+        }
+        (Outcome::Failure(failure), _) => {
+            Frame::Error { id: id_of_error, request: request_of_error, failure, reply: None }
+        }
+    }
+}
+
+/// The frame for a reply that nobody on this node waits for.
+pub(in crate::relay) fn reply_frame(request: RequestId, id: ClientId, reply: Reply) -> Frame {
+    let outcome = Outcome::Reply(reply);
+    let failure = failure_of(&outcome);
+    last_frame(request, id, outcome, failure)
+}
+
+/// Counts a request that has ended; how long its stages took.
+pub(super) fn measure(entry: &Entry, outcome: &Outcome, forward: Option<Duration>) -> Timing {
+    let now = Instant::now();
+    let metrics = &entry.service.metrics;
+    metrics.in_flight.dec();
+    metrics.total.observe((now - entry.started).as_secs_f64());
+    let mut timing = Timing::default();
+    let acknowledged = match entry.recording {
+        Recording::Confirmed { at, .. } => {
+            timing.produce = Some(at - entry.started);
+            at
+        }
+        Recording::Waiting | Recording::Unconfirmed => entry.started,
+    };
+    if matches!(outcome, Outcome::Reply(_)) {
+        let service = (now - acknowledged).saturating_sub(forward.unwrap_or_default());
+        metrics.service.observe(service.as_secs_f64());
+        timing.service = Some(service);
+    }
+    if let Some(forward) = forward {
+        metrics.forward.observe(forward.as_secs_f64());
+        timing.forward = Some(forward);
+    }
+    timing
+}

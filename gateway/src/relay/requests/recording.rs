@@ -1,0 +1,38 @@
+//! What is known of a request's record in the log.
+
+use tokio::time::Instant;
+
+use crate::bus::Position;
+
+/// What is known of the request's record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Recording {
+    /// Not on its way to the broker yet: the registry has to know of it first, or the producer
+    /// keeps it back.
+    Waiting,
+    /// Handed to the producer: it may be in the log.
+    Unconfirmed,
+    /// Acknowledged by the broker.
+    Confirmed {
+        /// When the acknowledgement came.
+        at: Instant,
+        /// Where the record is.
+        position: Position,
+    },
+}
+
+impl Recording {
+    /// Whether the broker has acknowledged it.
+    pub const fn is_confirmed(&self) -> bool {
+        matches!(self, Self::Confirmed { .. })
+    }
+}
+
+/// What was produced for a request before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Before {
+    /// Nothing.
+    Nothing,
+    /// A record of which nobody knows whether it is in the log.
+    MayBeRecorded,
+}

@@ -1,0 +1,227 @@
+//! How a request begins: checked, given an id, and handed on to be produced.
+
+use std::{sync::Arc, time::Duration};
+
+use registry::RequestId;
+use tokio::sync::oneshot;
+
+use super::{
+    Completion, Requests,
+    affinity::Choice,
+    pending::{Answer, Entry, Waiter},
+    recording::Before,
+    submission::{Submission, content, header_slices, of_frame},
+};
+use crate::{
+    error::{ErrorCode, Failure},
+    relay::{
+        services::Service,
+        session::{Digest, InFlight, Known, Session},
+    },
+    telemetry::Edge,
+    wire::{ClientId, Frame, RequestFrame},
+};
+
+/// An HTTP call that waits. Dropping it ends the wait, not the command.
+#[derive(Debug)]
+pub struct ParkedCall {
+    completion: Arc<Completion>,
+    request: RequestId,
+    answer: oneshot::Receiver<Answer>,
+}
+
+impl ParkedCall {
+    /// The request's id.
+    pub fn request(&self) -> RequestId {
+        self.request
+    }
+
+    /// The answer. Cancel safe.
+    pub async fn answer(&mut self) -> Option<Answer> {
+        (&mut self.answer).await.ok()
+    }
+}
+
+impl Drop for ParkedCall {
+    fn drop(&mut self) {
+        self.completion.cancel(self.request);
+    }
+}
+
+impl Requests {
+    /// Submits a request for an HTTP caller, who gets the answer from the parked call.
+    ///
+    /// # Errors
+    /// Whatever keeps the request from being produced; it is not recorded then.
+    pub fn park(self: &Arc<Self>, submission: &Submission<'_>) -> Result<ParkedCall, Failure> {
+        let (sender, answer) = oneshot::channel();
+        let request = self.admit(submission, None).and_then(|service| {
+            let choice = self.choose()?;
+            self.produce(&service, submission, choice, Waiter::Call(sender))?;
+            Ok(choice.request)
+        });
+        match request {
+            Ok(request) => {
+                let completion = Arc::clone(&self.completion);
+                Ok(ParkedCall { completion, request, answer })
+            }
+            Err(failure) => Err(self.services.refused(submission.service, Edge::Rest, failure)),
+        }
+    }
+
+    /// Submits a request for a session, which gets every answer, refusals among them, as frames.
+    /// `allow` is asked for leave unless the request joins one in flight.
+    pub fn submit(
+        self: &Arc<Self>,
+        session: &Arc<Session>,
+        frame: &RequestFrame<'_>,
+        allow: impl FnOnce() -> Result<(), Failure>,
+    ) {
+        if !session.is_held() || session.is_left_behind() {
+            // Its connection is about to be closed; the client asks again where it goes on.
+            return;
+        }
+        let mut digest = Digest(0);
+        if let Some(id) = &frame.id {
+            digest = content(frame);
+            match session.requests().known(id, digest) {
+                Known::No => {}
+                Known::Joins => return,
+                Known::Unconfirmed(request) => return self.produce_again(session, frame, request),
+                Known::Conflicts => {
+                    let message = "the id is in flight on this session with another content";
+                    let failure = Failure::new(ErrorCode::Duplicate, message);
+                    return self.refuse(session, frame, failure);
+                }
+            }
+        }
+        if let Err(failure) = allow().and_then(|()| self.submit_frame(session, frame, digest)) {
+            self.refuse(session, frame, failure);
+        }
+    }
+
+    /// Tells a session that its request was not taken.
+    fn refuse(&self, session: &Arc<Session>, frame: &RequestFrame<'_>, failure: Failure) {
+        let failure = self.services.refused(&frame.service, Edge::Ws, failure);
+        let id = frame.id.clone();
+        let frame = Frame::Error { id, request: None, failure, reply: None };
+        self.completion.owe(session, frame, None, None);
+    }
+
+    fn submit_frame(
+        self: &Arc<Self>,
+        session: &Arc<Session>,
+        frame: &RequestFrame<'_>,
+        digest: Digest,
+    ) -> Result<(), Failure> {
+        let headers = header_slices(&frame.headers);
+        let submission = of_frame(frame, &headers);
+        let service = self.admit(&submission, Some(session))?;
+        let max = self.limits.in_flight_per_connection_max;
+        let in_flight = session.requests().count();
+        if in_flight >= max {
+            return Err(self
+                .limit_hit("in_flight_per_connection_max", max, ErrorCode::Overloaded)
+                .adding(format_args!("{in_flight} in flight")));
+        }
+        let choice = self.choose()?;
+        let id = frame.id.clone().unwrap_or_else(|| ClientId::from_request(choice.request));
+        let (request, has_ended, is_unconfirmed) = (choice.request, false, false);
+        let name = Arc::clone(&service.name);
+        let begun = InFlight { request, digest, service: name, has_ended, is_unconfirmed };
+        session.requests().begin(id.clone(), begun);
+        let (session_of, receipt) = (Arc::clone(session), frame.receipt);
+        let waiter = Waiter::Session { session: session_of, id: id.clone(), digest, receipt };
+        let produced = self.produce(&service, &submission, choice, waiter);
+        if produced.is_err() {
+            session.requests().forget(&id);
+        }
+        produced
+    }
+
+    /// Produces a request again, under its id: the node that took it died before the broker had
+    /// confirmed it.
+    fn produce_again(
+        self: &Arc<Self>,
+        session: &Arc<Session>,
+        frame: &RequestFrame<'_>,
+        request: RequestId,
+    ) {
+        let look = |entry: &mut Entry| {
+            if frame.receipt {
+                entry.waiter.want_receipt();
+            }
+            (Arc::clone(&entry.service), entry.route.deadline_ms)
+        };
+        // It may have ended meanwhile: then its answer is on its way.
+        let Some((service, deadline_ms)) = self.completion.pending.look(request, look) else {
+            return;
+        };
+        let headers = header_slices(&frame.headers);
+        let submission = of_frame(frame, &headers);
+        let session = Some(session.id());
+        let again = (request, Before::MayBeRecorded);
+        let handed = self.hand_to_producer(&service, &submission, again, session, deadline_ms);
+        if let Err(error) = handed {
+            self.completion.produced(again, Err(error));
+        }
+    }
+
+    /// The limits that hold for every request, wherever it came from.
+    fn admit(
+        &self,
+        submission: &Submission<'_>,
+        session: Option<&Session>,
+    ) -> Result<Arc<Service>, Failure> {
+        let Some(service) = self.services.get(submission.service) else {
+            let shown: String = submission.service.chars().take(64).collect();
+            return Err(Failure::new(
+                ErrorCode::UnknownService,
+                format!("no service is called {shown:?}"),
+            ));
+        };
+        let max = self.limits.message_bytes_max;
+        let bytes = submission.payload.len();
+        if bytes > max {
+            return Err(self
+                .limit_hit("message_bytes_max", max, ErrorCode::TooLarge)
+                .adding(format_args!("the payload has {bytes} bytes")));
+        }
+        let max = self.limits.in_flight_max;
+        let waiting = self.completion.pending.len();
+        if waiting >= max {
+            return Err(self
+                .limit_hit("in_flight_max", max, ErrorCode::Overloaded)
+                .adding(format_args!("{waiting} wait on this node")));
+        }
+        // A session goes on until it has its turn: its client, and what it waits for, go elsewhere.
+        if session.map_or_else(|| self.gate.is_draining(), Session::is_draining) {
+            return Err(Failure::new(ErrorCode::Unavailable, "this node is draining"));
+        }
+        // A producer that has just been started is about to meet its broker: that is a short wait.
+        if !self.producer.is_available() && !self.producer.is_starting() {
+            return Err(Failure::new(ErrorCode::Unavailable, "Kafka cannot be reached"));
+        }
+        Ok(Arc::clone(service))
+    }
+
+    /// When a request ends by itself, in milliseconds since the Unix epoch.
+    pub(in crate::relay) fn deadline_ms(&self, timeout: Duration) -> u64 {
+        self.environment.unix_ms().saturating_add(timeout.as_millis() as u64)
+    }
+
+    fn choose(&self) -> Result<Choice, Failure> {
+        let choice = self.affinity.choose(self.environment.unix_ms(), self.environment.bytes());
+        // Without affinity the reply is read by another node, which may need the route.
+        if choice.partition.is_none() && !self.health.is_reachable() {
+            return Err(Failure::new(ErrorCode::Unavailable, "the registry cannot be reached"));
+        }
+        Ok(choice)
+    }
+
+    /// The failure for a limit of `limits.*` that was hit, counted.
+    pub fn limit_hit(&self, limit: &'static str, max: usize, code: ErrorCode) -> Failure {
+        self.telemetry.limit_hit(limit);
+        Failure::new(code, format!("limits.{limit} is {max}"))
+    }
+}

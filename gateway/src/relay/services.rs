@@ -1,0 +1,111 @@
+//! A backend service as the relay knows it: a topic, its time limits and what may pass.
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use crate::{
+    config::{Config, Dialect, ServiceConfig},
+    error::Failure,
+    telemetry::{Edge, ServiceMetrics, Telemetry, Way},
+};
+
+/// Headers that pass whatever a service's allow-list says.
+const ALWAYS_ALLOWED: [&str; 3] = ["content-type", "traceparent", "tracestate"];
+
+/// All services that there are.
+#[derive(Debug)]
+pub struct Services {
+    by_name: HashMap<String, Arc<Service>>,
+    /// Counts what names no configured service.
+    unknown: ServiceMetrics,
+}
+
+impl Services {
+    /// The services as configured.
+    pub fn new(config: &Config, telemetry: &Telemetry) -> Self {
+        let service = |(name, config): (&String, &ServiceConfig)| {
+            (name.clone(), Arc::new(Service::new(name, config, telemetry)))
+        };
+        let by_name = config.services.iter().map(service).collect();
+        Self { by_name, unknown: telemetry.service("-") }
+    }
+
+    /// The service of this name.
+    pub fn get(&self, name: &str) -> Option<&Arc<Service>> {
+        self.by_name.get(name)
+    }
+
+    /// The names of all, in order.
+    pub fn names(&self) -> Vec<&str> {
+        let mut names: Vec<&str> = self.by_name.keys().map(String::as_str).collect();
+        names.sort_unstable();
+        names
+    }
+
+    /// Whether a service gets this header of its callers, a name in lower case. What is no service
+    /// is refused for that.
+    pub fn allows_header(&self, service: &str, name: &str) -> bool {
+        self.get(service).is_none_or(|service| service.passes_to_service(name))
+    }
+
+    /// Counts the refusal of a request for the service of this name, if there is one.
+    pub fn refused(&self, service: &str, edge: Edge, failure: Failure) -> Failure {
+        let metrics = self.get(service).map_or(&self.unknown, |known| &known.metrics);
+        metrics.ended(edge, Err(&failure));
+        failure
+    }
+
+    /// A reply that nobody on this node waits for has gone this way.
+    pub fn reply_went(&self, way: Way) {
+        self.unknown.replied(way);
+    }
+}
+
+/// One configured service.
+#[derive(Debug)]
+pub struct Service {
+    /// Its name.
+    pub name: Arc<str>,
+    /// Where its requests are written.
+    pub topic: Arc<str>,
+    /// What its framework understands.
+    pub dialect: Dialect,
+    /// Its metrics' handles.
+    pub metrics: ServiceMetrics,
+    timeout: Duration,
+    timeout_max: Duration,
+    allowed_headers: Vec<String>,
+}
+
+impl Service {
+    /// The service as configured.
+    pub fn new(name: &str, config: &ServiceConfig, telemetry: &Telemetry) -> Self {
+        Self {
+            name: name.into(),
+            topic: config.request_topic.as_str().into(),
+            dialect: config.dialect,
+            metrics: telemetry.service(name),
+            timeout: config.timeout,
+            timeout_max: config.timeout_max,
+            allowed_headers: config.allowed_headers.clone(),
+        }
+    }
+
+    /// How long a request waits: what the client wants, up to the service's maximum.
+    pub fn timeout(&self, wanted: Option<Duration>) -> Duration {
+        wanted.unwrap_or(self.timeout).min(self.timeout_max)
+    }
+
+    /// Whether a client's header is handed to the service. Our own prefix is never a client's.
+    pub fn passes_to_service(&self, name: &str) -> bool {
+        self.passes(name) && !name.starts_with("roundtrip-")
+    }
+
+    /// Whether a service's header is handed to the client.
+    pub fn passes_to_client(&self, name: &str) -> bool {
+        name == "content-type" || self.allowed_headers.iter().any(|allowed| allowed == name)
+    }
+
+    fn passes(&self, name: &str) -> bool {
+        ALWAYS_ALLOWED.contains(&name) || self.allowed_headers.iter().any(|allowed| allowed == name)
+    }
+}
