@@ -2,17 +2,16 @@
 
 use std::{sync::Arc, time::Duration};
 
-use registry::{MemoryRegistry, NodeId, NodeRef};
 use tokio_util::sync::CancellationToken;
 
 use super::Edge;
 use crate::{
     bus::memory::MemoryBus,
     config::Config,
-    peer::alone::Alone,
-    relay::{Relay, Surroundings},
-    tasks::Tasks,
-    telemetry::Telemetry,
+    relay::{
+        Relay,
+        bed::{self, Ground},
+    },
 };
 
 const CONFIG: &str = r#"
@@ -28,20 +27,9 @@ const CONFIG: &str = r#"
 /// The edge of a node that has been there for a moment, on a paused clock. Its service never answers.
 pub(super) async fn edge() -> Arc<Edge> {
     let config = Config::parse(CONFIG, std::iter::empty()).unwrap();
-    let node = NodeRef { id: NodeId::parse("gw-1").unwrap(), incarnation: 1 };
-    let bus = MemoryBus::new(&[("replies", 1), ("echo", 1)]);
-    let telemetry = Arc::new(Telemetry::new());
-    let (tasks, _) = Tasks::new();
-    let surroundings = Surroundings {
-        node,
-        url: String::new(),
-        producer: Arc::new(bus.producer()),
-        registry: Arc::new(MemoryRegistry::new()),
-        link: Arc::new(Alone),
-        environment: Arc::default(),
-        telemetry,
-        tasks: tasks.clone(),
-    };
+    let producer = Arc::new(MemoryBus::new(&[("replies", 1), ("echo", 1)]).producer());
+    let surroundings = bed::surroundings(Ground { producer, ..Ground::default() });
+    let tasks = surroundings.tasks.clone();
     let relay = Arc::new(Relay::new(&config, surroundings));
     relay.start(&CancellationToken::new());
     tokio::time::sleep(Duration::from_secs(1)).await;
