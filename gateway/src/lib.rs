@@ -5,8 +5,9 @@
 //! node. The modules in reading order:
 //!
 //! * [`edge`]: the listeners. Bytes in, calls of the relay; answers in, bytes out.
-//! * [`relay`]: everything in between. A request's life is [`relay::submit`] → [`relay::pending`] →
-//!   [`relay::dispatch`] → (for those that wait elsewhere) [`relay::homing`] → its ending.
+//! * [`relay`]: everything in between. A request's life is [`relay::requests::submit`] →
+//!   [`relay::requests::pending`] → [`relay::replies::dispatch`] → (for those that wait elsewhere)
+//!   [`relay::replies::forwarding`] → [`relay::requests::completion`].
 //! * [`bus`], [`peer`] and the `registry` crate: the traits below the relay, and their adapters.
 //! * [`wire`], [`error`]: frames and codes.
 //! * [`app`], [`dev`]: the only places that choose adapters and join all of it; [`cli`], [`config`],

@@ -1,7 +1,7 @@
 //! One request, from its id to its one end.
 //!
 //! Owns how a request is taken ([`submit`]), given an id that brings its reply home ([`affinity`]),
-//! written to its service's topic ([`record`]), parked ([`pending`]) and ended ([`completion`]); and
+//! written to its service's topic (`record`), parked ([`pending`]) and ended ([`completion`]); and
 //! which replies nobody here waits for ([`foreign`]), so that others may look for who does. Never
 //! reads the log, and never asks a peer.
 
