@@ -97,11 +97,12 @@ impl Rate {
             use governor::clock::{Clock, DefaultClock};
             let max = relay.requests.limits().requests_per_second_max as usize;
             let wait = not_until.wait_time_from(DefaultClock::default().now());
-            let code = ErrorCode::RateLimited;
+            let wait = wait.max(Duration::from_millis(1));
             relay
                 .requests
-                .limit_hit("requests_per_second_max", max, code)
-                .retry_after(wait.max(Duration::from_millis(1)))
+                .limit_hit("requests_per_second_max", max, ErrorCode::RateLimited)
+                .adding(format_args!("the next one may come in {} ms", wait.as_millis()))
+                .retry_after(wait)
         })
     }
 }

@@ -107,11 +107,12 @@ impl Edge {
             let failure = Failure::new(ErrorCode::Unavailable, "this node is draining");
             return Err(refused(&failure));
         }
-        let max = self.relay.requests.limits().connections_max;
-        if self.relay.gate.connections() >= max {
+        let (open, max) =
+            (self.relay.gate.connections(), self.relay.requests.limits().connections_max);
+        if open >= max {
             let failure =
                 self.relay.requests.limit_hit("connections_max", max, ErrorCode::Overloaded);
-            return Err(refused(&failure));
+            return Err(refused(&failure.adding(format_args!("{open} connections are open"))));
         }
         // Taken from here on, so that handshakes in a burst count against the limit.
         let place = Place::take(&self.relay);

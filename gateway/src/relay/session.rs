@@ -38,7 +38,7 @@ pub use ownership::Ownership;
 pub use requests::InFlightRequests;
 pub use table::Sessions;
 pub use terms::{
-    Beginning, Confirmed, ConnectionId, Digest, Duty, Ended, HandedOver, InFlight, Known,
+    Beginning, Closing, Confirmed, ConnectionId, Digest, Duty, Ended, HandedOver, InFlight, Known,
     NextFrame, Pushed, SessionLimits, Unparked,
 };
 pub use token::Token;
@@ -61,7 +61,7 @@ struct State {
     connection: ConnectionId,
     phase: Phase,
     /// Why the present connection is to be closed.
-    closing: Option<CloseCode>,
+    closing: Option<Closing>,
     /// Closes once nothing is owed any more.
     draining: bool,
     /// A frame waits for its time to be parked.
@@ -189,8 +189,10 @@ impl Session {
             Phase::Attached | Phase::Fenced(_) => {}
         }
         let room = self.limits.outbox_bytes_max;
-        if state.phase == Phase::Attached && !state.outbox.fits(weight, room) {
-            state.close(CloseCode::SlowConsumer);
+        if state.phase == Phase::Attached
+            && let Some(bytes) = state.outbox.overflow(weight, room)
+        {
+            state.close(Closing { code: CloseCode::SlowConsumer, waiting_bytes: Some(bytes) });
         }
         let is_last = ends.is_some();
         if let Some(in_flight) = ends.as_ref().and_then(|id| state.in_flight.get_mut(id)) {
@@ -212,7 +214,7 @@ impl Session {
 
     /// Asks the connection to close. The first reason stands.
     pub fn close(&self, code: CloseCode) {
-        locked(&self.state).close(code);
+        locked(&self.state).close(code.into());
     }
 
     /// This node stops: the connection closes once everything in flight is answered and written,
@@ -221,7 +223,7 @@ impl Session {
         let mut state = locked(&self.state);
         state.draining = true;
         if self.is_reliable {
-            state.close(CloseCode::Draining);
+            state.close(CloseCode::Draining.into());
         }
         state.close_if_drained();
     }
@@ -261,7 +263,7 @@ impl Session {
     /// The session is over.
     pub fn end(&self) -> Ended {
         let mut state = locked(&self.state);
-        state.close(CloseCode::Normal);
+        state.close(CloseCode::Normal.into());
         state.phase = Phase::Ended;
         let (owed, written) = state.outbox.drain();
         let unread = owed.iter().skip(written).filter(|owed| owed.seq > 0).count();
@@ -278,10 +280,10 @@ impl State {
         matches!(self.phase, Phase::Attached | Phase::Detached { .. })
     }
 
-    fn closing_of(&self, connection: ConnectionId) -> Option<CloseCode> {
+    fn closing_of(&self, connection: ConnectionId) -> Option<Closing> {
         match self.connection == connection {
             true => self.closing,
-            false => Some(CloseCode::Resumed),
+            false => Some(CloseCode::Resumed.into()),
         }
     }
 
@@ -304,13 +306,13 @@ impl State {
     fn close_if_drained(&mut self) {
         let owes = !self.in_flight.is_empty() || !self.outbox.is_written();
         if self.draining && !owes {
-            self.close(CloseCode::Draining);
+            self.close(CloseCode::Draining.into());
         }
     }
 
-    fn close(&mut self, code: CloseCode) {
+    fn close(&mut self, closing: Closing) {
         if self.closing.is_none() {
-            self.closing = Some(code);
+            self.closing = Some(closing);
             self.wake();
         }
     }

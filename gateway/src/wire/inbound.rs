@@ -5,7 +5,7 @@ use std::{borrow::Cow, collections::BTreeMap};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::{Borrowed, ClientId};
+use super::{Borrowed, CLIENT_ID_BYTES_MAX, ClientId};
 
 /// A request as a client wrote it.
 #[derive(Debug)]
@@ -91,9 +91,7 @@ impl<'a> ClientFrame<'a> {
             .map_err(|error| BadFrame::new(None, format!("not a JSON object: {error}")))?;
         let id = match fields.id {
             None => None,
-            Some(json) => Some(ClientId::from_json(json.get()).ok_or_else(|| {
-                BadFrame::new(None, "id is a string of at most 128 bytes or an integer")
-            })?),
+            Some(json) => Some(ClientId::from_json(json.get()).ok_or_else(|| bad_id(json.get()))?),
         };
         let kind = match string_field("type", fields.kind) {
             Ok(kind) => kind,
@@ -183,4 +181,14 @@ fn read_seq(json: &str) -> Option<u64> {
 fn read_integer(json: &str) -> Option<u64> {
     let is_integer = !json.is_empty() && json.bytes().all(|b| b.is_ascii_digit());
     is_integer.then(|| json.parse().unwrap_or(u64::MAX))
+}
+
+fn bad_id(json: &str) -> BadFrame {
+    let message = format!("id is a string or an integer of at most {CLIENT_ID_BYTES_MAX} bytes");
+    match json.len() {
+        length if length > CLIENT_ID_BYTES_MAX => {
+            BadFrame::new(None, format!("{message}; this one has {length} in JSON"))
+        }
+        _ => BadFrame::new(None, message),
+    }
 }

@@ -115,6 +115,18 @@ fn a_bad_field_is_named_and_the_id_kept() {
 }
 
 #[test]
+fn a_bad_id_is_told_what_it_may_be() {
+    let told = |id: &str| refusal(&format!(r#"{{"service":"s","id":{id}}}"#)).message.into_owned();
+    let kinds = "id is a string or an integer of at most 128 bytes";
+    assert_eq!(told("true"), kinds);
+    assert_eq!(
+        told(&format!("\"{}\"", "x".repeat(129))),
+        format!("{kinds}; this one has 131 in JSON")
+    );
+    assert_eq!(told(&"1".repeat(200)), format!("{kinds}; this one has 200 in JSON"));
+}
+
+#[test]
 fn what_is_no_object_is_refused() {
     for text in ["", "null", "1", "[]", r#"["request"]"#, "{", "{}x", r#"{"service":"s"} {}"#] {
         assert_eq!(refusal(text).id, None, "{text}");

@@ -4,7 +4,7 @@ use gateway::{bus::memory::MemoryBus, descriptors::Budget};
 use serde_json::Value;
 
 use crate::{
-    harness::{Cluster, REPLY_PARTITIONS, Setup, config, eventually},
+    harness::{Cluster, REPLY_PARTITIONS, Setup, config, config_with, eventually},
     raw::{Answer, Raw},
 };
 
@@ -52,6 +52,36 @@ async fn nobody_is_let_in_before_the_node_can_serve_them() {
     answer.is_problem(503, "unavailable");
     let problem: Value = serde_json::from_slice(&answer.body).unwrap();
     assert_ne!(problem["detail"], "this node is not ready yet");
+    cluster.finish().await;
+}
+
+#[tokio::test]
+async fn a_limit_says_what_it_is_and_what_came() {
+    let more = "limits = { connections_max = 2, requests_per_second_max = 1 }";
+    let config = |number| config_with(number, more);
+    let cluster = Cluster::start_each(1, bus(), MemoryBus::producer, config).await;
+    let mut sockets = Vec::new();
+    for _ in 0..2 {
+        let mut socket = Raw::send(cluster.public[0], HANDSHAKE).await;
+        assert_eq!(socket.head().await.status, 101);
+        sockets.push(socket);
+    }
+    let answer = ask(&cluster, HANDSHAKE).await;
+    answer.is_problem(503, "overloaded");
+    let detail = "limits.connections_max is 2; 2 connections are open";
+    assert!(answer.text().contains(detail), "{}", answer.text());
+
+    let mut raw = Raw::connect(cluster.public[0]).await;
+    let refused = loop {
+        raw.write("GET /v1/services/none HTTP/1.1\r\nHost: gw\r\n\r\n").await;
+        let answer = raw.answer().await;
+        if answer.status != 404 {
+            break answer;
+        }
+    };
+    refused.is_problem(429, "rate_limited");
+    let detail = "limits.requests_per_second_max is 1; the next one may come in ";
+    assert!(refused.text().contains(detail), "{}", refused.text());
     cluster.finish().await;
 }
 

@@ -31,7 +31,7 @@ use crate::{
     error::CloseCode,
     relay::{
         Relay, Session,
-        session::{ConnectionId, Duty},
+        session::{Closing, ConnectionId, Duty},
     },
 };
 
@@ -75,6 +75,7 @@ pub(super) struct Socket<S> {
     beat: Pin<Box<Sleep>>,
     pings: Pings,
     pong_timeout: Duration,
+    outbox_bytes_max: usize,
     /// The client has closed, and said that it will not come back.
     pub(super) is_over: bool,
     /// What was wrong, where the code alone would not tell.
@@ -95,6 +96,7 @@ where
             beat: Box::pin(tokio::time::sleep(times.ping_interval)),
             pings: Pings::new(times.ping_interval, times.pong_timeout),
             pong_timeout: times.pong_timeout,
+            outbox_bytes_max: times.outbox_bytes_max,
             is_over: false,
             why: None,
         }
@@ -131,6 +133,15 @@ where
         self.beat.as_mut().poll(cx).map(|()| Event::Beat)
     }
 
+    /// What the session wants to be closed for.
+    fn close(&mut self, closing: Closing) -> Event {
+        if let Some(bytes) = closing.waiting_bytes {
+            let max = self.outbox_bytes_max;
+            self.explain(format!("outbox_bytes_max is {max}; {bytes} bytes wait, read faster"));
+        }
+        Event::Close(closing.code)
+    }
+
     /// Writes what the session is owed, as far as the network takes it.
     fn poll_write(&mut self, session: &Session, cx: &mut Context<'_>) -> Option<Event> {
         for turn in 0.. {
@@ -138,7 +149,7 @@ where
                 Poll::Ready(Ok(())) => {}
                 Poll::Ready(Err(_)) => return Some(Event::Gone),
                 Poll::Pending => match session.on(self.connection).poll_closing(cx) {
-                    Poll::Ready(code) => return Some(Event::Close(code)),
+                    Poll::Ready(closing) => return Some(self.close(closing)),
                     Poll::Pending => return None,
                 },
             }
@@ -153,7 +164,7 @@ where
                         return Some(Event::Gone);
                     }
                 }
-                Poll::Ready(Duty::Close(code)) => return Some(Event::Close(code)),
+                Poll::Ready(Duty::Close(closing)) => return Some(self.close(closing)),
                 Poll::Pending => break,
             }
         }

@@ -2,8 +2,8 @@
 
 use std::task::{Context, Poll};
 
-use super::{Confirmed, ConnectionId, Duty, Phase, Session, State};
-use crate::{error::CloseCode, tasks::locked};
+use super::{Closing, Confirmed, ConnectionId, Duty, Phase, Session, State};
+use crate::tasks::locked;
 
 /// A connection of a session. Every method counts for nothing, as it says, once another connection
 /// has taken its place.
@@ -24,8 +24,8 @@ impl Attachment<'_> {
     /// The next thing to do for a connection, or a wake-up once there is something.
     pub fn poll_duty(&self, context: &mut Context<'_>) -> Poll<Duty> {
         let mut state = locked(&self.session.state);
-        if let Some(code) = state.closing_of(self.id) {
-            return Poll::Ready(Duty::Close(code));
+        if let Some(closing) = state.closing_of(self.id) {
+            return Poll::Ready(Duty::Close(closing));
         }
         // What another node holds is that node's to write.
         let is_elsewhere = matches!(state.phase, Phase::Fenced(_));
@@ -40,10 +40,10 @@ impl Attachment<'_> {
 
     /// Why to close, for a connection that cannot write at present; or a wake-up once there is a
     /// reason.
-    pub fn poll_closing(&self, context: &mut Context<'_>) -> Poll<CloseCode> {
+    pub fn poll_closing(&self, context: &mut Context<'_>) -> Poll<Closing> {
         let mut state = locked(&self.session.state);
         match state.closing_of(self.id) {
-            Some(code) => Poll::Ready(code),
+            Some(closing) => Poll::Ready(closing),
             None => {
                 state.register(context);
                 Poll::Pending

@@ -99,11 +99,13 @@ impl Outbox {
         self.confirmed
     }
 
-    /// Whether a frame of this weight may be added. One always fits where none is unread.
-    pub(super) fn fits(&self, weight: usize, bytes_max: usize) -> bool {
+    /// How much would wait with a frame of this weight, where that is too much. One always fits where
+    /// none is unread.
+    pub(super) fn overflow(&self, weight: usize, bytes_max: usize) -> Option<usize> {
         let taken = if self.is_acknowledged { self.taken_bytes } else { 0 };
         let unread = taken + self.waiting_bytes;
-        unread == 0 || unread + weight <= bytes_max.saturating_add(self.backlog_bytes)
+        let fits = unread == 0 || unread + weight <= bytes_max.saturating_add(self.backlog_bytes);
+        (!fits).then_some(unread + weight)
     }
 
     /// Queues a frame, with the next number if it is one of those that have numbers.

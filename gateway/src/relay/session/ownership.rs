@@ -106,7 +106,7 @@ impl Ownership<'_> {
             Phase::Fenced(code) if !is_asked_for => code,
             _ => CloseCode::Resumed,
         };
-        state.close(code);
+        state.close(code.into());
         state.phase = Phase::Moved;
         let (seq, confirmed) = (state.outbox.seq(), state.outbox.confirmed());
         let (mut frames, mut holds) = (Vec::new(), Vec::new());

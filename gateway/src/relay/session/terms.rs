@@ -103,8 +103,23 @@ impl ConnectionId {
 pub enum Duty {
     /// Write this frame.
     Write(NextFrame),
-    /// Close the socket with this code; nothing is written any more.
-    Close(CloseCode),
+    /// Close the socket; nothing is written any more.
+    Close(Closing),
+}
+
+/// Why a connection is closed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Closing {
+    /// What its client is told.
+    pub code: CloseCode,
+    /// Bytes of frames that waited for a client that reads too slowly.
+    pub waiting_bytes: Option<usize>,
+}
+
+impl From<CloseCode> for Closing {
+    fn from(code: CloseCode) -> Self {
+        Self { code, waiting_bytes: None }
+    }
 }
 
 /// The next frame for a connection.

@@ -126,7 +126,7 @@ fn write_all(session: &Session) -> Vec<u64> {
 
 fn closing(session: &Session) -> Option<CloseCode> {
     match next(session) {
-        Some(Duty::Close(code)) => Some(code),
+        Some(Duty::Close(closing)) => Some(closing.code),
         Some(Duty::Write(_)) | None => None,
     }
 }
@@ -156,7 +156,9 @@ fn one_frame_always_fits_and_the_next_closes_and_stays() {
     }) {
         session.push(response(1, 1000), None, None);
         session.push(response(2, 1), None, None);
-        assert_eq!(closing(&session), Some(CloseCode::SlowConsumer));
+        let waiting_bytes = Some(response(1, 1000).weight() + response(2, 1).weight());
+        let expected = Closing { code: CloseCode::SlowConsumer, waiting_bytes };
+        assert!(matches!(next(&session), Some(Duty::Close(closing)) if closing == expected));
         session.push(response(3, 1), None, None);
         assert!(session.on(session.connection()).detach());
         assert!(session.ownership().resume(0, beginning(2, 0)).is_some());
@@ -211,7 +213,8 @@ fn a_connection_that_is_resumed_elsewhere_is_woken_and_closes() {
     end(&session, 1);
     let present = session.ownership().resume(0, beginning(2, 0)).unwrap();
     assert_eq!(wakes.0.load(Ordering::Relaxed), 1);
-    assert!(matches!(next_of(&session, former), Some(Duty::Close(CloseCode::Resumed))));
+    let closed = next_of(&session, former);
+    assert!(matches!(closed, Some(Duty::Close(Closing { code: CloseCode::Resumed, .. }))));
     session.on(former).flushed();
     assert!(!session.on(former).detach(), "it does not count any more");
     assert!(!session.on(former).heard());

@@ -119,8 +119,8 @@ impl Model {
                     self.got = seq;
                 }
             }
-            Some(Duty::Close(code)) => {
-                prop_assert_eq!(code, CloseCode::SlowConsumer);
+            Some(Duty::Close(closing)) => {
+                prop_assert_eq!(closing.code, CloseCode::SlowConsumer);
                 self.is_closing = true;
             }
             None => prop_assert_eq!(self.got, self.pushed, "nothing waits"),
