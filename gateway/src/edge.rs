@@ -119,7 +119,7 @@ struct Problem<'a> {
     retryable: bool,
     recorded: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
-    request_id: Option<RequestId>,
+    request_id: Option<String>,
 }
 
 /// An answer whose body is complete.
@@ -150,7 +150,7 @@ pub(crate) fn problem_with(status: u16, failure: &Failure, request: Option<Reque
         code: failure.code.as_str(),
         retryable: failure.code.is_retryable(),
         recorded: failure.recorded,
-        request_id: request,
+        request_id: request.map(|request| request.to_string()),
     };
     let body = serde_json::to_vec(&problem).expect("plain data in memory can be encoded");
     let mut answer = Response::new(body);

@@ -4,10 +4,8 @@
 
 use std::{borrow::Cow, fmt, time::Duration};
 
-use serde::{Deserialize, Serialize};
-
 /// Why a request ended without its service's answer. The list is closed: clients switch on it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum ErrorCode {
     /// Not JSON, a missing field, a bad id or key.
     BadRequest,
@@ -119,7 +117,7 @@ impl fmt::Display for ErrorCode {
 
 /// One error as it is told to a client: everything an `error` frame or a problem document says
 /// beside the request's ids.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{code}: {message}")]
 pub struct Failure {
     /// The machine-readable reason.

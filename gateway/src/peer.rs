@@ -1,26 +1,44 @@
-//! Node to node: what one node forwards to another, and how it looks on the wire.
+//! Node to node: what one node forwards to another, and how it is reached.
 //!
-//! `POST /internal/v1/deliveries` carries a [`Call`] in postcard encoding, answered by one verdict
-//! for each thing in it. With `Upgrade: roundtrip-peer` the connection carries calls and answers
-//! from then on, each behind its length (four bytes, big-endian): a hop costs half of what it does
-//! as an HTTP call. One call at a time per peer: so the order between two replies is kept. `POST
-//! /internal/v1/sessions/{id}/release` fetches a session.
+//! `POST /internal/v1/deliveries` carries a call as [`format`](mod@format) writes it, answered by one
+//! verdict for each thing in it. With `Upgrade: roundtrip-peer` the connection carries calls and
+//! answers from then on, each behind its length (four bytes, big-endian): a hop costs half of what it
+//! does as an HTTP call. One call at a time per peer: so the order between two replies is kept. `POST
+//! /internal/v1/sessions/{id}/release` fetches a session. Each of these, and its answer, says in a
+//! header which versions of all this its node speaks.
 
-use std::{borrow::Cow, fmt::Debug, time::Duration};
+use std::{fmt::Debug, time::Duration};
 
+use ::http::HeaderMap;
 use async_trait::async_trait;
 use bytes::Bytes;
-use registry::{RequestId, SessionId};
-use serde::{Deserialize, Serialize};
+use registry::{NodeEntry, RequestId, SessionId, Versions};
 use tokio_util::codec::{Framed, LengthDelimitedCodec};
 
 use crate::wire::Reply;
 
 #[cfg(test)]
 pub(crate) mod alone;
+pub mod format;
 mod health;
 pub mod http;
 
+/// The versions of what nodes say to each other, and of what they write for each other into the
+/// registry, that this node speaks. A version that changes nothing but by fields and variants which
+/// the one before passes over needs no number of its own.
+pub const SPOKEN: Versions = Versions { lowest: 1, highest: 1 };
+
+/// What this node says that it speaks: [`SPOKEN`], but where a test has it play another version.
+pub fn spoken() -> Versions {
+    #[cfg(feature = "later")]
+    if let Some(later) = registry::later::speaks() {
+        return later;
+    }
+    SPOKEN
+}
+
+/// The header in which a call and its answer say what their node speaks.
+pub const VERSIONS_HEADER: &str = "roundtrip-peer-versions";
 /// Where a peer takes calls.
 pub const DELIVERIES_PATH: &str = "/internal/v1/deliveries";
 /// What a connection that carries many calls is upgraded to.
@@ -28,35 +46,29 @@ pub const UPGRADE: &str = "roundtrip-peer";
 /// Where a peer hands sessions over, around the session's id.
 pub const RELEASE_PATH: (&str, &str) = ("/internal/v1/sessions/", "/release");
 /// The media type of a call and of its verdicts.
-pub const MEDIA_TYPE: &str = "application/vnd.roundtrip.postcard";
+pub const MEDIA_TYPE: &str = "application/protobuf";
 /// Deliveries in one batch.
 pub const BATCH_RECORDS_MAX: usize = 256;
-/// Bytes of one batch, as [`delivery_bytes`] counts them; one delivery always fits.
+/// Bytes of one batch, as [`format::delivery_bytes`] counts them; one delivery always fits.
 pub const BATCH_BYTES_MAX: usize = 1024 * 1024;
-/// Bytes of the largest reply that is handed on, as [`reply_bytes`] counts them.
+/// Bytes of the largest reply that is handed on, as [`format::reply_bytes`] counts them.
 pub const REPLY_BYTES_MAX: usize = 32 * 1024 * 1024;
 /// Largest call that is read.
 pub const CALL_BYTES_MAX: usize = 64 * 1024 * 1024;
-/// What a delivery takes beside its reply: ids, times and the lengths of what varies. What a call
-/// has around its deliveries is less.
-const DELIVERY_BYTES: usize = 128;
-/// The lengths of a header's name and value.
-const HEADER_BYTES: usize = 10;
+/// What a call with one delivery has around its reply, at most.
+const AROUND_REPLY_BYTES: usize = 128;
 
 // Were it otherwise, a peer could be sent what it does not read, again and again.
-const _: () = assert!(CALL_BYTES_MAX >= REPLY_BYTES_MAX + 2 * DELIVERY_BYTES);
-const _: () = assert!(CALL_BYTES_MAX >= BATCH_BYTES_MAX + 2 * DELIVERY_BYTES);
+const _: () = assert!(CALL_BYTES_MAX >= REPLY_BYTES_MAX + AROUND_REPLY_BYTES);
+const _: () = assert!(CALL_BYTES_MAX >= BATCH_BYTES_MAX);
 /// How long a connection of calls is kept that nothing comes on. The caller gives it up after half
 /// of that, so that it is not closed under a call.
 pub const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// What a peer is asked.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Call<'a> {
-    /// To deliver replies, in this order.
-    Deliveries(Cow<'a, [Delivery]>),
-    /// What has become of replies that it had kept.
-    Settlements(Cow<'a, [(RequestId, SessionId)]>),
+/// What a call or an answer says of its node; where it says nothing, that is the first version.
+pub fn spoken_by(headers: &HeaderMap) -> Versions {
+    let text = headers.get(VERSIONS_HEADER).and_then(|value| value.to_str().ok());
+    text.map(Versions::read).unwrap_or_default()
 }
 
 /// A connection of calls and answers.
@@ -71,7 +83,7 @@ where
 }
 
 /// A reply on its way to the node that waits for it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Delivery {
     /// Whose reply it is.
     pub request: RequestId,
@@ -83,21 +95,8 @@ pub struct Delivery {
     pub reply: Reply,
 }
 
-/// Bytes that a reply takes on its way to a peer, at most, by the sizes of its payload and of each
-/// header's name and value. Whoever decides whether a reply can be handed on counts with it, and
-/// whoever fills a batch.
-pub fn reply_bytes(payload: usize, headers: impl Iterator<Item = (usize, usize)>) -> usize {
-    payload + headers.map(|(name, value)| name + value + HEADER_BYTES).sum::<usize>()
-}
-
-/// Bytes that the delivery of a reply takes in a call, at most.
-pub fn delivery_bytes(reply: &Reply) -> usize {
-    let headers = reply.headers.iter().map(|(name, value)| (name.len(), value.len()));
-    DELIVERY_BYTES + reply_bytes(reply.payload.len(), headers)
-}
-
 /// What the receiving node did with one delivery.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
     /// Whoever waited has it.
     Delivered,
@@ -110,6 +109,9 @@ pub enum Verdict {
     Over,
     /// Nobody waits for it there (any more).
     Unknown,
+    /// The peer has not said what became of it, or in no words of this version: as if its answer had
+    /// been lost, so a repeat is harmless.
+    Unread,
 }
 
 /// Why a batch was not delivered; it may have been all the same, and a repeat is harmless.
@@ -127,22 +129,38 @@ pub enum PeerError {
     /// An answer that is none: another version, an error.
     #[error("answered with HTTP status {0}")]
     Refused(u16),
-    /// An answer that cannot be read.
-    #[error("answered with what cannot be read: {0}")]
+    /// An answer that cannot be read, or the word of the peer that it cannot read the call.
+    #[error("this node and the peer do not understand each other: {0}")]
     Malformed(String),
+    /// It speaks no version that this node speaks.
+    #[error("speaks the versions {theirs} of what nodes say to each other, this node {ours}")]
+    Incompatible {
+        /// Those of this node.
+        ours: Versions,
+        /// Those of the peer.
+        theirs: Versions,
+    },
+}
+
+impl PeerError {
+    /// Whether it may pass within moments, by itself. Anything else takes an operator, or another
+    /// version.
+    pub const fn may_pass(&self) -> bool {
+        matches!(self, Self::Unreachable(_) | Self::Unresolved(_) | Self::Refused(_))
+    }
 }
 
 /// How a node reaches its peers.
 #[async_trait]
 pub trait PeerLink: Send + Sync + Debug + 'static {
-    /// Hands a batch to the node whose internal listener is at `url`; one verdict for each
-    /// delivery, in order.
+    /// Hands a batch to a node; one verdict for each delivery, in order. One that speaks no version
+    /// that this node speaks is not called at all.
     ///
     /// # Errors
     /// [`PeerError`] after `within` at the latest; nothing is known of the batch then.
     async fn deliver(
         &self,
-        url: &str,
+        peer: &NodeEntry,
         batch: &[Delivery],
         within: Duration,
     ) -> Result<Vec<Verdict>, PeerError>;
@@ -153,7 +171,7 @@ pub trait PeerLink: Send + Sync + Debug + 'static {
     /// As [`PeerLink::deliver`].
     async fn settle(
         &self,
-        url: &str,
+        peer: &NodeEntry,
         kept: &[(RequestId, SessionId)],
         within: Duration,
     ) -> Result<Vec<Verdict>, PeerError>;
@@ -162,8 +180,8 @@ pub trait PeerLink: Send + Sync + Debug + 'static {
     ///
     /// # Errors
     /// As [`PeerLink::deliver`].
-    async fn greet(&self, url: &str, within: Duration) -> Result<(), PeerError> {
-        self.settle(url, &[], within).await.map(drop)
+    async fn greet(&self, peer: &NodeEntry, within: Duration) -> Result<(), PeerError> {
+        self.settle(peer, &[], within).await.map(drop)
     }
 
     /// Has the node hand a session over, of which the caller is the holder from `epoch` on: the
@@ -174,57 +192,9 @@ pub trait PeerLink: Send + Sync + Debug + 'static {
     /// nothing of it then.
     async fn release(
         &self,
-        url: &str,
+        peer: &NodeEntry,
         session: SessionId,
         epoch: u64,
         within: Duration,
     ) -> Result<Option<Bytes>, PeerError>;
-}
-
-/// Writes a call or its verdicts.
-pub fn encode<T: Serialize + ?Sized>(value: &T) -> Bytes {
-    postcard::to_stdvec(value).expect("plain data in memory can be encoded").into()
-}
-
-/// Reads a call or its verdicts.
-///
-/// # Errors
-/// What is wrong with the bytes.
-pub fn decode<'de, T: Deserialize<'de>>(bytes: &'de [u8]) -> Result<T, String> {
-    postcard::from_bytes(bytes).map_err(|error| error.to_string())
-}
-
-#[cfg(test)]
-mod tests {
-    use proptest::prelude::{any, prop_assert, prop_assert_eq, proptest};
-    use uuid::Uuid;
-
-    use super::*;
-
-    proptest! {
-        #[test]
-        fn a_batch_survives(
-            payload in any::<Vec<u8>>(),
-            status in any::<Option<u16>>(),
-            headers in any::<Vec<(String, Vec<u8>)>>(),
-            id in any::<u128>(),
-        ) {
-            let headers = headers.into_iter().map(|(n, v)| (n.into(), Bytes::from(v))).collect();
-            let batch = Call::Deliveries(Cow::Owned(vec![Delivery {
-                request: RequestId::from_uuid(Uuid::from_u128(id)),
-                session: status.map(|_| SessionId::from_bytes(id.to_be_bytes())),
-                held_us: 7,
-                reply: Reply { status, headers, payload: payload.into() },
-            }]));
-            let Call::Deliveries(deliveries) = &batch else { unreachable!("it is one") };
-            prop_assert!(encode(&batch).len() <= delivery_bytes(&deliveries[0].reply));
-            prop_assert_eq!(decode::<Call<'_>>(&encode(&batch)), Ok(batch));
-        }
-
-        #[test]
-        fn no_bytes_break_the_reader(bytes in any::<Vec<u8>>()) {
-            drop(decode::<Call<'_>>(&bytes));
-            drop(decode::<Vec<Verdict>>(&bytes));
-        }
-    }
 }

@@ -8,7 +8,7 @@ use std::{borrow::Cow, sync::Arc};
 
 use bytes::Bytes;
 use registry::RequestId;
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 use serde_json::value::RawValue;
 
 pub mod inbound;
@@ -23,8 +23,7 @@ pub const CLIENT_ID_BYTES_MAX: usize = 128;
 
 /// The id by which a client knows its request, kept as the JSON text it is echoed in: `1` and
 /// `"1"` differ, `"\u0061"` and `"a"` do not.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(transparent)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct ClientId(Arc<str>);
 
 impl ClientId {
@@ -65,7 +64,7 @@ impl ClientId {
 struct Borrowed<'a>(#[serde(borrow)] Cow<'a, str>);
 
 /// What a service answered, or what a caller gets instead: the part of a reply that goes through.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Reply {
     /// The service's own status, 200–599, where it gave one.
     pub status: Option<u16>,

@@ -14,6 +14,7 @@ use crate::{
     error::RegistryError,
     ids::{NodeId, NodeRef, RequestId},
     tables::{NodeEntry, NodeState, Registry, Route},
+    versions::Versions,
 };
 
 mod nodes;
@@ -57,6 +58,7 @@ pub fn node_entry(id: &str, incarnation: u64) -> NodeEntry {
         node: node_ref(id, incarnation),
         url: format!("http://{id}.example:9080"),
         state: NodeState::Ready,
+        speaks: Versions::FIRST,
     }
 }
 

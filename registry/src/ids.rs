@@ -4,7 +4,6 @@
 
 use std::{fmt, sync::Arc};
 
-use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 /// Why a text is not an identity.
@@ -20,8 +19,7 @@ pub enum InvalidId {
 
 /// One request, for as long as anybody waits for it: a UUIDv7 (RFC 9562), so it carries the time
 /// at which it was chosen.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(transparent)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RequestId(Uuid);
 
 impl RequestId {
@@ -77,8 +75,7 @@ impl fmt::Debug for RequestId {
 }
 
 /// One client across its connections: a UUIDv4, random but for what its first node puts into it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(transparent)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct SessionId(Uuid);
 
 impl SessionId {
@@ -121,8 +118,7 @@ impl fmt::Display for SessionId {
 }
 
 /// The configured name of a node, unique in its cluster. Cheap to clone.
-#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct NodeId(Arc<str>);
 
 impl NodeId {
@@ -146,20 +142,6 @@ impl NodeId {
     }
 }
 
-impl TryFrom<String> for NodeId {
-    type Error = InvalidId;
-
-    fn try_from(text: String) -> Result<Self, InvalidId> {
-        Self::parse(&text)
-    }
-}
-
-impl From<NodeId> for String {
-    fn from(id: NodeId) -> Self {
-        id.0.as_ref().to_owned()
-    }
-}
-
 impl fmt::Display for NodeId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
@@ -174,7 +156,7 @@ impl fmt::Debug for NodeId {
 
 /// One run of a node: a node that was restarted under the same name is another holder, which knows
 /// nothing of what the former one held.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct NodeRef {
     /// The node's name.
     pub id: NodeId,

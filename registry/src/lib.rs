@@ -9,7 +9,7 @@
 //! | entry | key in Redis | lives | kept alive by |
 //! |---|---|---|---|
 //! | [`Route`]: request → node, session, client's id, deadline | `<prefix>r:<request id>` | until the deadline and [`Route::GRACE`] | nothing: it is removed with the last frame |
-//! | [`NodeEntry`]: node → run, URL, state | a field of `<prefix>{nodes}` | as long as the node says | the node's announcements |
+//! | [`NodeEntry`]: node → run, URL, state, versions | a field of `<prefix>{nodes}` | as long as the node says | the node's announcements |
 //! | [`SessionRecord`]: session → epoch, holder, user, tokens | `<prefix>s:{<session id>}` | as long as its holder says | its holder's records, and claims |
 //! | its requests in flight: request → [`Progress`] and detail | `<prefix>s:{<session id>}:q` | as the record | as the record |
 //! | its mailbox: [`ParkedFrame`]s | `<prefix>s:{<session id>}:m` | as the record | as the record |
@@ -34,6 +34,14 @@
 //! started or taken another's place, and what live nodes hold is written again then. The epochs of
 //! sessions tell too, one by one: a lower one than its holder's gives way.
 //!
+//! # What another version wrote
+//!
+//! Two successive versions of the gateway use one table. What one of them writes the other reads:
+//! each entry says by name, or by the number of a field, what its parts are; parts that are not
+//! known are passed over, and parts that are not there mean what was so before they were invented.
+//! An entry that cannot be read all the same is skipped, and counted ([`Unreadable`]). The files
+//! under `tests/formats` are entries of each version.
+//!
 //! # What is not in it yet
 //!
 //! Stored responses, channels and views come with the parts of the gateway that use them, each as a
@@ -46,10 +54,13 @@ pub mod error;
 #[cfg(any(test, feature = "conformance"))]
 mod faulty;
 pub mod ids;
+#[cfg(feature = "later")]
+pub mod later;
 mod memory;
 mod redis;
 pub mod tables;
 mod unreadable;
+mod versions;
 
 pub use self::redis::RedisRegistry;
 pub use clock::Clock;
@@ -67,3 +78,4 @@ pub use tables::{
     },
 };
 pub use unreadable::{EntryKind, Unreadable};
+pub use versions::Versions;

@@ -169,15 +169,10 @@ impl NodeTable for RedisRegistry {
     ) -> Result<Announcement, RegistryError> {
         let Shared { servers, keys, .. } = &*self.shared;
         let call = *self.shared.unanswered().entry(entry.node.clone()).or_insert_with(Uuid::new_v4);
-        let args = [
-            entry.node.id.to_string(),
-            entries::write_number(entry.node.incarnation),
-            millis(ttl.clamp(NODE_TTL_MIN, NODE_TTL_MAX)).to_string(),
-            call.to_string(),
-            entries::write_node(entry),
-        ];
         let mut cmd = scripts::ANNOUNCE.call(&[keys.nodes()], 5, 256);
-        cmd.arg(&args);
+        cmd.arg(entry.node.id.as_str()).arg(entries::write_number(entry.node.incarnation));
+        cmd.arg(millis(ttl.clamp(NODE_TTL_MIN, NODE_TTL_MAX)));
+        cmd.arg(call.to_string()).arg(entries::write_node(entry));
         let answer = servers.script(&scripts::ANNOUNCE, cmd).await?;
         self.shared.unanswered().remove(&entry.node);
         match answer {

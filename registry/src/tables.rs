@@ -4,19 +4,19 @@
 use std::{fmt::Debug, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
-use serde::{Deserialize, Serialize};
 
 use crate::{
     error::RegistryError,
     ids::{NodeRef, RequestId, SessionId},
     tables::sessions::SessionTable,
     unreadable::Unreadable,
+    versions::Versions,
 };
 
 pub mod sessions;
 
 /// Where the answer to a request has to go.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Route {
     /// The run of the node that holds the waiting socket or HTTP call.
     pub node: NodeRef,
@@ -60,8 +60,7 @@ pub(crate) fn millis(duration: Duration) -> u64 {
 }
 
 /// What a node says of its availability.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NodeState {
     /// Takes connections and requests.
     Ready,
@@ -69,10 +68,13 @@ pub enum NodeState {
     Starting,
     /// Finishing what it holds; takes nothing new.
     Draining,
+    /// Something that this version does not know: it lives, so what waits there is brought there,
+    /// and what it holds is fetched from there; it is not to be chosen for anything new.
+    Unknown,
 }
 
 /// A node as its peers see it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NodeEntry {
     /// Which run of which node.
     pub node: NodeRef,
@@ -80,6 +82,8 @@ pub struct NodeEntry {
     pub url: String,
     /// Its availability.
     pub state: NodeState,
+    /// Which versions of what nodes say to each other it speaks.
+    pub speaks: Versions,
 }
 
 /// The nodes that are alive.

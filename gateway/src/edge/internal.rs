@@ -11,7 +11,7 @@ use futures_util::{SinkExt, StreamExt};
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, header};
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
-use registry::SessionId;
+use registry::{SessionId, Versions};
 use subtle::ConstantTimeEq;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_util::sync::CancellationToken;
@@ -21,8 +21,10 @@ use super::{Answer, has_token, plain, server::Routes};
 use crate::{
     config::Secret,
     peer::{
-        CALL_BYTES_MAX, Call, DELIVERIES_PATH, Delivery, IDLE_TIMEOUT, MEDIA_TYPE, RELEASE_PATH,
-        UPGRADE, Verdict, call_stream, decode, encode,
+        CALL_BYTES_MAX, DELIVERIES_PATH, Delivery, IDLE_TIMEOUT, MEDIA_TYPE, RELEASE_PATH, UPGRADE,
+        VERSIONS_HEADER, Verdict, call_stream,
+        format::{self, Asked},
+        spoken, spoken_by,
     },
     readiness::Readiness,
     relay::Relay,
@@ -54,35 +56,32 @@ impl Internal {
     }
 
     /// Does what a peer asks; an error says what is wrong with the call.
-    fn answer(&self, call: &[u8]) -> Result<Bytes, String> {
-        let verdicts: Vec<Verdict> = match decode(call)? {
-            Call::Deliveries(batch) => {
-                let deliver = |Delivery { request, session, held_us, reply }| {
-                    let took = Duration::from_micros(held_us);
-                    self.relay.forwarding.deliver_forwarded(request, session, reply, took)
-                };
-                batch.into_owned().into_iter().map(deliver).collect()
-            }
-            Call::Settlements(kept) => kept
-                .iter()
-                .map(|&(of, session)| self.relay.forwarding.whereabouts(of, Some(session)))
-                .collect(),
+    fn answer(&self, call: &Bytes) -> Result<Bytes, String> {
+        let (Asked { deliveries, settlements }, forwarding) =
+            (format::read_call(call)?, &self.relay.forwarding);
+        let deliver = |Delivery { request, session, held_us, reply }| {
+            let took = Duration::from_micros(held_us);
+            forwarding.deliver_forwarded(request, session, reply, took)
         };
-        Ok(encode(&verdicts))
+        let ask = |(request, session)| forwarding.whereabouts(request, Some(session));
+        let delivered = deliveries.into_iter().map(deliver);
+        let verdicts: Vec<Verdict> = delivered.chain(settlements.into_iter().map(ask)).collect();
+        Ok(format::write_verdicts(verdicts))
     }
 
-    /// Takes calls until the peer has no more, or says what is none.
+    /// Takes calls until the peer has no more.
     async fn converse(&self, socket: impl AsyncRead + AsyncWrite + Unpin) {
         let mut calls = call_stream(socket);
         while let Ok(Some(call)) = tokio::time::timeout(IDLE_TIMEOUT, calls.next()).await {
-            let answer = call.map_err(|error| error.to_string());
-            let answer = match answer.and_then(|call| self.answer(&call)) {
-                Ok(answer) => answer,
-                Err(error) => {
-                    tracing::warn!(error, "a peer's call cannot be read");
-                    break;
-                }
+            let Ok(call) = call.inspect_err(|error| tracing::debug!(%error, "no call of a peer"))
+            else {
+                break;
             };
+            // The peer says it in its log, once; and asks again, later.
+            let answer = self.answer(&call.freeze()).unwrap_or_else(|trouble| {
+                tracing::debug!(trouble, "a peer's call cannot be read");
+                format::write_trouble(trouble)
+            });
             if calls.send(answer).await.is_err() {
                 break;
             }
@@ -120,7 +119,7 @@ impl Internal {
     }
 
     async fn release(&self, session: SessionId, body: &Bytes) -> Answer {
-        let epoch = match decode(body) {
+        let epoch = match format::read_release(body) {
             Ok(epoch) => epoch,
             Err(error) => return plain(StatusCode::BAD_REQUEST, &error),
         };
@@ -134,13 +133,22 @@ impl Internal {
     async fn post(
         self: &Arc<Self>,
         path: PeerPath,
+        theirs: Versions,
         upgrade: Option<OnUpgrade>,
         body: &Bytes,
     ) -> Answer {
-        match path {
+        let ours = spoken();
+        let mut answer = match path {
+            _ if !ours.meet(theirs) => {
+                let why = format!("this node speaks the versions {ours}, the caller {theirs}");
+                plain(StatusCode::UPGRADE_REQUIRED, &why)
+            }
             PeerPath::Deliveries => self.calls(upgrade, body),
             PeerPath::Release(session) => self.release(session, body).await,
-        }
+        };
+        let ours = HeaderValue::from_str(&ours.to_string()).expect("two numbers");
+        answer.headers_mut().insert(VERSIONS_HEADER, ours);
+        answer
     }
 
     fn probe(&self) -> Answer {
@@ -220,16 +228,17 @@ pub fn routes(internal: Arc<Internal>) -> Routes {
             async |path: FullPath, method: Method, headers: HeaderMap, with: Arc<Internal>| {
                 let path = PeerPath::parse(path.as_str());
                 let path = path.filter(|_| method == Method::POST && with.is_peer(&headers));
-                let upgrades = has_token(&headers, &header::UPGRADE, UPGRADE);
-                path.map(|path| (with, path, upgrades)).ok_or_else(warp::reject::not_found)
+                let how = (has_token(&headers, &header::UPGRADE, UPGRADE), spoken_by(&headers));
+                path.map(|path| (with, path, how)).ok_or_else(warp::reject::not_found)
             },
         )
         .untuple_one()
         .and(warp::ext::optional::<OnUpgrade>())
         .and(body)
-        .then(async |internal: Arc<Internal>, path, upgrades, upgrade: Option<_>, body: Bytes| {
+        .then(async |internal: Arc<Internal>, path, how, upgrade: Option<_>, body: Bytes| {
+            let (upgrades, theirs): (bool, Versions) = how;
             let upgrade = upgrade.filter(|_| upgrades);
-            internal.post(path, upgrade, &body).await.into_response()
+            internal.post(path, theirs, upgrade, &body).await.into_response()
         });
     let get = || warp::get().or(warp::head()).unify();
     let metrics = warp::path!("metrics")

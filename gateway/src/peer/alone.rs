@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use registry::{RequestId, SessionId};
+use registry::{NodeEntry, RequestId, SessionId};
 
 use super::{Delivery, PeerError, PeerLink, Verdict};
 
@@ -20,7 +20,7 @@ fn nobody<T>() -> Result<T, PeerError> {
 impl PeerLink for Alone {
     async fn deliver(
         &self,
-        _: &str,
+        _: &NodeEntry,
         _: &[Delivery],
         _: Duration,
     ) -> Result<Vec<Verdict>, PeerError> {
@@ -29,7 +29,7 @@ impl PeerLink for Alone {
 
     async fn settle(
         &self,
-        _: &str,
+        _: &NodeEntry,
         _: &[(RequestId, SessionId)],
         _: Duration,
     ) -> Result<Vec<Verdict>, PeerError> {
@@ -38,7 +38,7 @@ impl PeerLink for Alone {
 
     async fn release(
         &self,
-        _: &str,
+        _: &NodeEntry,
         _: SessionId,
         _: u64,
         _: Duration,

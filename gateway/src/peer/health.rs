@@ -49,6 +49,14 @@ impl PeersHealth {
                 "the peer refuses this node with 401: internal.secret differs between the two; \
                  replies cannot be forwarded to it"
             ),
+            Some(Say::Trouble(PeerError::Incompatible { ours, theirs })) => tracing::error!(
+                url,
+                %ours,
+                %theirs,
+                "the peer speaks no version of what nodes say to each other that this node speaks; \
+                 replies cannot be forwarded to it, nor sessions fetched from it: \
+                 upgrade by one release at a time"
+            ),
             Some(Say::Trouble(error)) => {
                 tracing::warn!(url, %error, "the peer cannot be called; what is for it waits");
             }
@@ -94,8 +102,8 @@ impl PeerHealth {
     fn failed(&mut self, error: &PeerError, now: Instant) -> Option<Say> {
         self.called_at = now;
         let since = *self.failing_since.get_or_insert(now);
-        let may_pass = matches!(error, PeerError::Unreachable(_) | PeerError::Unresolved(_));
-        let is_sure = !may_pass || now.duration_since(since) >= PATIENCE;
+        let may_restart = matches!(error, PeerError::Unreachable(_) | PeerError::Unresolved(_));
+        let is_sure = !may_restart || now.duration_since(since) >= PATIENCE;
         let is_new = match &self.said {
             None => true,
             Some((said, _)) if discriminant(said) != discriminant(error) => true,

@@ -1,7 +1,7 @@
 //! Calls over HTTP/1.1, authenticated by the cluster's secret: deliveries and settlements on
 //! upgraded connections, one for each peer, and releases as they come.
 
-use std::{borrow::Cow, collections::HashMap, error::Error, fmt, sync::Mutex, time::Duration};
+use std::{collections::HashMap, error::Error, fmt, sync::Mutex, time::Duration};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -13,12 +13,13 @@ use hyper_util::{
     client::legacy::{Client, connect::HttpConnector},
     rt::{TokioExecutor, TokioIo, TokioTimer},
 };
-use registry::{RequestId, SessionId};
+use registry::{NodeEntry, RequestId, SessionId, Versions};
 use tokio::time::Instant;
 
 use super::{
-    Call, CallStream, DELIVERIES_PATH, Delivery, IDLE_TIMEOUT, MEDIA_TYPE, PeerError, PeerLink,
-    RELEASE_PATH, UPGRADE, Verdict, call_stream, decode, encode, health::PeersHealth,
+    CallStream, DELIVERIES_PATH, Delivery, IDLE_TIMEOUT, MEDIA_TYPE, PeerError, PeerLink,
+    RELEASE_PATH, UPGRADE, VERSIONS_HEADER, Verdict, call_stream, format, health::PeersHealth,
+    spoken, spoken_by,
 };
 use crate::{config::Secret, tasks::locked};
 
@@ -77,6 +78,8 @@ impl HttpPeers {
         let headers = request.headers_mut();
         headers.insert(header::AUTHORIZATION, self.authorization.clone());
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(MEDIA_TYPE));
+        let versions = HeaderValue::from_str(&spoken().to_string());
+        headers.insert(VERSIONS_HEADER, versions.expect("two numbers"));
         let expected = match upgrade {
             Some(protocol) => {
                 headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
@@ -86,9 +89,13 @@ impl HttpPeers {
             None => StatusCode::OK,
         };
         let answer = self.client.request(request).await.map_err(unreachable)?;
+        // Who does not show that it is a peer does not say what it speaks.
+        if answer.status() == StatusCode::UNAUTHORIZED {
+            return Err(PeerError::Unauthorized);
+        }
+        check(spoken_by(answer.headers()))?;
         match answer.status() {
             status if status == expected => Ok(answer),
-            StatusCode::UNAUTHORIZED => Err(PeerError::Unauthorized),
             status => Err(PeerError::Refused(status.as_u16())),
         }
     }
@@ -122,26 +129,33 @@ impl HttpPeers {
         Ok(answer.freeze())
     }
 
+    /// Makes a call, unless it is known that the peer would not understand it.
+    async fn call<T>(
+        &self,
+        peer: &NodeEntry,
+        within: Duration,
+        call: impl Future<Output = Result<T, PeerError>>,
+    ) -> Result<T, PeerError> {
+        let result = match check(peer.speaks) {
+            Ok(()) => in_time(within, call).await,
+            Err(incompatible) => Err(incompatible),
+        };
+        self.health.note(&peer.url, &result);
+        result
+    }
+
     async fn verdicts(
         &self,
-        url: &str,
-        call: &Call<'_>,
+        peer: &NodeEntry,
+        call: impl FnOnce() -> Bytes,
         count: usize,
         within: Duration,
     ) -> Result<Vec<Verdict>, PeerError> {
-        let answer = in_time(within, self.exchange(url, encode(call))).await;
-        let verdicts = answer.and_then(|answer| {
-            let verdicts: Vec<Verdict> = decode(&answer).map_err(PeerError::Malformed)?;
-            match verdicts.len() == count {
-                true => Ok(verdicts),
-                false => {
-                    let message = format!("{} verdicts on {count} deliveries", verdicts.len());
-                    Err(PeerError::Malformed(message))
-                }
-            }
-        });
-        self.health.note(url, &verdicts);
-        verdicts
+        let verdicts = async {
+            let answer = self.exchange(&peer.url, call()).await?;
+            format::read_verdicts(&answer, count).map_err(PeerError::Malformed)
+        };
+        self.call(peer, within, verdicts).await
     }
 
     async fn fetch(&self, url: &str, path: &str, body: Bytes) -> Result<Bytes, PeerError> {
@@ -149,6 +163,12 @@ impl HttpPeers {
         let body = Limited::new(answer.into_body(), RELEASE_BYTES_MAX).collect().await;
         body.map(http_body_util::Collected::to_bytes).map_err(unreachable)
     }
+}
+
+/// Whether this node and the peer understand each other.
+fn check(theirs: Versions) -> Result<(), PeerError> {
+    let ours = spoken();
+    if ours.meet(theirs) { Ok(()) } else { Err(PeerError::Incompatible { ours, theirs }) }
 }
 
 impl Idle {
@@ -181,47 +201,46 @@ fn unreachable(error: impl Into<Box<dyn Error + Send + Sync>>) -> PeerError {
 impl PeerLink for HttpPeers {
     async fn deliver(
         &self,
-        url: &str,
+        peer: &NodeEntry,
         batch: &[Delivery],
         within: Duration,
     ) -> Result<Vec<Verdict>, PeerError> {
-        let call = Call::Deliveries(Cow::Borrowed(batch));
-        self.verdicts(url, &call, batch.len(), within).await
+        self.verdicts(peer, || format::write_deliveries(batch), batch.len(), within).await
     }
 
     async fn settle(
         &self,
-        url: &str,
+        peer: &NodeEntry,
         kept: &[(RequestId, SessionId)],
         within: Duration,
     ) -> Result<Vec<Verdict>, PeerError> {
-        let call = Call::Settlements(Cow::Borrowed(kept));
-        self.verdicts(url, &call, kept.len(), within).await
+        self.verdicts(peer, || format::write_settlements(kept), kept.len(), within).await
     }
 
     async fn release(
         &self,
-        url: &str,
+        peer: &NodeEntry,
         session: SessionId,
         epoch: u64,
         within: Duration,
     ) -> Result<Option<Bytes>, PeerError> {
         let path = format!("{}{session}{}", RELEASE_PATH.0, RELEASE_PATH.1);
-        let released = match in_time(within, self.fetch(url, &path, encode(&epoch))).await {
-            Ok(released) => Ok(Some(released)),
-            Err(PeerError::Refused(status)) if status == StatusCode::NOT_FOUND => Ok(None),
-            Err(error) => Err(error),
+        let release = async {
+            match self.fetch(&peer.url, &path, format::write_release(epoch)).await {
+                Ok(released) => Ok(Some(released)),
+                Err(PeerError::Refused(status)) if status == StatusCode::NOT_FOUND => Ok(None),
+                Err(error) => Err(error),
+            }
         };
-        self.health.note(url, &released);
-        released
+        self.call(peer, within, release).await
     }
 }
 
-async fn in_time(
+async fn in_time<T>(
     within: Duration,
-    post: impl Future<Output = Result<Bytes, PeerError>>,
-) -> Result<Bytes, PeerError> {
-    tokio::time::timeout(within, post)
+    call: impl Future<Output = Result<T, PeerError>>,
+) -> Result<T, PeerError> {
+    tokio::time::timeout(within, call)
         .await
         .map_err(|_| PeerError::Unreachable(format!("no answer within {within:?}")))?
 }
@@ -234,12 +253,20 @@ impl fmt::Debug for HttpPeers {
 
 #[cfg(test)]
 mod tests {
+    use registry::{NodeId, NodeRef, NodeState};
+
     use super::*;
+    use crate::peer::SPOKEN;
+
+    fn peer(url: &str) -> NodeEntry {
+        let node = NodeRef { id: NodeId::parse("gw-2").unwrap(), incarnation: 1 };
+        NodeEntry { node, url: url.to_owned(), state: NodeState::Ready, speaks: SPOKEN }
+    }
 
     /// Why a peer at this URL cannot be called.
     async fn trouble(url: &str) -> PeerError {
         let peers = HttpPeers::new(&Secret::new("a-secret-of-the-tests")).unwrap();
-        peers.deliver(url, &[], Duration::from_secs(60)).await.unwrap_err()
+        peers.deliver(&peer(url), &[], Duration::from_secs(60)).await.unwrap_err()
     }
 
     #[tokio::test]
@@ -255,5 +282,23 @@ mod tests {
         let error = trouble(&format!("http://{}:1", "x".repeat(64))).await;
         assert!(matches!(&error, PeerError::Unresolved(_)), "{error:?}");
         assert!(error.to_string().starts_with("its name cannot be resolved: "), "{error}");
+    }
+
+    #[tokio::test]
+    async fn a_peer_that_would_not_understand_is_not_called_and_said_to_be_so() {
+        let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}", taken.local_addr().unwrap());
+        let (ours, theirs) = (SPOKEN, Versions { lowest: 7, highest: 9 });
+        let peers = HttpPeers::new(&Secret::new("a-secret-of-the-tests")).unwrap();
+        let other = NodeEntry { speaks: theirs, ..peer(&url) };
+        let trouble = format!(
+            "peer {url}: speaks the versions 7-9 of what nodes say to each other, this node {ours}"
+        );
+        let error = peers.deliver(&other, &[], Duration::from_secs(60)).await.unwrap_err();
+        assert_eq!(error, PeerError::Incompatible { ours, theirs });
+        assert!(!error.may_pass());
+        assert_eq!(peers.troubles(), [trouble.as_str()]);
+        taken.set_nonblocking(true).unwrap();
+        assert!(taken.accept().is_err(), "it was called");
     }
 }

@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
 use registry::{RequestId, SessionId};
-use serde::{Deserialize, Serialize};
 
 use super::{ClientId, Reply, push_string};
 use crate::error::{ErrorCode, Failure};
@@ -58,7 +57,7 @@ impl Welcome<'_> {
 }
 
 /// What a session's client is told, in order.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Frame {
     /// The broker has recorded the request.
     Receipt {

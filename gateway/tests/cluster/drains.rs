@@ -15,7 +15,7 @@ use gateway::{
     config::Config,
     descriptors::Budget,
 };
-use registry::{MemoryRegistry, NodeEntry, NodeId, NodeRef, NodeState, NodeTable};
+use registry::{MemoryRegistry, NodeEntry, NodeId, NodeRef, NodeState, NodeTable, Versions};
 use tokio::time::Instant;
 
 use crate::harness::{Aim, Cluster, REPLY_PARTITIONS, config, eventually};
@@ -60,7 +60,7 @@ async fn every_drain_is_told_when_it_begins() {
     node.ready().await;
     let this = NodeRef { id: NodeId::parse("gw-0").unwrap(), incarnation: u64::MAX };
     let url = "http://127.0.0.1:1".to_owned();
-    let later = NodeEntry { node: this, url, state: NodeState::Ready };
+    let later = NodeEntry { node: this, url, state: NodeState::Ready, speaks: Versions::FIRST };
     registry.announce(&later, Duration::from_secs(60)).await.unwrap();
     let stopped = node.run(std::future::pending(), begins).await;
     assert_eq!(stopped, Err(Stopped::Superseded));

@@ -6,7 +6,7 @@
 use std::{collections::HashSet, time::Duration};
 
 use bytes::Bytes;
-use gateway::{bus::memory::MemoryBus, relay::cluster::NodeTag};
+use gateway::{bus::memory::MemoryBus, peer::format::write_deliveries, relay::cluster::NodeTag};
 use http_body_util::Full;
 use registry::{NodeEntry, NodeId, NodeRef, NodeTable};
 use serde_json::Value;
@@ -194,8 +194,7 @@ async fn only_who_shows_the_secret_may_deliver() {
     let post = async |path: &str, secret: &str| {
         let request = http::Request::post(format!("http://{}{path}", cluster.internal[0]))
             .header("authorization", format!("Bearer {secret}"))
-            // A batch of nothing.
-            .body(Full::new(Bytes::from_static(&[0, 0])))
+            .body(Full::new(write_deliveries(&[])))
             .unwrap();
         let answer = cluster.http.request(request).await.unwrap();
         // RFC 9110, section 11.6.1: a 401 says how to show who one is.

@@ -2,18 +2,24 @@
 
 use std::{
     io::{self, Write},
+    net::TcpListener,
     sync::{Arc, Mutex},
     time::Duration,
 };
 
+use bytes::Bytes;
 use gateway::{
-    bus::memory::MemoryBus,
+    bus::{Outgoing, Producer, memory::MemoryBus},
     config::{Config, Secret},
+    peer::{SPOKEN, format},
+    relay::{cluster::NodeTag, dialects::CORRELATION_ID, requests::affinity::Affinity},
 };
+use http_body_util::Full;
+use registry::{NodeEntry, NodeId, NodeRef, NodeState, NodeTable, RequestTable, Route, Versions};
 use serde_json::Value;
 use tracing::subscriber::DefaultGuard;
 
-use crate::harness::{Aim, Cluster, REPLY_PARTITIONS, config, eventually};
+use crate::harness::{Aim, Cluster, PATIENCE, REPLY_PARTITIONS, config, eventually};
 
 /// What is logged on this thread, which is that of every task of the test.
 #[derive(Clone, Default)]
@@ -122,5 +128,82 @@ async fn a_peer_that_cannot_be_reached_is_told_of_before_anything_is_owed() {
     assert_eq!(lines.len(), 1, "{lines:?}");
     let failed = cluster.metric("roundtrip_forwards_total", &["gw-1", "failed"]).await;
     assert!(failed >= 1.0, "{failed}");
+    cluster.finish().await;
+}
+
+#[tokio::test]
+async fn a_peer_of_other_versions_is_named_once_and_left_alone() {
+    let log = Log::default();
+    let _logged = log.listen();
+    let cluster = Cluster::start(1).await;
+    let peer = TcpListener::bind("127.0.0.1:0").unwrap();
+    peer.set_nonblocking(true).unwrap();
+    let url = format!("http://{}", peer.local_addr().unwrap());
+    let node = NodeRef { id: NodeId::parse("gw-9").unwrap(), incarnation: 1 };
+    let (state, speaks) = (NodeState::Ready, Versions { lowest: 7, highest: 9 });
+    let entry = NodeEntry { node: node.clone(), url: url.clone(), state, speaks };
+    cluster.registry.announce(&entry, PATIENCE * 2).await.unwrap();
+
+    // It is known before there is anything for it.
+    let expected = format!(
+        "peer {url}: speaks the versions 7-9 of what nodes say to each other, this node 1-1"
+    );
+    assert_eq!(degraded(&cluster, 0).await, serde_json::json!([expected]));
+
+    let request = Affinity::new(NodeTag::of(&node)).choose(1, [7; 10]).request;
+    let route = Route { node, session: None, client_id: None, deadline_ms: u64::MAX };
+    cluster.registry.put_routes(&[(request, Arc::new(route))]).await.unwrap();
+    let id = request.to_string();
+    let record = Outgoing {
+        topic: "replies",
+        partition: Some(0),
+        key: None,
+        value: Some(b"1"),
+        headers: &[(CORRELATION_ID, id.as_bytes())],
+    };
+    cluster.bus.producer().produce(&record, Box::new(drop)).unwrap();
+    let failed = [r#"peer="gw-9""#, r#"result="failed""#];
+    let failed = async || cluster.metric("roundtrip_forwards_total", &failed).await;
+    let before = failed().await;
+    eventually(async || (failed().await > before).then_some(())).await;
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    // Every two seconds with the reply, and some times more without.
+    let attempts = failed().await;
+    assert!((2.0..=8.0).contains(&attempts), "{attempts} attempts in five seconds");
+    assert!(peer.accept().is_err(), "it is called in vain");
+    let lines = log.lines(&["ERROR", &url, "ours=1-1", "theirs=7-9"]);
+    assert_eq!(lines.len(), 1, "{lines:?}");
+
+    // It is replaced by one that can be talked to.
+    let entry = NodeEntry { speaks: SPOKEN, ..entry };
+    cluster.registry.announce(&entry, PATIENCE * 2).await.unwrap();
+    eventually(async || peer.accept().ok().map(drop)).await;
+    assert_eq!(log.lines(&["ERROR"]).len(), 1);
+    cluster.finish().await;
+}
+
+#[tokio::test]
+async fn a_call_says_what_its_node_speaks() {
+    let cluster = Cluster::start(1).await;
+    let call = async |versions: Option<&str>, body: Bytes| {
+        let url = format!("http://{}/internal/v1/deliveries", cluster.internal[0]);
+        let mut request = http::Request::post(url)
+            .header("authorization", "Bearer a-secret-of-the-tests")
+            .body(Full::new(body))
+            .unwrap();
+        if let Some(versions) = versions {
+            let versions = versions.parse().unwrap();
+            request.headers_mut().insert("roundtrip-peer-versions", versions);
+        }
+        let answer = cluster.http.request(request).await.unwrap();
+        let ours = answer.headers()["roundtrip-peer-versions"].to_str().unwrap();
+        assert_eq!(Versions::read(ours), SPOKEN);
+        answer.status().as_u16()
+    };
+    for understood in [None, Some("1-1"), Some("1-7"), Some("what")] {
+        assert_eq!(call(understood, format::write_deliveries(&[])).await, 200, "{understood:?}");
+    }
+    assert_eq!(call(Some("2-7"), format::write_deliveries(&[])).await, 426);
+    assert_eq!(call(None, Bytes::from_static(b"no call")).await, 400);
     cluster.finish().await;
 }

@@ -78,11 +78,15 @@ const ROOMS: [(&str, &[&str]); 13] = [
 const JOINERS: [&str; 4] = ["app", "dev", "samples", "cli"];
 
 /// Crates that only some modules may name.
-const FOREIGN: [(&str, &[&str]); 4] = [
+const FOREIGN: [(&str, &[&str]); 5] = [
     ("rdkafka", &["bus::kafka"]),
     ("warp", &["edge"]),
     ("tokio_tungstenite", &["edge"]),
     ("hyper", &["edge", "peer::http"]),
+    (
+        "prost",
+        &["peer::format", "relay::checkpoints::format", "relay::lifecycle::snapshot::message"],
+    ),
 ];
 /// Adapters of this crate, and those of the registry's.
 const ADAPTERS: [&str; 3] = ["bus::kafka", "bus::memory", "peer::http"];
@@ -98,11 +102,10 @@ const METHODS_MAX: usize = 25;
 /// Types with more, and how many they may have until they have few enough.
 const LARGER: [(&str, usize); 1] = [("relay::session::outbox::Outbox", 26)];
 /// Imports that close a circle of files, until they are gone.
-const CLOSING: [(&str, &str); 4] = [
+const CLOSING: [(&str, &str); 3] = [
     ("bus::kafka::consumer::context", "bus::kafka::consumer::watch"),
     ("bus::kafka::consumer::examination", "bus::kafka::consumer::watch"),
     ("bus::kafka::consumer::topic", "bus::kafka::consumer::watch"),
-    ("relay::replies::forwarding::sender", "relay::replies::forwarding::senders"),
 ];
 
 fn sources() -> Modules {

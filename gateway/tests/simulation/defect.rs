@@ -1,5 +1,5 @@
 //! Defects that are put in by hand, each in a wrapper around what the nodes stand on: whoever looks
-//! for what goes wrong has to find them.
+//! for what goes wrong has to find them, but for the one that must do no harm.
 
 use registry::{Backup, BackupStep, Holding, MemoryRegistry, SessionRecord, SessionTable};
 
@@ -16,6 +16,8 @@ pub(crate) enum Defect {
     BareParks,
     /// A session is taken over without what is in flight for it.
     NoRequests,
+    /// Peers say now and then in words of another version what has become of a reply. No harm.
+    StrangeWords,
 }
 
 impl Defect {

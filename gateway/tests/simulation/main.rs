@@ -212,6 +212,23 @@ fn shows(defect: Defect) {
     assert!(shown.is_some(), "{defect:?} goes unnoticed");
 }
 
+/// So many seeds are enough for words that nobody knows: each has dozens of them.
+const STRANGE_SEEDS: Range<u64> = 20..120;
+
+#[expect(clippy::print_stderr, reason = "which seed to replay is for who looks")]
+#[test]
+fn words_of_another_version_do_no_harm() {
+    let mut failed = Vec::new();
+    simulate_all(STRANGE_SEEDS, Defect::StrangeWords, |seed, outcome| {
+        if let Some(wrong) = outcome.wrong.first() {
+            eprintln!("seed {seed}: {wrong}");
+            failed.push(seed);
+        }
+        true
+    });
+    assert!(failed.is_empty(), "seeds {failed:?}");
+}
+
 #[test]
 fn offsets_that_are_stored_early_show() {
     shows(Defect::EarlyOffsets);

@@ -10,7 +10,10 @@ use std::{
 use async_trait::async_trait;
 use bytes::Bytes;
 use gateway::{
-    peer::{Delivery, PeerError, PeerLink, Verdict},
+    peer::{
+        Delivery, PeerError, PeerLink, Verdict,
+        format::{self, Asked},
+    },
     relay::Relay,
 };
 use registry::{
@@ -82,6 +85,24 @@ impl Wires {
         answer
     }
 
+    /// Makes a call, and reads the verdicts. Now and then one is in words of a later version.
+    async fn verdicts(
+        &self,
+        peer: &NodeEntry,
+        within: Duration,
+        call: Bytes,
+        count: usize,
+    ) -> Result<Vec<Verdict>, PeerError> {
+        let answer = self.call(peer, within, Call(call)).await?;
+        let mut verdicts = format::read_verdicts(&answer, count).map_err(PeerError::Malformed)?;
+        for verdict in &mut verdicts {
+            if self.world.is_strange() {
+                *verdict = Verdict::Unread;
+            }
+        }
+        Ok(verdicts)
+    }
+
     fn table(&self) -> MemoryRegistry {
         self.world.table.clone()
     }
@@ -89,13 +110,13 @@ impl Wires {
     /// Lets a peer do something.
     async fn call<T: Send + 'static>(
         &self,
-        url: &str,
+        peer: &NodeEntry,
         within: Duration,
         what: impl AsyncWork<T>,
     ) -> Result<T, PeerError> {
         self.life.awake().await;
         let world = Arc::clone(&self.world);
-        let index: usize = url.parse().expect("a node's number");
+        let index: usize = peer.url.parse().expect("a node's number");
         let (this, fate) = (self.life.index, self.fate());
         let call = async move {
             if fate == Fate::LostOnTheWay || world.is_cut(this, index) {
@@ -128,24 +149,21 @@ pub(crate) trait AsyncWork<T>: Send + 'static {
     fn on(self, relay: Arc<Relay>) -> impl Future<Output = T> + Send;
 }
 
-struct Deliver(Vec<Delivery>);
-struct Settle(Vec<(RequestId, SessionId)>);
+struct Call(Bytes);
 struct Release(SessionId, u64);
 
-impl AsyncWork<Vec<Verdict>> for Deliver {
-    async fn on(self, relay: Arc<Relay>) -> Vec<Verdict> {
+impl AsyncWork<Bytes> for Call {
+    async fn on(self, relay: Arc<Relay>) -> Bytes {
+        let (asked, forwarding) = (format::read_call(&self.0), &relay.forwarding);
+        let Asked { deliveries, settlements } = asked.expect("a call");
         let deliver = |delivery: Delivery| {
             let Delivery { request, session, reply, .. } = delivery;
-            relay.forwarding.deliver_forwarded(request, session, reply, Duration::ZERO)
+            forwarding.deliver_forwarded(request, session, reply, Duration::ZERO)
         };
-        self.0.into_iter().map(deliver).collect()
-    }
-}
-
-impl AsyncWork<Vec<Verdict>> for Settle {
-    async fn on(self, relay: Arc<Relay>) -> Vec<Verdict> {
-        let ask = |(request, session)| relay.forwarding.whereabouts(request, Some(session));
-        self.0.into_iter().map(ask).collect()
+        let ask = |(request, session)| forwarding.whereabouts(request, Some(session));
+        let delivered = deliveries.into_iter().map(deliver);
+        let verdicts: Vec<Verdict> = delivered.chain(settlements.into_iter().map(ask)).collect();
+        format::write_verdicts(verdicts)
     }
 }
 
@@ -159,30 +177,30 @@ impl AsyncWork<Option<Bytes>> for Release {
 impl PeerLink for Wires {
     async fn deliver(
         &self,
-        url: &str,
+        peer: &NodeEntry,
         batch: &[Delivery],
         within: Duration,
     ) -> Result<Vec<Verdict>, PeerError> {
-        self.call(url, within, Deliver(batch.to_vec())).await
+        self.verdicts(peer, within, format::write_deliveries(batch), batch.len()).await
     }
 
     async fn settle(
         &self,
-        url: &str,
+        peer: &NodeEntry,
         kept: &[(RequestId, SessionId)],
         within: Duration,
     ) -> Result<Vec<Verdict>, PeerError> {
-        self.call(url, within, Settle(kept.to_vec())).await
+        self.verdicts(peer, within, format::write_settlements(kept), kept.len()).await
     }
 
     async fn release(
         &self,
-        url: &str,
+        peer: &NodeEntry,
         session: SessionId,
         epoch: u64,
         within: Duration,
     ) -> Result<Option<Bytes>, PeerError> {
-        let released = self.call(url, within, Release(session, epoch)).await;
+        let released = self.call(peer, within, Release(session, epoch)).await;
         if released.is_err() {
             // It may have been given up all the same: what was not copied before is known to nobody.
             self.world.book.cut_off();

@@ -107,6 +107,11 @@ impl World {
         self.dice.lock().unwrap().random_range(0..end)
     }
 
+    /// Whether what a peer says now is not understood.
+    pub(crate) fn is_strange(&self) -> bool {
+        self.defect == Defect::StrangeWords && self.chance(5)
+    }
+
     pub(crate) fn chance(&self, percent: u64) -> bool {
         self.below(100) < percent
     }

@@ -3,7 +3,10 @@
 use std::time::Duration;
 
 use super::{eventually, good, node_entry, same};
-use crate::tables::{Announcement, NodeEntry, NodeState, Registry};
+use crate::{
+    tables::{Announcement, NodeEntry, NodeState, Registry},
+    versions::Versions,
+};
 
 /// Longer than any check takes.
 const LONG: Duration = Duration::from_secs(60);
@@ -18,18 +21,19 @@ pub(super) async fn are_fresh_then_refreshed(registry: &impl Registry) {
 
     entry.state = NodeState::Draining;
     entry.url = "https://other.example:1".to_owned();
+    entry.speaks = Versions { lowest: 2, highest: 3 };
     announce(registry, &entry, LONG, Announcement::Refreshed).await;
-    same(&nodes(registry).await, &vec![entry], "a refresh replaces state and URL");
+    same(&nodes(registry).await, &vec![entry], "a refresh replaces state, URL and versions");
 }
 
 pub(super) async fn are_listed_as_announced_and_in_order(registry: &impl Registry) {
-    let states = [NodeState::Ready, NodeState::Starting, NodeState::Draining];
+    let states = [NodeState::Ready, NodeState::Starting, NodeState::Draining, NodeState::Unknown];
     let longest = "n".repeat(64);
     let ids = ["b", "a-1", "Z_9", "a", "a.1", "0", "a10", "a9", &longest];
     let mut expected = Vec::new();
     for (index, id) in ids.into_iter().enumerate() {
         let url = format!("http://[::1]:90{index}/ \"%20\\ é?x=|1\n");
-        let entry = NodeEntry { state: states[index % 3], url, ..node_entry(id, 1) };
+        let entry = NodeEntry { state: states[index % 4], url, ..node_entry(id, 1) };
         announce(registry, &entry, LONG, Announcement::Fresh).await;
         expected.push(entry);
     }

@@ -12,7 +12,6 @@ use std::{fmt::Debug, time::Duration};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use serde::{Deserialize, Serialize};
 
 use crate::{
     error::RegistryError,
@@ -68,7 +67,7 @@ pub enum Recorded {
 }
 
 /// What a request that is in flight for a session has come to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Progress {
     /// Handed to the producer, or about to be: it may be in the log.
     Submitted,

@@ -5,6 +5,7 @@
 
 mod clusters;
 mod faults;
+mod formats;
 mod lossy;
 mod sentinels;
 mod server;

@@ -1,18 +1,28 @@
 //! What a node writes of a session for the one that may hold it next: requests in flight and
-//! frames, as bytes that carry the version of their format.
+//! frames.
 
 use std::time::Duration;
 
 use bytes::Bytes;
-use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use crate::{relay::session::InFlight, wire::ClientId};
+use crate::{peer::format as fields, relay::session::InFlight, wire::ClientId};
 
-/// The first byte of everything stored.
-const VERSION: u8 = 1;
+pub(in crate::relay) mod message;
+
+/// What is written for another node, as a message.
+pub(in crate::relay) trait Stored: Sized {
+    /// Its form.
+    type Message: prost::Message + Default;
+
+    /// What is written.
+    fn write(&self) -> Self::Message;
+
+    /// What was written; none where this version does not know what it means.
+    fn read(message: Self::Message) -> Option<Self>;
+}
 
 /// A request in flight, as its session's next holder has to know it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RequestDetail {
     /// The client's id.
     pub id: ClientId,
@@ -59,19 +69,14 @@ pub(in crate::relay) fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// Writes a detail or a frame.
-pub(in crate::relay) fn encode<T: Serialize>(value: &T) -> Bytes {
-    let bytes = postcard::to_extend(value, vec![VERSION]);
-    bytes.expect("plain data in memory can be encoded").into()
+/// Writes a detail, a frame, or what a former holder says.
+pub(in crate::relay) fn encode(value: &impl Stored) -> Bytes {
+    fields::encode(&value.write())
 }
 
-/// Reads a detail or a frame; none when it is of another version or damaged.
-pub(in crate::relay) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Option<T> {
-    let (&version, rest) = bytes.split_first()?;
-    if version != VERSION {
-        return None;
-    }
-    postcard::from_bytes(rest).ok()
+/// Reads it; none when it is damaged, or this version does not know what it means.
+pub(in crate::relay) fn decode<T: Stored>(bytes: &Bytes) -> Option<T> {
+    T::read(fields::decode(bytes).ok()?)
 }
 
 #[cfg(test)]

@@ -54,9 +54,9 @@ impl Greetings {
             let link = &self.link;
             let calls = due
                 .into_iter()
-                .map(async |NodeEntry { node, url, .. }| (node, link.greet(&url, PATIENCE).await));
+                .map(async |peer: NodeEntry| (link.greet(&peer, PATIENCE).await, peer.node));
             let answers: Vec<_> = stream::iter(calls).buffer_unordered(CALLS_MAX).collect().await;
-            for (node, answer) in answers {
+            for (answer, node) in answers {
                 if let Err(error) = &answer {
                     self.telemetry.forwarded(node.id.as_str(), "failed", 1);
                     tracing::debug!(peer = %node, %error, "it has not answered its first call");

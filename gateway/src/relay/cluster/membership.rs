@@ -17,7 +17,7 @@ use registry::{
 use tokio::{sync::Notify, time::Instant};
 
 use super::{health::RegistryHealth, tag::NodeTag};
-use crate::{relay::surroundings::Surroundings, tasks::locked, telemetry::Telemetry};
+use crate::{peer::spoken, relay::surroundings::Surroundings, tasks::locked, telemetry::Telemetry};
 
 /// How often a node refreshes its entry.
 const ANNOUNCE_INTERVAL: Duration = Duration::from_secs(2);
@@ -311,6 +311,7 @@ impl Membership {
             node: self.this.clone(),
             url: self.url.clone(),
             state: *locked(&self.state),
+            speaks: spoken(),
         };
         let started = Instant::now();
         let result = self.registry.announce(&entry, NODE_TTL).await;
@@ -351,7 +352,10 @@ mod tests {
     use registry::{MemoryRegistry, NodeTable};
 
     use super::*;
-    use crate::relay::bed::{self, Ground};
+    use crate::{
+        peer::SPOKEN,
+        relay::bed::{self, Ground},
+    };
 
     fn node(id: &str, incarnation: u64) -> NodeRef {
         NodeRef { id: NodeId::parse(id).unwrap(), incarnation }
@@ -373,7 +377,8 @@ mod tests {
         let registry = Arc::new(MemoryRegistry::new());
         for node in nodes {
             let url = "http://127.0.0.1:1".to_owned();
-            let entry = NodeEntry { node: node.clone(), url, state: NodeState::Ready };
+            let entry =
+                NodeEntry { node: node.clone(), url, state: NodeState::Ready, speaks: SPOKEN };
             registry.announce(&entry, NODE_TTL).await.unwrap();
         }
         let membership = member(nodes[0].clone(), registry);
@@ -407,7 +412,7 @@ mod tests {
         let (this, later) = (node("gw-1", 5), node("gw-1", 10_005));
         let registry = Arc::new(MemoryRegistry::new());
         let url = "http://127.0.0.1:1".to_owned();
-        let entry = NodeEntry { node: later, url, state: NodeState::Ready };
+        let entry = NodeEntry { node: later, url, state: NodeState::Ready, speaks: SPOKEN };
         registry.announce(&entry, NODE_TTL).await.unwrap();
         let membership = member(this, Arc::clone(&registry) as _);
         let run = async {

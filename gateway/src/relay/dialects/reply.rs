@@ -9,7 +9,7 @@ use registry::RequestId;
 use super::CORRELATION_ID;
 use crate::{
     bus::Incoming,
-    peer::{REPLY_BYTES_MAX, reply_bytes},
+    peer::{REPLY_BYTES_MAX, format::reply_bytes},
     wire::Reply,
 };
 

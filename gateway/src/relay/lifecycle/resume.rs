@@ -3,7 +3,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use registry::{Claim, Claimed, Holding, NodeRef, Registry, RegistryError, SessionId};
+use registry::{Claim, Claimed, Holding, NodeEntry, NodeRef, Registry, RegistryError, SessionId};
 use tokio::time::Instant;
 
 use super::{leaving::Leaving, snapshot::Answer};
@@ -66,7 +66,7 @@ pub enum Undecided {
 enum Former {
     /// It has answered.
     Answered(Answer),
-    /// It is dead, or does not answer: the copy has to do.
+    /// It is dead, or does not answer, or not in words of this version: the copy has to do.
     Gone,
 }
 
@@ -301,11 +301,15 @@ impl Resumption {
             let left = self.leaving.leave(id, holding.epoch).await;
             return left.map_or(Former::Gone, Former::Answered);
         }
-        let Some(url) = self.find(former).await else { return Former::Gone };
-        match self.link.release(&url, id, holding.epoch, RELEASE_TIMEOUT).await {
-            Ok(Some(answer)) => {
-                format::decode::<Answer>(&answer).map_or(Former::Gone, Former::Answered)
-            }
+        let Some(peer) = self.find(former).await else { return Former::Gone };
+        match self.link.release(&peer, id, holding.epoch, RELEASE_TIMEOUT).await {
+            Ok(Some(answer)) => format::decode(&answer).map_or_else(
+                || {
+                    tracing::warn!(session = %id, peer = %former, "handed over in unknown words");
+                    Former::Gone
+                },
+                Former::Answered,
+            ),
             // It has claimed the session and never heard that it had got it.
             Ok(None) => Former::Gone,
             Err(error) => {
@@ -315,12 +319,12 @@ impl Resumption {
         }
     }
 
-    async fn find(&self, node: &NodeRef) -> Option<String> {
+    async fn find(&self, node: &NodeRef) -> Option<NodeEntry> {
         if self.membership.find(node).is_none()
             && let Err(error) = self.membership.refresh().await
         {
             tracing::debug!(%error, "node table not read");
         }
-        self.membership.find(node).map(|entry| entry.url)
+        self.membership.find(node)
     }
 }

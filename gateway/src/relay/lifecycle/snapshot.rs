@@ -1,12 +1,13 @@
 //! A session's state on its way from one holder to the next.
 
 use registry::{Progress, RequestId};
-use serde::{Deserialize, Serialize};
 
 use crate::relay::{checkpoints::format::RequestDetail, session::Unparked};
 
+mod message;
+
 /// What a session's former holder hands over.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, PartialEq, Eq)]
 pub(super) struct Released {
     /// The number of the last frame.
     pub(super) seq: u64,
@@ -15,9 +16,8 @@ pub(super) struct Released {
     pub(super) state: Inherited,
 }
 
-/// What a holder says that is asked for a session. On the wire, so variants are only added at the
-/// end.
-#[derive(Debug, Serialize, Deserialize)]
+/// What a holder says that is asked for a session.
+#[derive(Debug, PartialEq, Eq)]
 pub(super) enum Answer {
     /// It has ended.
     Ended,
@@ -29,7 +29,7 @@ pub(super) enum Answer {
 }
 
 /// A session's state, wherever it came from.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, PartialEq, Eq)]
 pub(super) struct Inherited {
     /// What its client may lack.
     pub(super) frames: Vec<Unparked>,

@@ -319,6 +319,7 @@ fn stray(hold: OffsetGuard) -> ForeignReply {
         guide: Guide::default(),
         wants: None,
         is_early: false,
+        unread: 0,
     }
 }
 

@@ -126,7 +126,8 @@ impl Forwarding {
             let mut batch: Vec<Waiting> = waiting.extract_if(.., |w| w.next <= now).collect();
             for mut stray in self.inbox.take() {
                 let is_early = std::mem::take(&mut stray.is_early);
-                let item = Waiting { stray, next: now, pause: LOOKUP_PAUSE.0 };
+                let pause = LOOKUP_PAUSE.0 * (1 << stray.unread.min(8));
+                let item = Waiting { stray, next: now, pause: pause.min(LOOKUP_PAUSE.1) };
                 match is_early {
                     true => waiting.push(item.later()),
                     false => batch.push(item),

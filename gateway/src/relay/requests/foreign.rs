@@ -29,6 +29,9 @@ pub struct ForeignReply {
     pub wants: Option<Wants>,
     /// Whether its session was still on its way when it came there: it has to wait a little.
     pub is_early: bool,
+    /// How often in a row a peer has not said in words of this version what became of it: the more
+    /// often, the longer it waits.
+    pub unread: u8,
 }
 
 /// What a route says of a session's request.
@@ -90,8 +93,8 @@ impl LookupQueue {
     ) {
         let read_at = Instant::now();
         let guide = Guide::Registry { denied_by: None };
-        let (wants, is_early) = (None, false);
-        self.put([ForeignReply { request, reply, hold, read_at, guide, wants, is_early }]);
+        let (wants, is_early, unread) = (None, false, 0);
+        self.put([ForeignReply { request, reply, hold, read_at, guide, wants, is_early, unread }]);
     }
 
     /// The same for a frame, where it carries a reply. Whatever else a request ended with is said

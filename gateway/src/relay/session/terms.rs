@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use registry::RequestId;
-use serde::{Deserialize, Serialize};
 
 use super::token::Token;
 use crate::{
@@ -144,7 +143,7 @@ impl NextFrame {
 }
 
 /// A frame that the mailbox should have, or the session's next holder.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Unparked {
     /// Its number.
     pub seq: u64,

@@ -1,7 +1,9 @@
 //! The texts of a session as Redis holds them: the fields of its record, its requests, the frames
 //! of its mailbox. The file `lua/record.lua` lists them.
 //!
-//! Details and frames are at the end of their entries, as the bytes they are.
+//! Details and frames are at the end of their entries, as the bytes they are: what a later version
+//! wants to say of one is said in there, and of a session in a field of its own. Where a text may
+//! become longer, what is behind the known words is passed over.
 
 use std::{ops::RangeInclusive, time::Duration};
 
@@ -23,15 +25,22 @@ pub(in crate::redis) const NO_REQUEST: &str = "-";
 const NO_HOLDER: &str = "-";
 
 /// How the holder of a session is written.
-pub(in crate::redis) fn write_holder(node: Option<&NodeRef>) -> String {
-    node.map_or_else(|| NO_HOLDER.to_owned(), |node| format!("{} {}", node.incarnation, node.id))
+pub(in crate::redis) fn write_holder(node: Option<&NodeRef>) -> Vec<u8> {
+    let text = match node {
+        Some(node) => format!("{} {}", node.incarnation, node.id).into_bytes(),
+        None => NO_HOLDER.into(),
+    };
+    #[cfg(feature = "later")]
+    let text = crate::later::written("holder", text);
+    text
 }
 
 fn read_holder(bytes: &[u8]) -> Option<Option<NodeRef>> {
     if bytes == NO_HOLDER.as_bytes() {
         return Some(None);
     }
-    let (incarnation, id) = std::str::from_utf8(bytes).ok()?.split_once(' ')?;
+    let mut words = std::str::from_utf8(bytes).ok()?.split(' ');
+    let (incarnation, id) = (words.next()?, words.next()?);
     Some(Some(NodeRef { id: NodeId::parse(id).ok()?, incarnation: incarnation.parse().ok()? }))
 }
 
@@ -55,7 +64,7 @@ pub(in crate::redis) fn write_flags(reliable: bool, attached: bool) -> [u8; 2] {
 fn read_flags(bytes: &[u8]) -> Option<[bool; 2]> {
     let read = |byte: u8| (b'0'..=b'1').contains(&byte).then_some(byte == b'1');
     match bytes {
-        [reliable, attached] => Some([read(*reliable)?, read(*attached)?]),
+        [reliable, attached, ..] => Some([read(*reliable)?, read(*attached)?]),
         _ => None,
     }
 }
@@ -192,12 +201,13 @@ mod tests {
             let (number, holder) = (write_number(epoch), write_holder(node.as_ref()));
             let (flags, owner) = (write_flags(reliable, attached), write_user(user.as_deref()));
             let flags_text = std::str::from_utf8(&flags).unwrap();
-            let packed = format!("{number} {flags_text} {holder}");
+            let holder_text = std::str::from_utf8(&holder).unwrap();
+            let packed = format!("{number} {flags_text} {holder_text}");
             let generation = None;
             let expected =
                 SessionEntry { epoch, node, user, reliable, attached, overflowed, generation };
             let of_fields = read_entry(
-                number.as_bytes(), &flags, holder.as_bytes(), owner.as_bytes(), overflowed,
+                number.as_bytes(), &flags, &holder, owner.as_bytes(), overflowed,
             );
             prop_assert_eq!(of_fields.as_ref(), Some(&expected));
             let former = read_former(packed.as_bytes(), owner.as_bytes(), overflowed);
@@ -241,6 +251,18 @@ mod tests {
             let _: Option<HeldRequest> = read_request(&bytes, bytes.clone(), 0);
             let _: Option<(u64, ParkedFrame)> = read_parked(bytes);
         }
+    }
+
+    #[test]
+    fn what_is_behind_the_known_words_is_passed_over() {
+        let entry = |flags: &[u8], holder: &[u8]| {
+            read_entry(b"00000000000000000001", flags, holder, b"", false)
+        };
+        let known = entry(b"10", b"7 gw-1");
+        assert!(known.is_some());
+        assert_eq!(entry(b"101x", b"7 gw-1 zone=a \xc3\xa9"), known);
+        let former = read_former(b"00000000000000000001 101x 7 gw-1 zone=a", b"", false);
+        assert_eq!(former, known);
     }
 
     #[test]

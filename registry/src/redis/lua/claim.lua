@@ -12,10 +12,11 @@ local record, requests, mailbox = KEYS[1], KEYS[2], KEYS[3]
 local life_ms, call, token, user = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 local held = redis.call('HMGET', record, 'e', 'n', 'u', 'f', 't', 'p', 'c', 'd', 'o', 'g')
 local epoch, node, holder, flags = held[1], held[2], held[3], held[4]
--- What record.lua cannot have written is no session.
+-- What record.lua cannot have written is no session; a later one may have written more behind the
+-- words that are known.
 if not epoch or #epoch ~= 20 or not string.match(epoch, '^%d+$') or not holder
-  or not node or not (node == '-' or string.match(node, '^%d+ [%w._-]+$'))
-  or not flags or not string.match(flags, '^[01][01]$') then
+  or not node or not (node == '-' or string.match(node .. ' ', '^%d+ [%w._-]+ '))
+  or not flags or not string.match(flags, '^[01][01]') then
   return 'refused'
 end
 

@@ -12,6 +12,8 @@
 --              first frame
 --           o  1 once the mailbox has outgrown its limits; absent until then
 --           g  the generation in which the backup was written, or empty
+--         Fields that are not among these are another version's, and stay as they are. What it
+--         writes behind the digits of f (no spaces) and the words of n is passed over.
 -- KEYS[2] its requests, a hash: request id -> letter of its progress (s, r, e), when it was written in
 --         milliseconds of this server's clock (16 digits), detail
 -- KEYS[3] its mailbox, a sorted set whose scores are all 0: "<number, 20 digits> <index, 16 digits>

@@ -79,7 +79,7 @@ impl Resumption {
         if self.registry.find_sessions(&[id]).await?.iter().any(Option::is_some) {
             return Ok(false);
         }
-        let answer = self.link.release(&entry.url, id, NO_EPOCH, RELEASE_TIMEOUT).await;
+        let answer = self.link.release(&entry, id, NO_EPOCH, RELEASE_TIMEOUT).await;
         let answer = answer.ok().flatten();
         let answer = answer.and_then(|answer| format::decode::<Answer>(&answer));
         Ok(matches!(answer, Some(Answer::Later)))

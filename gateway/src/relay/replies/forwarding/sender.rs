@@ -3,28 +3,41 @@
 
 use std::{
     collections::VecDeque,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
 use registry::{NodeEntry, NodeRef, RequestId, SessionId};
 use tokio::{sync::Notify, time::Instant};
 
-use super::senders::PeerSenders;
 use crate::{
-    peer::{BATCH_BYTES_MAX, BATCH_RECORDS_MAX, Delivery, PeerError, Verdict, delivery_bytes},
+    peer::{
+        BATCH_BYTES_MAX, BATCH_RECORDS_MAX, Delivery, PeerError, PeerLink, Verdict,
+        format::delivery_bytes,
+    },
     relay::{
+        cluster::Membership,
         offsets::OffsetGuard,
-        requests::foreign::{ForeignReply, Guide, Wants},
+        requests::foreign::{ForeignReply, Guide, LookupQueue, Wants},
+        services::Services,
     },
     tasks::locked,
-    telemetry::Way,
+    telemetry::{Telemetry, Way},
 };
 
 /// How long a peer may take for a batch.
 const PEER_TIMEOUT: Duration = Duration::from_secs(2);
 /// First and last pause between two attempts to deliver a batch.
 const PEER_PAUSE: (Duration, Duration) = (Duration::from_millis(20), Duration::from_millis(160));
+/// How long a peer is left alone that cannot be talked to at all: as long as it takes at least until
+/// another one may be there in its place.
+const HOPELESS_PAUSE: Duration = Duration::from_secs(2);
+/// How often in a row a peer may say in words that are not known what has become of a reply: some
+/// seconds long. Then it counts as not there.
+const UNREAD_MAX: u8 = 32;
 /// How often a peer is asked what has become of what it has kept.
 const SETTLE_INTERVAL: Duration = Duration::from_millis(200);
 /// Questions in one call.
@@ -76,6 +89,7 @@ struct Kept {
     read_at: Instant,
     guide: Guide,
     wants: Option<Wants>,
+    unread: u8,
 }
 
 /// Strays that the peer has, and that nobody else would have if it died now. Each comes back here
@@ -85,20 +99,37 @@ struct Unacknowledged {
     ask_at: Instant,
 }
 
+/// What all senders work with.
+#[derive(Debug)]
+pub(super) struct Means {
+    pub(super) membership: Arc<Membership>,
+    pub(super) link: Arc<dyn PeerLink>,
+    pub(super) inbox: Arc<LookupQueue>,
+    pub(super) services: Arc<Services>,
+    pub(super) telemetry: Arc<Telemetry>,
+}
+
 /// The one ordered stream of batches to one run of one peer.
 pub(super) struct PeerSender {
-    pub(super) node: NodeRef,
-    pub(super) queue: Arc<PeerQueue>,
-    pub(super) lines: Arc<PeerSenders>,
+    node: NodeRef,
+    queue: Arc<PeerQueue>,
+    means: Arc<Means>,
+    /// The log has said that the peer speaks in words that are not known.
+    is_said: AtomicBool,
 }
 
 impl PeerSender {
+    /// One that has sent nothing yet.
+    pub(super) fn new(node: NodeRef, queue: Arc<PeerQueue>, means: Arc<Means>) -> Self {
+        Self { node, queue, means, is_said: AtomicBool::new(false) }
+    }
+
     /// Forwards until the peer is dead.
     pub(super) async fn run(&self) {
         let mut entrusted = Unacknowledged { strays: Vec::new(), ask_at: Instant::now() };
         let left = self.work(&mut entrusted).await;
-        self.lines.inbox.put(entrusted.strays.into_iter().map(|(stray, _)| stray));
-        self.lines.inbox.put(left);
+        self.means.inbox.put(entrusted.strays.into_iter().map(|(stray, _)| stray));
+        self.means.inbox.put(left);
     }
 
     async fn work(&self, entrusted: &mut Unacknowledged) -> Vec<ForeignReply> {
@@ -140,17 +171,23 @@ impl PeerSender {
     ) -> Result<Vec<(ForeignReply, SessionId)>, Vec<ForeignReply>> {
         let (batch, kept): (Vec<Delivery>, Vec<Kept>) = strays.into_iter().map(part).unzip();
         let mut pause = PEER_PAUSE.0;
-        while let Some(NodeEntry { url, .. }) = self.peer() {
+        while let Some(peer) = self.peer() {
             if pause > PEER_PAUSE.1 {
                 self.look_up_again(batch.into_iter().zip(kept).map(join));
                 return Ok(Vec::new());
             }
-            match self.lines.link.deliver(&url, &batch, PEER_TIMEOUT).await {
+            match self.means.link.deliver(&peer, &batch, PEER_TIMEOUT).await {
                 Ok(verdicts) => {
                     let answered = batch.into_iter().zip(kept).map(join).zip(verdicts);
                     return Ok(self.settle(answered, false));
                 }
-                Err(error) => self.failed(&error),
+                Err(error) => {
+                    self.failed(&error);
+                    if !error.may_pass() {
+                        self.leave_alone(batch.into_iter().zip(kept).map(join)).await;
+                        return Ok(Vec::new());
+                    }
+                }
             }
             tokio::time::sleep(pause).await;
             pause *= 2;
@@ -158,14 +195,22 @@ impl PeerSender {
         Err(batch.into_iter().zip(kept).map(join).collect())
     }
 
+    /// The peer cannot be talked to: what is for it waits, and then all of it is looked up again, since
+    /// some of it may be somebody else's by then.
+    async fn leave_alone(&self, strays: impl Iterator<Item = ForeignReply>) {
+        let strays: Vec<ForeignReply> = strays.collect();
+        tokio::time::sleep(HOPELESS_PAUSE).await;
+        self.look_up_again(strays.into_iter().chain(self.queue.take()));
+    }
+
     /// Asks what has become of what the peer has kept; an error when the peer is dead.
     async fn ask(&self, entrusted: &mut Unacknowledged) -> Result<(), ()> {
-        let NodeEntry { url, .. } = self.peer().ok_or(())?;
+        let peer = self.peer().ok_or(())?;
         let asked = entrusted.strays.len().min(SETTLE_MAX);
         let of_asked = entrusted.strays[..asked].iter();
         let questions: Vec<(RequestId, SessionId)> =
             of_asked.map(|(stray, session)| (stray.request, *session)).collect();
-        match self.lines.link.settle(&url, &questions, PEER_TIMEOUT).await {
+        match self.means.link.settle(&peer, &questions, PEER_TIMEOUT).await {
             Ok(verdicts) => {
                 let rest = entrusted.strays.split_off(asked);
                 let asked = std::mem::replace(&mut entrusted.strays, rest);
@@ -183,12 +228,12 @@ impl PeerSender {
     }
 
     fn look_up_again(&self, strays: impl Iterator<Item = ForeignReply>) {
-        self.lines.inbox.put(strays.map(|stray| ForeignReply { is_early: true, ..stray }));
+        self.means.inbox.put(strays.map(|stray| ForeignReply { is_early: true, ..stray }));
     }
 
     /// The peer, while it lives.
     fn peer(&self) -> Option<NodeEntry> {
-        self.lines.membership.find(&self.node)
+        self.means.membership.find(&self.node)
     }
 
     /// Does with each stray what the peer has said of it; those that it has kept come back.
@@ -197,7 +242,7 @@ impl PeerSender {
         answered: impl Iterator<Item = (ForeignReply, Verdict)>,
         was_kept: bool,
     ) -> Vec<(ForeignReply, SessionId)> {
-        let (mut delivered, mut unknown) = (0, 0);
+        let (mut delivered, mut unknown, mut unread) = (0, 0, 0);
         let (mut kept, mut again) = (Vec::new(), Vec::new());
         for (mut stray, verdict) in answered {
             tracing::trace!(request = %stray.request, peer = %self.node, ?verdict, "peer answered");
@@ -207,13 +252,11 @@ impl PeerSender {
                     stray.done();
                 }
                 Verdict::Kept(session) => kept.push((stray, session)),
-                Verdict::Later => {
-                    stray.is_early = true;
-                    // Not a denial: for the same epoch the holder is to be asked again.
-                    if let Some(wants) = &mut stray.wants {
-                        wants.epoch = None;
-                    }
-                    again.push(stray);
+                Verdict::Later => again.push(early(stray)),
+                Verdict::Unread if stray.unread < UNREAD_MAX => {
+                    unread += 1;
+                    stray.unread += 1;
+                    again.push(early(stray));
                 }
                 Verdict::Over if was_kept => {
                     delivered += 1;
@@ -221,55 +264,63 @@ impl PeerSender {
                 }
                 Verdict::Over => {
                     unknown += 1;
-                    self.lines.services.reply_went(Way::Unrouted);
+                    self.means.services.reply_went(Way::Unrouted);
                     stray.done();
                 }
-                Verdict::Unknown => {
+                Verdict::Unknown | Verdict::Unread => {
                     unknown += 1;
+                    stray.unread = 0;
                     // Of a session's the registry knows where it is now; the same node twice is
                     // final.
                     if stray.guide == Guide::Mark || stray.wants.is_some() {
                         stray.guide = Guide::Registry { denied_by: Some(self.node.clone()) };
                         again.push(stray);
                     } else {
-                        self.lines.services.reply_went(Way::Unrouted);
+                        self.means.services.reply_went(Way::Unrouted);
                         stray.done();
                     }
                 }
             }
         }
-        let (peer, telemetry) = (self.node.id.as_str(), &self.lines.telemetry);
+        let (peer, telemetry) = (self.node.id.as_str(), &self.means.telemetry);
         telemetry.forwarded(peer, "delivered", delivered);
         telemetry.forwarded(peer, "unknown", unknown);
-        self.lines.inbox.put(again);
+        telemetry.forwarded(peer, "failed", unread);
+        if unread > 0 && !self.is_said.swap(true, Ordering::Relaxed) {
+            tracing::warn!(peer = %self.node, "the peer answers in words of another version");
+        }
+        self.means.inbox.put(again);
         kept
     }
 
     fn failed(&self, error: &PeerError) {
-        self.lines.telemetry.forwarded(self.node.id.as_str(), "failed", 1);
+        self.means.telemetry.forwarded(self.node.id.as_str(), "failed", 1);
         tracing::debug!(peer = %self.node, %error, "batch not delivered");
     }
 }
 
-impl Drop for PeerSender {
-    /// However the line ends, also by a panic, what still waits for it is not forgotten.
-    fn drop(&mut self) {
-        self.lines.ended(&self.node);
+/// It waits a little before it is looked up. Not a denial: for the same epoch the holder is to be asked
+/// again.
+fn early(mut stray: ForeignReply) -> ForeignReply {
+    stray.is_early = true;
+    if let Some(wants) = &mut stray.wants {
+        wants.epoch = None;
     }
+    stray
 }
 
 fn part(stray: ForeignReply) -> (Delivery, Kept) {
-    let ForeignReply { request, reply, hold, read_at, guide, wants, .. } = stray;
+    let ForeignReply { request, reply, hold, read_at, guide, wants, unread, .. } = stray;
     let session = wants.as_ref().map(|wants| wants.session);
     let held_us = held_us(read_at);
-    (Delivery { request, session, held_us, reply }, Kept { hold, read_at, guide, wants })
+    (Delivery { request, session, held_us, reply }, Kept { hold, read_at, guide, wants, unread })
 }
 
 fn join((delivery, kept): (Delivery, Kept)) -> ForeignReply {
     let Delivery { request, reply, .. } = delivery;
-    let Kept { hold, read_at, guide, wants } = kept;
+    let Kept { hold, read_at, guide, wants, unread } = kept;
     let is_early = false;
-    ForeignReply { request, reply, hold, read_at, guide, wants, is_early }
+    ForeignReply { request, reply, hold, read_at, guide, wants, is_early, unread }
 }
 
 fn held_us(read_at: Instant) -> u64 {
@@ -281,7 +332,7 @@ mod tests {
     use bytes::Bytes;
 
     use super::*;
-    use crate::wire::Reply;
+    use crate::{peer::format::write_deliveries, wire::Reply};
 
     fn stray(headers: Vec<(Box<str>, Bytes)>) -> ForeignReply {
         ForeignReply {
@@ -292,16 +343,24 @@ mod tests {
             guide: Guide::Mark,
             wants: None,
             is_early: false,
+            unread: 0,
         }
     }
 
-    /// How many strays go with each batch.
+    /// How many strays go with each batch, none of which is larger than batches are, but where one
+    /// stray is.
     fn batches(strays: usize, headers: &[(Box<str>, Bytes)]) -> Vec<usize> {
         let queue = PeerQueue::default();
         for _ in 0..strays {
             assert!(queue.push(stray(headers.to_vec())).is_none());
         }
-        let batches = std::iter::repeat_with(|| queue.next_batch().len());
+        let batches = std::iter::repeat_with(|| {
+            let (batch, _): (Vec<Delivery>, Vec<Kept>) =
+                queue.next_batch().into_iter().map(part).unzip();
+            let bytes = write_deliveries(&batch).len();
+            assert!(batch.len() == 1 || bytes <= BATCH_BYTES_MAX, "{bytes} bytes");
+            batch.len()
+        });
         batches.take_while(|length| *length > 0).collect()
     }
 
@@ -310,11 +369,14 @@ mod tests {
         let large = [("x".into(), Bytes::from(vec![b'1'; BATCH_BYTES_MAX / 2]))];
         assert_eq!(batches(3, &large), [1, 1, 1]);
         // Each header has its own lengths beside its bytes.
-        let many = vec![("x".into(), Bytes::from_static(b"1")); BATCH_BYTES_MAX / 24];
+        let many = vec![("x".into(), Bytes::from_static(b"1")); BATCH_BYTES_MAX / 12];
         assert_eq!(batches(4, &many), [1, 1, 1, 1]);
         // One that is larger than a batch goes alone, and those that are small go together.
         let larger = [("x".into(), Bytes::from(vec![b'1'; 2 * BATCH_BYTES_MAX]))];
         assert_eq!(batches(2, &larger), [1, 1]);
         assert_eq!(batches(3, &[]), [3]);
+        // As many as fit, and not one more.
+        let tenth = [("x".into(), Bytes::from(vec![b'1'; BATCH_BYTES_MAX / 10]))];
+        assert_eq!(batches(20, &tenth), [9, 9, 2]);
     }
 }

@@ -7,9 +7,8 @@ use std::{
 
 use registry::NodeRef;
 
-use super::sender::{PeerQueue, PeerSender};
+use super::sender::{Means, PeerQueue, PeerSender};
 use crate::{
-    peer::PeerLink,
     relay::{
         cluster::Membership,
         requests::foreign::{ForeignReply, LookupQueue},
@@ -17,19 +16,20 @@ use crate::{
         surroundings::Surroundings,
     },
     tasks::{Tasks, locked},
-    telemetry::Telemetry,
 };
 
-/// What all lines share, and their queues.
+/// All lines, by their peers.
 #[derive(Debug)]
 pub(super) struct PeerSenders {
-    pub(super) membership: Arc<Membership>,
-    pub(super) link: Arc<dyn PeerLink>,
-    pub(super) inbox: Arc<LookupQueue>,
-    pub(super) services: Arc<Services>,
-    pub(super) telemetry: Arc<Telemetry>,
+    means: Arc<Means>,
     tasks: Tasks,
     queues: Mutex<HashMap<NodeRef, Arc<PeerQueue>>>,
+}
+
+/// However a line ends, also by a panic, what still waits for it is not forgotten.
+struct Ending {
+    lines: Arc<PeerSenders>,
+    node: NodeRef,
 }
 
 impl PeerSenders {
@@ -40,15 +40,14 @@ impl PeerSenders {
         membership: &Arc<Membership>,
         inbox: &Arc<LookupQueue>,
     ) -> Self {
-        Self {
+        let means = Arc::new(Means {
             membership: Arc::clone(membership),
             link: Arc::clone(&around.link),
             inbox: Arc::clone(inbox),
             services: Arc::clone(services),
             telemetry: Arc::clone(&around.telemetry),
-            tasks: around.tasks.clone(),
-            queues: Mutex::default(),
-        }
+        });
+        Self { means, tasks: around.tasks.clone(), queues: Mutex::default() }
     }
 
     /// Queues a stray for a peer, or hands it back when that peer's queue is full.
@@ -68,27 +67,34 @@ impl PeerSenders {
         if let Some(queue) = started {
             self.start(node.clone(), queue);
         }
-        refused.inspect(|_| self.telemetry.limit_hit("peer_queue"))
+        refused.inspect(|_| self.means.telemetry.limit_hit("peer_queue"))
     }
 
     /// A line has ended. What it has left goes back; what comes later starts another one.
-    pub(super) fn ended(&self, node: &NodeRef) {
+    fn ended(&self, node: &NodeRef) {
         let queue = locked(&self.queues).remove(node);
         if let Some(queue) = queue {
-            self.inbox.put(queue.take());
+            self.means.inbox.put(queue.take());
         }
     }
 
     fn start(self: &Arc<Self>, node: NodeRef, queue: Arc<PeerQueue>) {
-        let lines = Arc::clone(self);
+        let ending = Ending { lines: Arc::clone(self), node: node.clone() };
+        let line = PeerSender::new(node, queue, Arc::clone(&self.means));
         let stop = self.tasks.stop().clone();
         self.tasks.short_lived(async move {
-            let line = PeerSender { node, queue, lines };
+            let _ending = ending;
             tokio::select! {
                 biased;
                 () = stop.cancelled() => {}
                 () = line.run() => {}
             }
         });
+    }
+}
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        self.lines.ended(&self.node);
     }
 }

@@ -2,17 +2,22 @@
 
 use std::{
     collections::{HashMap, HashSet},
-    sync::Mutex,
+    sync::{
+        Mutex,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
 };
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use registry::{MemoryRegistry, NodeEntry, NodeId, NodeState, NodeTable, RequestTable, SessionId};
+use registry::{
+    MemoryRegistry, NodeEntry, NodeId, NodeState, NodeTable, RequestTable, SessionId, Versions,
+};
 use tokio_util::sync::CancellationToken;
 
 use super::*;
 use crate::{
-    peer::{Delivery, PeerError, PeerLink, Verdict},
+    peer::{Delivery, PeerError, PeerLink, SPOKEN, Verdict},
     relay::{
         Relay,
         bed::{self, Ground},
@@ -33,30 +38,44 @@ struct Peers {
     waiting: Mutex<HashMap<String, HashSet<RequestId>>>,
     /// Who was asked for what, in order.
     asked: Mutex<Vec<(String, RequestId)>>,
+    /// How many calls were to be made.
+    calls: AtomicUsize,
+    /// Whether they speak as no version that is known.
+    strange: AtomicBool,
 }
 
 #[async_trait]
 impl PeerLink for Peers {
     async fn deliver(
         &self,
-        url: &str,
+        peer: &NodeEntry,
         batch: &[Delivery],
         _: Duration,
     ) -> Result<Vec<Verdict>, PeerError> {
+        let url = &peer.url;
+        self.calls.fetch_add(1, Ordering::Relaxed);
+        if !peer.speaks.meet(SPOKEN) {
+            return Err(PeerError::Incompatible { ours: SPOKEN, theirs: peer.speaks });
+        }
         let mut waiting = locked(&self.waiting);
         let unreachable = || PeerError::Unreachable("silent".to_owned());
         let there = waiting.get_mut(url).ok_or_else(unreachable)?;
         let verdict = |delivery: &Delivery| {
             locked(&self.asked).push((url.to_owned(), delivery.request));
             let found = there.remove(&delivery.request);
-            if found { Verdict::Delivered } else { Verdict::Unknown }
+            match self.strange.load(Ordering::Relaxed) {
+                // It does what it is asked to, and says so in words that nobody knows.
+                true => Verdict::Unread,
+                false if found => Verdict::Delivered,
+                false => Verdict::Unknown,
+            }
         };
         Ok(batch.iter().map(verdict).collect())
     }
 
     async fn settle(
         &self,
-        _: &str,
+        _: &NodeEntry,
         kept: &[(RequestId, SessionId)],
         _: Duration,
     ) -> Result<Vec<Verdict>, PeerError> {
@@ -65,7 +84,7 @@ impl PeerLink for Peers {
 
     async fn release(
         &self,
-        _: &str,
+        _: &NodeEntry,
         _: SessionId,
         _: u64,
         _: Duration,
@@ -105,8 +124,13 @@ impl Bed {
 
     /// A live node; it answers once something waits there.
     async fn join(&self, node: &NodeRef) {
-        let url = url(node.id.as_str());
-        let entry = NodeEntry { node: node.clone(), url, state: NodeState::Ready };
+        self.join_as(node, SPOKEN).await;
+    }
+
+    /// The same, which speaks these versions.
+    async fn join_as(&self, node: &NodeRef, speaks: Versions) {
+        let (node, url) = (node.clone(), url(node.id.as_str()));
+        let entry = NodeEntry { node, url, state: NodeState::Ready, speaks };
         self.registry.announce(&entry, TTL).await.unwrap();
         self.relay.membership.refresh().await.unwrap();
     }
@@ -133,8 +157,8 @@ impl Bed {
         let reply = Reply { status: None, headers: Vec::new(), payload: Bytes::new() };
         let hold = self.window.hold(self.read, Record::new(request, reply.clone()));
         let (read_at, guide, hold) = (Instant::now(), Guide::default(), Some(hold));
-        let (wants, is_early) = (None, false);
-        let stray = ForeignReply { request, reply, hold, read_at, guide, wants, is_early };
+        let (wants, is_early, unread) = (None, false, 0);
+        let stray = ForeignReply { request, reply, hold, read_at, guide, wants, is_early, unread };
         self.relay.forwarding.take(stray);
         self.read += 1;
     }
@@ -314,6 +338,61 @@ async fn an_id_of_a_clock_that_is_behind_is_as_young_as_any() {
     bed.route(request, &peer).await;
     bed.all_done().await;
     assert_eq!((bed.forwards("gw-2", "delivered"), bed.unrouted()), (1, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_peer_that_is_not_understood_is_asked_again_and_not_for_ever() {
+    let mut bed = Bed::new().await;
+    let peer = node("gw-2", 1);
+    bed.join(&peer).await;
+    let (understood, never) = (chosen_by(&peer), chosen_by(&peer));
+    bed.answers(&peer, &[understood, never]);
+    bed.peers.strange.store(true, Ordering::Relaxed);
+    bed.route(understood, &peer).await;
+    bed.read(understood);
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert_eq!(bed.window.mark(), Some(0), "it is not known to be delivered");
+    assert!(bed.asked().len() < 20, "{} times", bed.asked().len());
+    // It took it the first time, so it does not know of it any more.
+    bed.peers.strange.store(false, Ordering::Relaxed);
+    bed.all_done().await;
+    assert_eq!(bed.forwards("gw-2", "unknown"), 1);
+
+    bed.peers.strange.store(true, Ordering::Relaxed);
+    bed.route(never, &peer).await;
+    bed.read(never);
+    for _ in 0..4 {
+        bed.join(&peer).await;
+        tokio::time::sleep(TTL / 2).await;
+    }
+    bed.all_done().await;
+    assert!(bed.asked().len() < 100, "{} times", bed.asked().len());
+    assert_eq!(bed.forwards("gw-2", "unknown"), 2, "it counts as denied in the end");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_for_a_peer_of_another_version_waits_and_is_not_circled() {
+    let mut bed = Bed::new().await;
+    let (peer, far) = (node("gw-2", 1), Versions { lowest: 7, highest: 7 });
+    bed.join_as(&peer, far).await;
+    let requests: Vec<RequestId> = (0..600).map(|_| chosen_by(&peer)).collect();
+    bed.answers(&peer, &requests);
+    for &request in &requests {
+        bed.route(request, &peer).await;
+        bed.read(request);
+    }
+    for _ in 0..10 {
+        bed.join_as(&peer, far).await;
+        tokio::time::sleep(Duration::from_secs(2)).await;
+    }
+    let calls = bed.peers.calls.load(Ordering::Relaxed);
+    assert!((5..=11).contains(&calls), "{calls} times in 20 s");
+    assert!(bed.lookups() <= 24, "{} look-ups in 20 s", bed.lookups());
+    assert_eq!((bed.asked().len(), bed.window.mark()), (0, Some(0)));
+    // It is replaced by one that can be talked to.
+    bed.join(&peer).await;
+    bed.all_done().await;
+    assert_eq!(bed.forwards("gw-2", "delivered"), 600);
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,0 +1,226 @@
+//! How nodes write what they say to each other: messages of numbered fields, in protobuf encoding.
+//!
+//! Owns the numbers, and the only conversions between messages and what they mean. A field that is not
+//! known is passed over, and one that is not there has its default, so two successive versions
+//! understand each other. A number is never given another meaning, nor another type, and a field is
+//! never left out that an earlier version needs. CONTRIBUTING.md says how to change anything here,
+//! and the files under `tests/formats` show it.
+
+use bytes::Bytes;
+use prost::{Message, length_delimiter_len};
+use registry::{RequestId, SessionId};
+
+use super::{Delivery, Verdict};
+use crate::wire;
+
+mod parts;
+
+pub use parts::reply_bytes;
+pub(crate) use parts::{Id, Reply};
+
+/// What a peer is asked. One list is filled; a question of a later version is in a list of its own,
+/// and those who do not know it answer with no verdict.
+#[derive(Clone, PartialEq, Message)]
+struct Call {
+    #[prost(message, repeated, tag = "1")]
+    deliveries: Vec<DeliveryPart>,
+    #[prost(message, repeated, tag = "2")]
+    settlements: Vec<Settlement>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct DeliveryPart {
+    #[prost(message, optional, tag = "1")]
+    request: Option<Id>,
+    #[prost(message, optional, tag = "2")]
+    session: Option<Id>,
+    #[prost(uint64, tag = "3")]
+    held_us: u64,
+    #[prost(message, optional, tag = "4")]
+    reply: Option<Reply>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct Settlement {
+    #[prost(message, optional, tag = "1")]
+    request: Option<Id>,
+    #[prost(message, optional, tag = "2")]
+    session: Option<Id>,
+}
+
+/// What a peer answers: a verdict on each thing in the call, or why it cannot read that.
+#[derive(Clone, PartialEq, Message)]
+struct Answer {
+    #[prost(message, repeated, tag = "1")]
+    verdicts: Vec<VerdictPart>,
+    #[prost(string, tag = "2")]
+    trouble: String,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct VerdictPart {
+    #[prost(enumeration = "VerdictKind", tag = "1")]
+    kind: i32,
+    /// Who keeps it.
+    #[prost(message, optional, tag = "2")]
+    session: Option<Id>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, prost::Enumeration)]
+enum VerdictKind {
+    Unspecified = 0,
+    Delivered = 1,
+    Kept = 2,
+    Later = 3,
+    Over = 4,
+    Unknown = 5,
+}
+
+/// A node that has claimed a session asks its former holder for it.
+#[derive(Clone, PartialEq, Message)]
+struct Release {
+    #[prost(uint64, tag = "1")]
+    epoch: u64,
+}
+
+/// What a peer asks, as it is read.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Asked {
+    /// Replies to be delivered, in this order.
+    pub deliveries: Vec<Delivery>,
+    /// Replies that were kept: what has become of them?
+    pub settlements: Vec<(RequestId, SessionId)>,
+}
+
+/// Writes a message.
+pub(crate) fn encode<M: Message>(message: &M) -> Bytes {
+    let bytes = message.encode_to_vec();
+    #[cfg(feature = "later")]
+    let bytes = registry::later::written(std::any::type_name::<M>(), bytes);
+    bytes.into()
+}
+
+/// Reads a message, whose bytes it shares.
+///
+/// # Errors
+/// What is wrong with the bytes.
+pub(crate) fn decode<M: Message + Default>(bytes: &Bytes) -> Result<M, String> {
+    M::decode(bytes.clone()).map_err(|error| error.to_string())
+}
+
+/// Writes a call to deliver replies.
+pub fn write_deliveries(batch: &[Delivery]) -> Bytes {
+    let part = |delivery: &Delivery| DeliveryPart {
+        request: Some(delivery.request.into()),
+        session: delivery.session.map(Id::from),
+        held_us: delivery.held_us,
+        reply: Some(Reply::from(&delivery.reply)),
+    };
+    encode(&Call { deliveries: batch.iter().map(part).collect(), settlements: Vec::new() })
+}
+
+/// Writes a question of what has become of replies.
+pub fn write_settlements(kept: &[(RequestId, SessionId)]) -> Bytes {
+    let part = |&(request, session): &(RequestId, SessionId)| Settlement {
+        request: Some(request.into()),
+        session: Some(session.into()),
+    };
+    encode(&Call { deliveries: Vec::new(), settlements: kept.iter().map(part).collect() })
+}
+
+/// Reads a call. What says of no request that it is for it is for one that nobody waits for.
+///
+/// # Errors
+/// What is wrong with the bytes.
+pub fn read_call(bytes: &Bytes) -> Result<Asked, String> {
+    let Call { deliveries, settlements } = decode(bytes)?;
+    let delivery = |part: DeliveryPart| Delivery {
+        request: part.request.unwrap_or_default().into(),
+        session: part.session.map(SessionId::from),
+        held_us: part.held_us,
+        reply: part.reply.unwrap_or_default().into(),
+    };
+    let settlement = |part: Settlement| {
+        (part.request.unwrap_or_default().into(), part.session.unwrap_or_default().into())
+    };
+    Ok(Asked {
+        deliveries: deliveries.into_iter().map(delivery).collect(),
+        settlements: settlements.into_iter().map(settlement).collect(),
+    })
+}
+
+/// Writes the verdicts on what is in a call.
+pub fn write_verdicts(verdicts: impl IntoIterator<Item = Verdict>) -> Bytes {
+    let part = |verdict| {
+        let (kind, session) = match verdict {
+            Verdict::Delivered => (VerdictKind::Delivered, None),
+            Verdict::Kept(session) => (VerdictKind::Kept, Some(session.into())),
+            Verdict::Later => (VerdictKind::Later, None),
+            Verdict::Over => (VerdictKind::Over, None),
+            Verdict::Unknown => (VerdictKind::Unknown, None),
+            Verdict::Unread => (VerdictKind::Unspecified, None),
+        };
+        VerdictPart { kind: kind.into(), session }
+    };
+    let verdicts = verdicts.into_iter().map(part).collect();
+    encode(&Answer { verdicts, trouble: String::new() })
+}
+
+/// Writes that a call cannot be read.
+pub fn write_trouble(trouble: String) -> Bytes {
+    encode(&Answer { verdicts: Vec::new(), trouble })
+}
+
+/// Reads the verdicts on `count` things. Those that are missing count as not read.
+///
+/// # Errors
+/// What is wrong with the bytes, or was with those of the call.
+pub fn read_verdicts(bytes: &Bytes, count: usize) -> Result<Vec<Verdict>, String> {
+    let Answer { verdicts, trouble } = decode(bytes)?;
+    if !trouble.is_empty() {
+        return Err(trouble);
+    }
+    let verdict = |part: VerdictPart| match (VerdictKind::try_from(part.kind), part.session) {
+        (Ok(VerdictKind::Delivered), _) => Verdict::Delivered,
+        (Ok(VerdictKind::Kept), Some(session)) => Verdict::Kept(session.into()),
+        (Ok(VerdictKind::Later), _) => Verdict::Later,
+        (Ok(VerdictKind::Over), _) => Verdict::Over,
+        (Ok(VerdictKind::Unknown), _) => Verdict::Unknown,
+        (Ok(VerdictKind::Kept | VerdictKind::Unspecified) | Err(_), _) => Verdict::Unread,
+    };
+    let mut verdicts: Vec<Verdict> = verdicts.into_iter().map(verdict).collect();
+    verdicts.resize(count, Verdict::Unread);
+    Ok(verdicts)
+}
+
+/// Writes a call to hand a session over.
+pub fn write_release(epoch: u64) -> Bytes {
+    encode(&Release { epoch })
+}
+
+/// Reads for which epoch a session is to be handed over.
+///
+/// # Errors
+/// What is wrong with the bytes.
+pub fn read_release(bytes: &Bytes) -> Result<u64, String> {
+    decode(bytes).map(|Release { epoch }| epoch)
+}
+
+/// Bytes that the delivery of a reply takes in a call, at most: with a session, and held for as long
+/// as can be said.
+pub fn delivery_bytes(reply: &wire::Reply) -> usize {
+    // The largest number, and the byte before it.
+    const HELD_BYTES: usize = 11;
+    let delivery = 2 * field(Id::BYTES) + HELD_BYTES + field(parts::message_bytes(reply));
+    field(delivery)
+}
+
+/// Bytes of a field with so many bytes in it, whose number is less than 16.
+fn field(bytes: usize) -> usize {
+    1 + length_delimiter_len(bytes) + bytes
+}
+
+#[cfg(test)]
+pub(crate) mod fixture;
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,134 @@
+//! What several messages have in common: ids and replies.
+
+use bytes::Bytes;
+use prost::{Message, length_delimiter_len};
+use registry::{RequestId, SessionId};
+use uuid::Uuid;
+
+use super::field;
+use crate::{peer::BATCH_BYTES_MAX, wire};
+
+/// A payload that is smaller is copied out of what it came in: else it would keep all of that in
+/// memory for as long as anybody waits for it, and be counted as much less.
+const SHARED_BYTES_MIN: usize = BATCH_BYTES_MAX / 4;
+/// In place of a status that cannot be one.
+const BAD_GATEWAY: u16 = 502;
+
+/// Sixteen bytes, big-endian: the id of a request or a session, or a digest. Nobody has the one that
+/// is all zero.
+#[derive(Clone, Copy, PartialEq, Message)]
+pub(crate) struct Id {
+    #[prost(fixed64, tag = "1")]
+    high: u64,
+    #[prost(fixed64, tag = "2")]
+    low: u64,
+}
+
+impl Id {
+    /// Bytes that it takes, at most.
+    pub(super) const BYTES: usize = 18;
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct Header {
+    #[prost(string, tag = "1")]
+    name: String,
+    #[prost(bytes = "bytes", tag = "2")]
+    value: Bytes,
+}
+
+/// What a service has answered.
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct Reply {
+    #[prost(uint32, optional, tag = "1")]
+    status: Option<u32>,
+    #[prost(message, repeated, tag = "2")]
+    headers: Vec<Header>,
+    #[prost(bytes = "bytes", tag = "3")]
+    payload: Bytes,
+}
+
+impl From<u128> for Id {
+    fn from(number: u128) -> Self {
+        Self { high: (number >> 64) as u64, low: number as u64 }
+    }
+}
+
+impl From<Id> for u128 {
+    fn from(Id { high, low }: Id) -> Self {
+        Self::from(high) << 64 | Self::from(low)
+    }
+}
+
+impl From<RequestId> for Id {
+    fn from(request: RequestId) -> Self {
+        request.as_uuid().as_u128().into()
+    }
+}
+
+impl From<Id> for RequestId {
+    fn from(id: Id) -> Self {
+        Self::from_uuid(Uuid::from_u128(id.into()))
+    }
+}
+
+impl From<SessionId> for Id {
+    fn from(session: SessionId) -> Self {
+        session.as_uuid().as_u128().into()
+    }
+}
+
+impl From<Id> for SessionId {
+    fn from(id: Id) -> Self {
+        Self::from_bytes(u128::from(id).to_be_bytes())
+    }
+}
+
+impl From<&wire::Reply> for Reply {
+    fn from(reply: &wire::Reply) -> Self {
+        let header = |(name, value): &(Box<str>, Bytes)| Header {
+            name: (&**name).into(),
+            value: value.clone(),
+        };
+        Self {
+            status: reply.status.map(u32::from),
+            headers: reply.headers.iter().map(header).collect(),
+            payload: reply.payload.clone(),
+        }
+    }
+}
+
+impl From<Reply> for wire::Reply {
+    fn from(Reply { status, headers, payload }: Reply) -> Self {
+        let header = |Header { name, value }: Header| (name.into(), of_its_own(value));
+        Self {
+            status: status.map(|status| status.try_into().unwrap_or(BAD_GATEWAY)),
+            headers: headers.into_iter().map(header).collect(),
+            payload: of_its_own(payload),
+        }
+    }
+}
+
+fn of_its_own(bytes: Bytes) -> Bytes {
+    if bytes.len() < SHARED_BYTES_MIN { Bytes::copy_from_slice(&bytes) } else { bytes }
+}
+
+/// Bytes that a reply takes in a message but for the few around its payload, by the sizes of the
+/// payload and of each header's name and value. Whoever decides whether a reply can be handed on
+/// counts with it.
+pub fn reply_bytes(payload: usize, headers: impl Iterator<Item = (usize, usize)>) -> usize {
+    payload + headers.map(|(name, value)| field(text(name) + text(value))).sum::<usize>()
+}
+
+/// Bytes of a reply's message.
+pub(super) fn message_bytes(reply: &wire::Reply) -> usize {
+    let headers = reply.headers.iter().map(|(name, value)| (name.len(), value.len()));
+    let status = reply.status.map_or(0, |status| 1 + length_delimiter_len(status.into()));
+    let payload = reply.payload.len();
+    status + text(payload) - payload + reply_bytes(payload, headers)
+}
+
+/// Bytes of a field that is not there when it is empty.
+fn text(bytes: usize) -> usize {
+    if bytes == 0 { 0 } else { field(bytes) }
+}

@@ -1,0 +1,152 @@
+//! How a session is written that is handed over: messages of numbered fields, as those of
+//! [`crate::peer::format`], under the same rules.
+//!
+//! Owns the numbers and the conversions. An answer of a kind that is not known, or of which a part is
+//! not, is not read: then the session's copy has to do.
+
+use prost::{Enumeration, Message};
+use registry::{Progress, RequestId};
+
+use super::{Answer, Inherited, Released};
+use crate::{
+    peer::format::Id,
+    relay::{
+        checkpoints::format::{
+            RequestDetail, Stored,
+            message::{Detail, Frame},
+        },
+        session::Unparked,
+    },
+    wire,
+};
+
+/// What a holder says that is asked for a session.
+#[derive(Clone, PartialEq, Message)]
+pub(in crate::relay) struct AnswerPart {
+    #[prost(enumeration = "Kind", tag = "1")]
+    kind: i32,
+    /// The session, where it is handed over.
+    #[prost(message, optional, tag = "2")]
+    released: Option<ReleasedPart>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Enumeration)]
+enum Kind {
+    Unspecified = 0,
+    Ended = 1,
+    Released = 2,
+    Later = 3,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct ReleasedPart {
+    #[prost(uint64, tag = "1")]
+    seq: u64,
+    #[prost(uint64, tag = "2")]
+    confirmed: u64,
+    #[prost(message, repeated, tag = "3")]
+    frames: Vec<OwedPart>,
+    #[prost(message, repeated, tag = "4")]
+    requests: Vec<RequestPart>,
+}
+
+/// A frame that the client may lack.
+#[derive(Clone, PartialEq, Message)]
+struct OwedPart {
+    #[prost(uint64, tag = "1")]
+    seq: u64,
+    /// The request that it ends.
+    #[prost(message, optional, tag = "2")]
+    request: Option<Id>,
+    #[prost(message, optional, tag = "3")]
+    frame: Option<Frame>,
+}
+
+/// A request in flight.
+#[derive(Clone, PartialEq, Message)]
+struct RequestPart {
+    #[prost(message, optional, tag = "1")]
+    request: Option<Id>,
+    #[prost(message, optional, tag = "2")]
+    detail: Option<Detail>,
+    #[prost(enumeration = "ProgressPart", tag = "3")]
+    progress: i32,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Enumeration)]
+enum ProgressPart {
+    Unspecified = 0,
+    Submitted = 1,
+    Recorded = 2,
+    Ended = 3,
+}
+
+impl Stored for Answer {
+    type Message = AnswerPart;
+
+    fn write(&self) -> AnswerPart {
+        let (kind, released) = match self {
+            Self::Ended => (Kind::Ended, None),
+            Self::Later => (Kind::Later, None),
+            Self::Released(released) => (Kind::Released, Some(write_released(released))),
+        };
+        AnswerPart { kind: kind.into(), released }
+    }
+
+    fn read(AnswerPart { kind, released }: AnswerPart) -> Option<Self> {
+        match Kind::try_from(kind).ok()? {
+            Kind::Unspecified => None,
+            Kind::Ended => Some(Self::Ended),
+            Kind::Later => Some(Self::Later),
+            Kind::Released => read_released(released?).map(Self::Released),
+        }
+    }
+}
+
+fn write_released(Released { seq, confirmed, state }: &Released) -> ReleasedPart {
+    let owed = |Unparked { seq, request, frame }: &Unparked| OwedPart {
+        seq: *seq,
+        request: request.map(Id::from),
+        frame: Some(frame.write()),
+    };
+    let request =
+        |(request, detail, progress): &(RequestId, RequestDetail, Progress)| RequestPart {
+            request: Some((*request).into()),
+            detail: Some(detail.write()),
+            progress: match progress {
+                Progress::Submitted => ProgressPart::Submitted,
+                Progress::Recorded => ProgressPart::Recorded,
+                Progress::Ended => ProgressPart::Ended,
+            }
+            .into(),
+        };
+    ReleasedPart {
+        seq: *seq,
+        confirmed: *confirmed,
+        frames: state.frames.iter().map(owed).collect(),
+        requests: state.requests.iter().map(request).collect(),
+    }
+}
+
+fn read_released(released: ReleasedPart) -> Option<Released> {
+    let ReleasedPart { seq, confirmed, frames, requests } = released;
+    let owed = |OwedPart { seq, request, frame }: OwedPart| {
+        let frame = wire::Frame::read(frame?)?;
+        Some(Unparked { seq, request: request.map(RequestId::from), frame })
+    };
+    let request = |RequestPart { request, detail, progress }: RequestPart| {
+        let progress = match ProgressPart::try_from(progress).ok()? {
+            ProgressPart::Unspecified => return None,
+            ProgressPart::Submitted => Progress::Submitted,
+            ProgressPart::Recorded => Progress::Recorded,
+            ProgressPart::Ended => Progress::Ended,
+        };
+        Some((request?.into(), RequestDetail::read(detail?)?, progress))
+    };
+    let frames = frames.into_iter().map(owed).collect::<Option<_>>()?;
+    let requests = requests.into_iter().map(request).collect::<Option<_>>()?;
+    Some(Released { seq, confirmed, state: Inherited { frames, requests } })
+}
+
+#[cfg(test)]
+mod tests;

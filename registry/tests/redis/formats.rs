@@ -1,0 +1,349 @@
+//! What is in Redis, as each version has written it: the files of `tests/formats`, one folder for
+//! each version. The present version writes what is in the newest folder, and reads all of them.
+//!
+//! ```text
+//! RENDER=1 cargo test -p registry --all-features --test redis formats
+//! ```
+//!
+//! writes the newest folder anew. A folder that was released is never changed: a version that
+//! writes something else gets a folder of its own, and what is expected of the earlier ones has the
+//! defaults of what they do not say.
+
+#![expect(clippy::unwrap_used, reason = "a test that meets the unexpected has failed")]
+
+use std::{fs, path::PathBuf, sync::Arc, time::Duration};
+
+use redis::aio::MultiplexedConnection;
+use registry::{
+    Backup, BackupStep, Claim, Claimed, Generation, HeldRequest, Holding, MailboxLimits, NodeEntry,
+    NodeId, NodeRef, NodeState, NodeTable, Nodes, ParkedFrame, Progress, RedisRegistry, RequestId,
+    RequestTable, Route, SessionEntry, SessionId, SessionRecord, SessionTable, TokenHash, Versions,
+};
+
+use crate::{LONG, server::Server};
+
+const NEWEST: &str = "v1";
+const LIMITS: MailboxLimits = MailboxLimits { frames_max: 1_000, bytes_max: 1 << 20 };
+/// Beyond every test.
+const END_MS: &str = "99999999999999";
+/// In the place of a time of the server's clock.
+const TIME: &[u8] = b"0000001764208000";
+/// In the place of a call's name.
+const CALL: &str = "00000000-0000-4000-8000-000000000000";
+
+fn file(version: &str, name: &str) -> PathBuf {
+    let formats = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/formats");
+    PathBuf::from(format!("{formats}/{version}/{name}.txt"))
+}
+
+/// A file's lines; each a list of words that are bytes.
+fn read(version: &str, name: &str) -> Vec<Vec<Vec<u8>>> {
+    let path = file(version, name);
+    let text = fs::read_to_string(&path).unwrap_or_else(|error| panic!("{path:?}: {error}"));
+    text.lines().map(|line| line.split('\t').map(unescape).collect()).collect()
+}
+
+/// Writes a file where that is asked for, and compares it.
+#[expect(clippy::disallowed_methods, reason = "a switch of the test")]
+fn is_as_written(name: &str, lines: &[Vec<Vec<u8>>]) {
+    let line = |words: &Vec<Vec<u8>>| {
+        words.iter().map(|word| word.escape_ascii().to_string()).collect::<Vec<_>>().join("\t")
+    };
+    let text: String = lines.iter().map(|words| line(words) + "\n").collect();
+    let path = file(NEWEST, name);
+    if std::env::var("RENDER").is_ok() {
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(&path, &text).unwrap();
+    }
+    let committed = fs::read_to_string(&path).unwrap_or_default();
+    assert_eq!(text, committed, "{path:?} is not what is written: a new version needs a folder");
+}
+
+fn unescape(text: &str) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let mut rest = text.bytes();
+    while let Some(byte) = rest.next() {
+        let escaped = match byte {
+            b'\\' => rest.next(),
+            _ => None,
+        };
+        bytes.push(match escaped {
+            None => byte,
+            Some(b'x') => {
+                let digits = [rest.next(), rest.next()].map(|digit| char::from(digit.unwrap()));
+                u8::from_str_radix(&String::from_iter(digits), 16).unwrap()
+            }
+            Some(b't') => b'\t',
+            Some(b'r') => b'\r',
+            Some(b'n') => b'\n',
+            Some(other) => other,
+        });
+    }
+    bytes
+}
+
+fn request(number: u128) -> RequestId {
+    let base = 0x0190_ab12_3456_789a_8bcd_ef01_2345_6780;
+    RequestId::from_uuid(uuid::Uuid::from_u128(base + number))
+}
+
+fn session() -> SessionId {
+    SessionId::parse("9f4b2f6e-6d0f-4b7e-8f57-0a8e6a3f3c11").unwrap()
+}
+
+fn node(id: &str) -> NodeRef {
+    NodeRef { id: NodeId::parse(id).unwrap(), incarnation: 1_764_208_000_123 }
+}
+
+/// Of a socket, and of an HTTP call.
+fn routes() -> [(RequestId, Route); 2] {
+    let session = Some(session());
+    let client_id = Some("\"é n=x\\u0001 | \"".into());
+    let deadline_ms = 99_999_999_999_999;
+    let socket = Route { node: node("gw-1"), session, client_id, deadline_ms };
+    let call = Route { session: None, client_id: None, ..socket.clone() };
+    [(request(0), socket), (request(1), call)]
+}
+
+fn entry() -> NodeEntry {
+    let speaks = Versions { lowest: 2, highest: 3 };
+    let url = "http://[::1]:9080/é".to_owned();
+    NodeEntry { node: node("gw-1"), url, state: NodeState::Draining, speaks }
+}
+
+fn record() -> SessionRecord {
+    SessionRecord {
+        session: session(),
+        epoch: 9,
+        node: node("gw-1"),
+        user: Some("zoë =".into()),
+        reliable: true,
+        attached: false,
+        token: TokenHash([0xa1; 32]),
+        former_token: Some(TokenHash([0xb2; 32])),
+        generation: Some(Generation(77)),
+    }
+}
+
+/// A request in each state, and frames with and without a number.
+fn backup() -> Backup {
+    let of = |number, progress| BackupStep::Request {
+        request: request(number),
+        progress,
+        detail: b"detail\0 \xff".to_vec().into(),
+    };
+    let park =
+        |seq, request| BackupStep::Park { seq, request, frame: b"a frame\xff".to_vec().into() };
+    let steps = vec![
+        of(2, Progress::Submitted),
+        of(3, Progress::Recorded),
+        of(4, Progress::Recorded),
+        park(12, None),
+        park(0, Some(request(4))),
+    ];
+    Backup { session: session(), epoch: 9, orphan: false, steps }
+}
+
+async fn connect(server: &Server) -> (RedisRegistry, MultiplexedConnection) {
+    let registry = RedisRegistry::connect(&server.url(), "rt:").await.unwrap();
+    let client = redis::Client::open(server.url()).unwrap();
+    (registry, client.get_multiplexed_async_connection().await.unwrap())
+}
+
+async fn ask<T: redis::FromRedisValue>(
+    connection: &mut MultiplexedConnection,
+    words: &[&[u8]],
+) -> T {
+    let mut command = redis::Cmd::new();
+    words.iter().for_each(|word| {
+        command.arg(*word);
+    });
+    command.query_async(connection).await.unwrap()
+}
+
+/// The fields of a hash, in order.
+async fn fields(connection: &mut MultiplexedConnection, key: &str) -> Vec<Vec<Vec<u8>>> {
+    let flat: Vec<Vec<u8>> = ask(connection, &[b"HGETALL", key.as_bytes()]).await;
+    let mut fields: Vec<Vec<Vec<u8>>> = flat.chunks(2).map(<[_]>::to_vec).collect();
+    fields.sort_unstable();
+    fields
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_written_is_in_the_newest_folder() {
+    let server = Server::start("");
+    let (registry, mut connection) = connect(&server).await;
+    let written = routes().map(|(id, route)| (id, Arc::new(route)));
+    registry.put_routes(&written).await.unwrap();
+    let mut lines = Vec::new();
+    for (id, _) in routes() {
+        let key = format!("rt:r:{id}");
+        lines.push(vec![ask(&mut connection, &[b"GET", key.as_bytes()]).await]);
+    }
+    is_as_written("routes", &lines);
+
+    registry.announce(&entry(), LONG).await.unwrap();
+    let mut nodes = fields(&mut connection, "rt:{nodes}").await;
+    for field in &mut nodes {
+        let text = String::from_utf8(field[1].clone()).unwrap();
+        let [incarnation, _, _, entry] = text.splitn(4, ' ').collect::<Vec<_>>()[..] else {
+            panic!("{text}")
+        };
+        field[1] = format!("{incarnation} {END_MS} {CALL} {entry}").into_bytes();
+    }
+    is_as_written("nodes", &nodes);
+
+    registry.record(&[record()], LONG).await.unwrap();
+    registry.back_up(&[backup()], LIMITS).await.unwrap();
+    let key = format!("rt:s:{{{}}}", session());
+    let mut fields_of_record = fields(&mut connection, &key).await;
+    for field in fields_of_record.iter_mut().filter(|field| field[0] == b"c") {
+        field[1] = CALL.as_bytes()[..16].to_vec();
+    }
+    is_as_written("session", &fields_of_record);
+    let mut requests = fields(&mut connection, &format!("{key}:q")).await;
+    for field in &mut requests {
+        field[1][1..17].copy_from_slice(TIME);
+    }
+    is_as_written("session-requests", &requests);
+    let key = format!("{key}:m");
+    let frames: Vec<Vec<u8>> =
+        ask(&mut connection, &[b"ZRANGE", key.as_bytes(), b"0", b"-1"]).await;
+    is_as_written(
+        "session-mailbox",
+        &frames.into_iter().map(|frame| vec![frame]).collect::<Vec<_>>(),
+    );
+}
+
+/// Puts the entries of a version into an empty server, each with `more` of a later version.
+async fn load(connection: &mut MultiplexedConnection, version: &str, more: &More) {
+    for ((id, _), line) in routes().into_iter().zip(read(version, "routes")) {
+        let value = [more.of_route, &line[0]].concat();
+        ask::<()>(connection, &[b"SET", format!("rt:r:{id}").as_bytes(), &value]).await;
+    }
+    for line in read(version, "nodes") {
+        let value = String::from_utf8(line[1].clone()).unwrap();
+        let value = value.replacen('{', &format!("{{{}", more.of_node), 1);
+        ask::<()>(connection, &[b"HSET", b"rt:{nodes}", &line[0], value.as_bytes()]).await;
+    }
+    let key = format!("rt:s:{{{}}}", session());
+    for line in read(version, "session") {
+        let behind = match &line[0][..] {
+            b"n" => more.of_holder,
+            b"f" => more.of_flags,
+            _ => b"",
+        };
+        let value = [&line[1], behind].concat();
+        ask::<()>(connection, &[b"HSET", key.as_bytes(), &line[0], &value]).await;
+    }
+    for field in more.of_session {
+        ask::<()>(connection, &[b"HSET", key.as_bytes(), field, b"what"]).await;
+    }
+    for line in read(version, "session-requests") {
+        let key = format!("{key}:q");
+        ask::<()>(connection, &[b"HSET", key.as_bytes(), &line[0], &line[1]]).await;
+    }
+    for line in read(version, "session-mailbox") {
+        let key = format!("{key}:m");
+        ask::<()>(connection, &[b"ZADD", key.as_bytes(), b"0", &line[0]]).await;
+    }
+}
+
+/// What a later version may add.
+#[derive(Default)]
+struct More {
+    of_route: &'static [u8],
+    of_node: &'static str,
+    of_holder: &'static [u8],
+    of_flags: &'static [u8],
+    of_session: &'static [&'static [u8]],
+}
+
+/// What was written of the session is read as this.
+fn holding() -> Holding {
+    let SessionRecord { epoch, node, user, reliable, attached, generation, .. } = record();
+    let former = SessionEntry {
+        epoch,
+        node: Some(node),
+        user,
+        reliable,
+        attached,
+        overflowed: false,
+        generation,
+    };
+    let of = |number, progress| HeldRequest {
+        request: request(number),
+        progress,
+        detail: b"detail\0 \xff".to_vec().into(),
+        age: Duration::ZERO,
+    };
+    let frame = |seq, request| ParkedFrame { seq, request, frame: b"a frame\xff".to_vec().into() };
+    let requests =
+        vec![of(2, Progress::Submitted), of(3, Progress::Recorded), of(4, Progress::Ended)];
+    let mailbox = vec![frame(12, None), frame(0, Some(request(4)))];
+    Holding { epoch: epoch + 1, former, requests, mailbox, is_whole: true }
+}
+
+/// All that a version has written is read as it was meant.
+async fn is_read(version: &str, more: &More) {
+    let server = Server::start("");
+    let (registry, mut connection) = connect(&server).await;
+    load(&mut connection, version, more).await;
+
+    let (ids, written): (Vec<_>, Vec<_>) =
+        routes().into_iter().map(|(id, route)| (id, Some(route))).unzip();
+    assert_eq!(registry.find_routes(&ids).await.unwrap(), written);
+    let nodes = Nodes { entries: vec![entry()], unread: Vec::new() };
+    assert_eq!(registry.nodes().await.unwrap(), nodes);
+
+    let Holding { former, .. } = holding();
+    let found = registry.find_sessions(&[session()]).await.unwrap();
+    assert_eq!(found, [Some(former.clone())]);
+    for token in [record().token, record().former_token.unwrap()] {
+        let tried = registry.try_token(&session(), &token).await.unwrap();
+        assert_eq!(tried, Some(former.clone()));
+    }
+    let claim = Claim {
+        session: session(),
+        token: record().token,
+        user: record().user,
+        node: node("gw-2"),
+        next_token: TokenHash([3; 32]),
+        ttl: LONG,
+    };
+    let Claimed::Taken(mut taken) = registry.claim(&claim).await.unwrap() else {
+        panic!("a claim was refused")
+    };
+    taken.requests.sort_unstable_by_key(|held| held.request);
+    for held in &mut taken.requests {
+        held.age = Duration::ZERO;
+    }
+    assert_eq!(*taken, holding());
+    // It goes on as if this version had begun it.
+    let again = Backup { epoch: 10, steps: vec![BackupStep::Trim { seq: 12 }], ..backup() };
+    registry.back_up(&[again], LIMITS).await.unwrap();
+    let record = SessionRecord { epoch: 10, node: node("gw-2"), ..record() };
+    registry.record(&[record], LONG).await.unwrap();
+    let claim = Claim { token: TokenHash([0xa1; 32]), ..claim };
+    let Claimed::Taken(taken) = registry.claim(&claim).await.unwrap() else {
+        panic!("a claim was refused")
+    };
+    assert_eq!((taken.epoch, taken.mailbox.len(), taken.is_whole), (11, 1, true));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_version_1_wrote_is_read() {
+    is_read("v1", &More::default()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_later_version_adds_is_passed_over() {
+    let more = More {
+        of_route: b"z=7 zone= what ",
+        of_node: r#""load":{"cpu":[1,null]},"zone":"a","#,
+        of_holder: b" zone=a",
+        of_flags: b"1",
+        of_session: &[b"z", b"zone", b""],
+    };
+    is_read(NEWEST, &more).await;
+}
