@@ -7,33 +7,37 @@ use std::{
 
 use rdkafka::{consumer::Consumer as _, error::KafkaResult};
 
-use super::{Client, context::Context};
+use super::{
+    member::{Client, Member},
+    reading::Reading,
+    topic,
+};
 use crate::bus::{ConsumerControl, Lag, Trouble};
 
 /// Lets go of the client when the consumer is closed, so that whoever still holds the control does
 /// not keep it in the group.
 pub(super) struct Control {
     /// Read for the length of a call, never across an await.
-    client: RwLock<Option<Arc<Client>>>,
-    context: Arc<Context>,
+    member: RwLock<Option<Arc<Member>>>,
+    reading: Arc<Reading>,
 }
 
 impl Control {
-    pub(super) fn new(client: &Arc<Client>) -> Self {
-        let context = Arc::clone(client.context());
-        Self { client: RwLock::new(Some(Arc::clone(client))), context }
+    pub(super) fn new(member: &Arc<Member>) -> Self {
+        let reading = Arc::clone(&member.context().reading);
+        Self { member: RwLock::new(Some(Arc::clone(member))), reading }
     }
 
     /// Waits for the calls under way; later ones do nothing.
     pub(super) fn detach(&self) {
-        self.client.write().unwrap_or_else(PoisonError::into_inner).take();
+        self.member.write().unwrap_or_else(PoisonError::into_inner).take();
     }
 
     /// Does `what` while the client is there. Failures mean that the partition has gone meanwhile.
     fn with_client(&self, what: impl FnOnce(&Client) -> KafkaResult<()>) {
-        let client = self.client.read().unwrap_or_else(PoisonError::into_inner);
-        if let Some(Err(error)) = client.as_deref().map(what) {
-            tracing::debug!(%error, topic = self.context.topic, "consumer control");
+        let member = self.member.read().unwrap_or_else(PoisonError::into_inner);
+        if let Some(Err(error)) = member.as_ref().map(|member| what(member)) {
+            tracing::debug!(%error, topic = self.reading.topic, "consumer control");
         }
     }
 }
@@ -41,8 +45,8 @@ impl Control {
 impl fmt::Debug for Control {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Control")
-            .field("topic", &self.context.topic)
-            .field("observed", &self.context.observed)
+            .field("topic", &self.reading.topic)
+            .field("observed", &self.reading.observed)
             .finish_non_exhaustive()
     }
 }
@@ -50,42 +54,42 @@ impl fmt::Debug for Control {
 impl ConsumerControl for Control {
     fn store(&self, partition: i32, offset: i64) {
         self.with_client(|client| {
-            let put = self.context.offsets().handled(partition, offset);
-            self.context.put(client, partition, put)
+            let put = self.reading.offsets().handled(partition, offset);
+            topic::put(client, partition, put)
         });
     }
 
     fn pause(&self, partition: i32) {
         self.with_client(|client| {
-            if !self.context.rebalances().paused(partition) {
+            if !self.reading.rebalances().paused(partition) {
                 return Ok(());
             }
-            client.pause(&self.context.list(&[partition]))
+            client.pause(&self.reading.list(&[partition]))
         });
     }
 
     fn resume(&self, partition: i32) {
         self.with_client(|client| {
-            if !self.context.rebalances().resumed(partition) {
+            if !self.reading.rebalances().resumed(partition) {
                 return Ok(());
             }
-            client.resume(&self.context.list(&[partition]))
+            client.resume(&self.reading.list(&[partition]))
         });
     }
 
     fn partition_count(&self) -> Option<i32> {
-        self.context.observed.partition_count()
+        self.reading.observed.partition_count()
     }
 
     fn lag(&self) -> Vec<Lag> {
-        self.context.observed.lag()
+        self.reading.observed.lag()
     }
 
     fn troubles(&self) -> Vec<Trouble> {
-        let Context { topic, log, observed, .. } = &*self.context;
+        let Reading { topic, log, observed, .. } = &*self.reading;
         let missing = observed.is_missing().then(|| Trouble::MissingTopic(topic.clone()));
         let unreachable = log.disconnected().map(Trouble::Unreachable);
-        let stuck = self.context.stuck().values().cloned().map(Trouble::Stuck).collect::<Vec<_>>();
+        let stuck = self.reading.stuck().values().cloned().map(Trouble::Stuck).collect::<Vec<_>>();
         unreachable.into_iter().chain(missing).chain(stuck).collect()
     }
 }

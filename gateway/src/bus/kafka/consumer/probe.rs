@@ -15,13 +15,11 @@ use rdkafka::{
 };
 use tokio::time::Instant;
 
+use super::limits::LOOK;
 use crate::{
     bus::{UnreadableReason, kafka::unreadable},
     tasks::locked,
 };
-
-/// How long a look may take: a connection, and an answer.
-const PATIENCE: Duration = Duration::from_secs(5);
 
 /// How often it is asked whether there is something to see.
 const POLL: Duration = Duration::from_millis(50);
@@ -61,7 +59,7 @@ pub(super) fn asking(config: &ClientConfig) -> KafkaResult<BaseConsumer<impl Con
     BaseConsumer::from_config_and_context(config, Ear { heard: Arc::default() })
 }
 
-/// Looks at a place. Blocks, for some seconds at most.
+/// Looks at a place. Blocks, for some seconds at most, and only for as long as it `goes_on`.
 ///
 /// # Errors
 /// No client can be made, or it refuses the place.
@@ -70,6 +68,7 @@ pub(super) fn look(
     topic: &str,
     partition: i32,
     offset: i64,
+    goes_on: impl Fn() -> bool,
 ) -> KafkaResult<Sight> {
     let heard = Arc::new(Mutex::new(None));
     let ear = Ear { heard: Arc::clone(&heard) };
@@ -77,8 +76,8 @@ pub(super) fn look(
     let mut place = TopicPartitionList::with_capacity(1);
     place.add_partition_offset(topic, partition, Offset::Offset(offset))?;
     client.assign(&place)?;
-    let end = Instant::now() + PATIENCE;
-    while Instant::now() < end {
+    let end = Instant::now() + LOOK;
+    while Instant::now() < end && goes_on() {
         match client.poll(POLL) {
             Some(Ok(_) | Err(KafkaError::PartitionEOF(_))) => return Ok(Sight::Readable),
             // Told to the ear before.

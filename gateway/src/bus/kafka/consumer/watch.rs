@@ -1,19 +1,31 @@
-//! A consumer's second thread: looks up how many partitions the topic has, and whether it is still the
-//! same, which librdkafka tells only to a caller that blocks.
+//! A consumer's second thread: looks up how many partitions the topic has, whether it is still the
+//! same, and whether all of it is read, which librdkafka tells only to a caller that blocks.
+//!
+//! Keeps nobody from closing the consumer: it holds the client for one question at a time, and asks no
+//! more once that is to be the end.
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
-    thread::{self, JoinHandle},
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::{Arc, Weak},
+    thread,
     time::Duration,
 };
 
 use rdkafka::{
+    Offset,
     consumer::Consumer as _,
-    error::{KafkaError, RDKafkaErrorCode},
+    error::{KafkaError, KafkaResult, RDKafkaErrorCode},
 };
 
-use super::{Client, context::Context, examination::examine, topic};
+use super::{
+    bell::Bell,
+    examination::Examination,
+    limits::ANSWER,
+    member::{Client, Member},
+    reading::Reading,
+    topic,
+};
 use crate::bus::{Unreadable, kafka::StartError};
 
 /// From one look to the next: as long as a topic that was made anew may go unnoticed.
@@ -26,79 +38,77 @@ const INTERVAL_UNKNOWN: Duration = Duration::from_secs(1);
 /// From one look to the next, even if somebody wants one.
 const REST: Duration = Duration::from_millis(100);
 
-/// How long the brokers have for an answer. It also bounds what stopping the watch can take.
-pub(super) const PATIENCE: Duration = Duration::from_secs(2);
-
-/// The thread and what it waits for.
-#[derive(Debug, Default)]
-pub(super) struct Watch {
-    state: Mutex<State>,
-    changed: Condvar,
+/// Starts the thread. It ends by itself some time after `bell` says so.
+pub(super) fn start(member: &Arc<Member>, bell: &Arc<Bell>) -> Result<(), StartError> {
+    let watch = Watch {
+        reading: Arc::clone(&member.context().reading),
+        member: Arc::downgrade(member),
+        bell: Arc::clone(bell),
+    };
+    let run = move || {
+        if catch_unwind(AssertUnwindSafe(|| watch.run())).is_err() {
+            tracing::error!(
+                topic = watch.reading.topic,
+                "the thread that watches a topic panicked"
+            );
+        }
+    };
+    let started = thread::Builder::new().name("kafka-watch".to_owned()).spawn(run);
+    started.map_err(|error| KafkaError::ClientCreation(error.to_string()))?;
+    Ok(())
 }
 
-#[derive(Debug, Default)]
-struct State {
-    /// Somebody wants a look before the interval is over.
-    wanted: bool,
-    stopping: bool,
-    thread: Option<JoinHandle<()>>,
+struct Watch {
+    reading: Arc<Reading>,
+    member: Weak<Member>,
+    bell: Arc<Bell>,
 }
 
 impl Watch {
-    pub(super) fn start(self: &Arc<Self>, client: &Arc<Client>) -> Result<(), StartError> {
-        let (watch, client) = (Arc::clone(self), Arc::clone(client));
-        let thread = thread::Builder::new()
-            .name("kafka-watch".to_owned())
-            .spawn(move || watch.run(&client))
-            .map_err(|error| KafkaError::ClientCreation(error.to_string()))?;
-        self.lock().thread = Some(thread);
-        Ok(())
-    }
-
-    /// Asks for a look soon: the assignment has changed, so the topic may have.
-    pub(super) fn look(&self) {
-        self.lock().wanted = true;
-        self.changed.notify_one();
-    }
-
-    /// Ends the thread and waits for it: it lets go of the client.
-    pub(super) fn stop(&self) {
-        let mut state = self.lock();
-        state.stopping = true;
-        let thread = state.thread.take();
-        drop(state);
-        self.changed.notify_one();
-        if let Some(thread) = thread
-            && thread.join().is_err()
-        {
-            tracing::error!("the thread that watches a topic panicked");
-        }
-    }
-
-    fn run(&self, client: &Client) {
+    fn run(&self) {
         loop {
-            let before = client.context().stuck().clone();
-            observe(client);
-            let interval = if is_well(client) { INTERVAL } else { INTERVAL_UNKNOWN };
+            let before = self.reading.stuck().clone();
+            self.ask(|client| observe(client, &self.reading));
+            let interval = if self.is_well() { INTERVAL } else { INTERVAL_UNKNOWN };
             // Somebody may want one look after the other, for as long as something is wrong.
-            let rest = rest(&before, &client.context().stuck());
-            self.wait(rest, |state| !state.stopping);
-            self.wait(interval, |state| !(state.wanted || state.stopping));
-            let mut state = self.lock();
-            if state.stopping {
+            let rest = rest(&before, &self.reading.stuck());
+            self.bell.rest(rest);
+            if !self.bell.heard(interval) {
                 return;
             }
-            state.wanted = false;
         }
     }
 
-    fn wait(&self, longest: Duration, idle: impl Fn(&State) -> bool) {
-        let waited = self.changed.wait_timeout_while(self.lock(), longest, |state| idle(state));
-        drop(waited.unwrap_or_else(PoisonError::into_inner));
+    /// Asks the client something; `None` once it is to be closed. If that comes meanwhile, this is the
+    /// last to let go of it, and closes it.
+    fn ask<T>(&self, question: impl FnOnce(&Client) -> T) -> Option<T> {
+        if self.bell.is_over() {
+            return None;
+        }
+        self.member.upgrade().map(|member| question(&member))
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Whether there is a topic, the group's offsets are of it, and it is read.
+    fn is_well(&self) -> bool {
+        let (reading, goes_on) = (&*self.reading, || !self.bell.is_over());
+        if reading.observed.partition_count().is_none() {
+            return false;
+        }
+        // Each for itself: what keeps a partition from being read may keep the client from asking, too.
+        let checked = self.ask(|client| topic::check(client, goes_on)).unwrap_or(Ok(()));
+        if let Err(error) = &checked
+            && reading.offsets().is_holding_back()
+        {
+            let message = "what is handled is not committed before it is known to be of this topic";
+            reading.log.warning(&format!("{message}: {error}"));
+        }
+        let is_suspicious = reading.suspicions().is_any() || !reading.stuck().is_empty();
+        let position =
+            |partition| self.ask(|client| position(client, reading, partition)).unwrap_or(Ok(None));
+        let examination = Examination { reading, position: &position, goes_on: &goes_on };
+        let is_read =
+            !is_suspicious || (examination.carry_out().is_ok() && reading.stuck().is_empty());
+        checked.is_ok() && is_read
     }
 }
 
@@ -108,34 +118,14 @@ fn rest(before: &BTreeMap<i32, Unreadable>, after: &BTreeMap<i32, Unreadable>) -
     if !before.is_empty() && before == after { INTERVAL_UNKNOWN } else { REST }
 }
 
-/// Whether there is a topic, the group's offsets are of it, and it is read.
-fn is_well(client: &Client) -> bool {
-    let context: &Context = client.context();
-    if context.observed.partition_count().is_none() {
-        return false;
-    }
-    // Each for itself: what keeps a partition from being read may keep the client from asking, too.
-    let checked = topic::check(client);
-    if let Err(error) = &checked
-        && context.offsets().is_holding_back()
-    {
-        let message = "what is handled is not committed before it is known to be of this topic";
-        context.log.warning(&format!("{message}: {error}"));
-    }
-    let is_suspicious = context.suspicions().is_any() || !context.stuck().is_empty();
-    let is_read = !is_suspicious || (examine(client).is_ok() && context.stuck().is_empty());
-    checked.is_ok() && is_read
-}
-
 /// One look. Without an answer, what was seen last stays.
-fn observe(client: &Client) {
-    let context: &Context = client.context();
-    let Ok(metadata) = client.fetch_metadata(Some(&context.topic), PATIENCE) else { return };
-    context.log.connected();
+fn observe(client: &Client, reading: &Reading) {
+    let Ok(metadata) = client.fetch_metadata(Some(&reading.topic), ANSWER) else { return };
+    reading.log.connected();
     if let Some(broker) = metadata.brokers().first() {
-        context.observed.set_broker(broker.id());
+        reading.observed.set_broker(broker.id());
     }
-    let Some(topic) = metadata.topics().iter().find(|topic| topic.name() == context.topic) else {
+    let Some(topic) = metadata.topics().iter().find(|topic| topic.name() == reading.topic) else {
         return;
     };
     let count = match topic.error().map(RDKafkaErrorCode::from) {
@@ -144,12 +134,22 @@ fn observe(client: &Client) {
         Some(RDKafkaErrorCode::UnknownTopicOrPartition) => 0,
         Some(_) => return,
     };
-    if context.observed.set_partition_count(count) && count == 0 {
-        let topic = &context.topic;
-        context
+    if reading.observed.set_partition_count(count) && count == 0 {
+        let topic = &reading.topic;
+        reading
             .log
             .warning(&format!("topic {topic} does not exist: `roundtrip topics` creates it"));
     }
+}
+
+/// Where the reader is in a partition: at what it has not had, else at what the group has not.
+fn position(client: &Client, reading: &Reading, partition: i32) -> KafkaResult<Option<i64>> {
+    let positions = client.position()?;
+    let position = positions.find_partition(&reading.topic, partition);
+    Ok(match position.map(|element| element.offset()) {
+        Some(Offset::Offset(offset)) => Some(offset),
+        _ => reading.offsets().committed_of(partition),
+    })
 }
 
 #[cfg(test)]
