@@ -1,0 +1,129 @@
+//! Where in its partitions a reader is, and goes on.
+
+use std::{sync::Mutex, time::Duration};
+
+use tokio::time::{Instant, timeout_at};
+
+use super::{
+    Bed, DEADLINE, Mutable, plain,
+    reader::{Reader, Seen, joined},
+    write,
+};
+use crate::{bus::BusEvent, tasks::locked};
+
+/// A paused partition hands over nothing, the others go on, and nothing is lost.
+///
+/// That is promised for as long as the partition stays with its member. A broker that has not heard of one
+/// for too long, as on a machine that is busy, gives it everything anew, and the check begins anew too.
+///
+/// # Panics
+/// When the bus does otherwise.
+pub async fn a_paused_partition_waits_alone(bed: &dyn Bed) {
+    let deadline = Instant::now() + 2 * DEADLINE;
+    while waits_alone(bed).await.is_none() {
+        assert!(Instant::now() < deadline, "the member cannot keep its partitions");
+    }
+}
+
+/// `None`: it could not be seen, because partitions have moved.
+async fn waits_alone(bed: &dyn Bed) -> Option<()> {
+    let (topic, producer) = (bed.topic(2).await, bed.producer(1000));
+    let mut reader = joined(bed, &topic, &topic, 2).await;
+    let control = reader.consumer.control();
+    let has = |reader: &Reader, partition, records| {
+        reader.undisturbed().is_none() || reader.of_partition(partition).len() == records
+    };
+    control.pause(0);
+    for _ in 0..3 {
+        for partition in [0, 1] {
+            write(&*producer, &plain(&topic, partition, b"x")).await;
+        }
+    }
+    reader.read_until("the other partition", |reader| has(reader, 1, 3)).await;
+    reader.undisturbed()?;
+    assert_eq!(reader.of_partition(0).len(), 0, "{:?}", reader.seen);
+    control.resume(0);
+    reader.read_until("the paused partition", |reader| has(reader, 0, 3)).await;
+    reader.undisturbed()?;
+
+    // From within a batch: not one record more, and none lost or repeated later.
+    control.pause(1);
+    for _ in 0..20 {
+        write(&*producer, &plain(&topic, 0, b"y")).await;
+    }
+    let read = Mutex::new(Some(Vec::new()));
+    while locked(&read).as_ref()?.is_empty() {
+        let mut sink = |event: BusEvent<'_>| match event {
+            BusEvent::Record(record) => {
+                control.pause(record.partition);
+                locked(&read).iter_mut().for_each(|read| read.push(record.offset));
+            }
+            BusEvent::Revoked { .. } => *locked(&read) = None,
+            _ => {}
+        };
+        let next = reader.consumer.next(64, &mut sink);
+        timeout_at(reader.deadline, next).await.expect("a record in time");
+    }
+    let read = locked(&read).take()?;
+    assert_eq!(read.len(), 1, "a paused partition has no more records");
+    control.resume(0);
+    reader.read_until("the other nineteen", |reader| has(reader, 0, 3 + 19)).await;
+    reader.undisturbed()?;
+    let mut offsets: Vec<i64> = reader.of_partition(0).iter().map(|r| r.position.offset).collect();
+    offsets.insert(3, read[0]);
+    assert!(offsets.is_sorted_by(|a, b| a < b), "{offsets:?}");
+    reader.close().await;
+    Some(())
+}
+
+/// The group goes on in partition 0 with the record at this offset.
+pub async fn records_come_from(bed: &dyn Bed, group: &str, topic: &str, offset: i64) {
+    let mut reader = joined(bed, group, topic, 1).await;
+    let from = |reader: &Reader| {
+        let mut offsets = reader.of_partition(0).into_iter().map(|record| record.position.offset);
+        offsets.any(|found| found == offset)
+    };
+    reader.read_until("the first record", from).await;
+    let offsets: Vec<_> = reader.of_partition(0).iter().map(|r| r.position.offset).collect();
+    assert!(offsets.iter().all(|found| *found >= offset), "{offsets:?}");
+    reader.close().await;
+}
+
+/// What is there now is read from its beginning, also where the former topic's offsets lie within it,
+/// and is gone on with from what is stored of it.
+pub async fn a_topic_made_anew_is_read_from_its_beginning(bed: &dyn Mutable) {
+    let (topic, producer) = (bed.topic(1).await, bed.producer(100));
+    for _ in 0..5 {
+        write(&*producer, &plain(&topic, 0, b"former")).await;
+    }
+    let mut reader = joined(bed, "g", &topic, 1).await;
+    reader.read_until("the former records", |reader| reader.records().count() == 5).await;
+    reader.consumer.control().store(0, 5);
+    reader.read(Duration::from_secs(2)).await;
+
+    bed.make_anew(&topic, 1).await;
+    let written = 9;
+    for _ in 0..written {
+        write(&*bed.producer(100), &plain(&topic, 0, b"new")).await;
+    }
+    let since_rewound = |reader: &Reader| {
+        let seen = reader.seen.iter().rev();
+        let since = seen.take_while(|seen| !matches!(seen, Seen::Rewound(_)));
+        let mut offsets: Vec<i64> = since.filter_map(Seen::offset).collect();
+        offsets.reverse();
+        offsets
+    };
+    let all: Vec<i64> = (0..written).collect();
+    // Before that it may have gone on from the former offset: with the former records these look alike.
+    let is_rewound = |reader: &Reader| reader.seen.contains(&Seen::Rewound(vec![0]));
+    reader
+        .read_until("all that is new", |reader| is_rewound(reader) && since_rewound(reader) == all)
+        .await;
+
+    reader.consumer.control().store(0, 2);
+    reader.read(Duration::from_secs(2)).await;
+    reader.close().await;
+    let mut next = joined(bed, "g", &topic, 1).await;
+    next.read_until("what was not handled", |reader| reader.records().count() == 7).await;
+    assert_eq!(next.of_partition(0)[0].position.offset, 2);
+}
