@@ -14,7 +14,7 @@ use rdkafka::{
     producer::ProducerContext,
 };
 
-use super::{Parts, lanes::SharedLane};
+use super::{lanes::SharedLane, parts::Parts};
 use crate::bus::{OnDelivery, Position, ProduceError, kafka::log::ClientLog};
 
 /// What a librdkafka code means to the caller. `taken`: the record was in the queue, so that a

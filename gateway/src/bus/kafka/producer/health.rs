@@ -10,14 +10,15 @@ use std::{
 };
 
 use rdkafka::error::RDKafkaErrorCode;
+use tokio::time::Instant;
 
 use super::is_connectivity;
 
 /// How long the brokers have for an answer before they count as unreachable.
 pub(super) const PATIENCE: Duration = Duration::from_secs(2);
 
-/// From one question, or one new client, to the next; and how long nothing may be acknowledged
-/// before there is a question.
+/// From the beginning of one question, or one new client, to the next; and how long nothing may be
+/// acknowledged before there is a question.
 const PAUSE: Duration = Duration::from_secs(1);
 
 /// What the health thread does next.
@@ -48,8 +49,8 @@ struct State {
     curious: bool,
     /// A broker has answered, ever.
     has_met: bool,
-    /// Something was just done: the next thing waits a little.
-    rest: bool,
+    /// When something was done last: the next thing waits a little.
+    done: Option<Instant>,
     /// The client will not produce any more.
     broken: bool,
     /// How many records were acknowledged when this was looked at last.
@@ -123,11 +124,11 @@ impl Health {
                     state.doubtful |= outstanding() > 0 && delivered == state.delivered;
                     state.delivered = delivered;
                 }
-            } else if std::mem::take(&mut state.rest) {
-                let rested = self.changed.wait_timeout_while(state, PAUSE, |state| !state.stopping);
+            } else if let Some(rest) = state.rest(Instant::now()) {
+                let rested = self.changed.wait_timeout_while(state, rest, |state| !state.stopping);
                 state = rested.unwrap_or_else(PoisonError::into_inner).0;
             } else {
-                state.rest = true;
+                state.done = Some(Instant::now());
                 (state.doubtful, state.curious) = (false, false);
                 let broken = std::mem::take(&mut state.broken);
                 return Some(if broken { Task::Replace } else { Task::Ask });
@@ -152,6 +153,15 @@ impl Health {
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    /// How long the next thing has to wait; `None`: it has waited. A question that was not answered has
+    /// taken longer, so that the next one is on its way when the brokers come back.
+    fn rest(&self, now: Instant) -> Option<Duration> {
+        let until = self.done? + PAUSE;
+        until.checked_duration_since(now).filter(|rest| !rest.is_zero())
     }
 }
 
@@ -233,6 +243,17 @@ mod tests {
         health.delivered();
         assert_eq!(health.next_task(|| 1), Some(Task::Ask));
         assert!(health.is_up());
+    }
+
+    #[test]
+    fn only_what_was_quick_is_rested_after() {
+        let start = Instant::now();
+        let mut state = State::default();
+        assert_eq!(state.rest(start), None);
+        state.done = Some(start);
+        assert_eq!(state.rest(start), Some(PAUSE));
+        assert_eq!(state.rest(start + PAUSE / 4), Some(PAUSE * 3 / 4));
+        assert_eq!(state.rest(start + PATIENCE), None, "a question that was not answered");
     }
 
     #[test]

@@ -1,11 +1,11 @@
-//! The lanes to all partitions, what is kept back in them together, and who looks after them when.
+//! The lanes to all partitions, and what is kept back in them together.
 //!
 //! Knows of librdkafka only what it is handed: a way to send, and a way to pause.
 
 use std::{
     collections::HashMap,
     sync::{
-        Arc, Condvar, Mutex, PoisonError,
+        Arc, Mutex,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::Duration,
@@ -14,56 +14,21 @@ use std::{
 use arc_swap::ArcSwap;
 use tokio::time::Instant;
 
-use super::lane::{Entered, Lane, Sent};
+use super::{
+    kept::Kept,
+    lane::{Entered, Lane, Sent},
+    turns::{Turn, Turns},
+};
 use crate::{
     bus::{OnDelivery, Outgoing, ProduceError, partitioner::partition_for},
     tasks::locked,
 };
-
-/// How often lanes are looked at while one of them has more than can be on its way.
-const TICK: Duration = Duration::from_millis(10);
-
-/// How often what is kept back is searched for what nobody wants any more, in ticks.
-const SWEEP_TICKS: u32 = 100;
 
 /// Records that a lane gets in one go once it is acknowledged again: about what fits one request.
 const HAND_OVER_MAX: usize = 2_000;
 
 /// How long records are kept back for a broker that has never answered yet.
 const START_PATIENCE: Duration = Duration::from_secs(5);
-
-/// A record that is kept back.
-pub(super) struct Kept {
-    pub(super) topic: String,
-    pub(super) partition: Option<i32>,
-    pub(super) key: Option<Box<[u8]>>,
-    pub(super) value: Option<Box<[u8]>>,
-    pub(super) headers: Vec<(String, Box<[u8]>)>,
-    pub(super) on_delivery: OnDelivery,
-}
-
-impl Kept {
-    pub(super) fn new(record: &Outgoing<'_>, on_delivery: OnDelivery) -> Self {
-        let headers = record.headers.iter();
-        Self {
-            topic: record.topic.to_owned(),
-            partition: record.partition,
-            key: record.key.map(Into::into),
-            value: record.value.map(Into::into),
-            headers: headers.map(|(name, value)| ((*name).to_owned(), (*value).into())).collect(),
-            on_delivery,
-        }
-    }
-
-    fn bytes(&self) -> usize {
-        let headers = self.headers.iter().map(|(name, value)| name.len() + value.len());
-        self.topic.len() + headers.sum::<usize>() + self.content_bytes()
-    }
-
-    fn content_bytes(&self) -> usize {
-        [&self.key, &self.value].into_iter().flatten().map(|part| part.len()).sum()
-    }
-}
 
 /// The lane of a record, by which librdkafka's word on it finds back.
 pub(super) type SharedLane = Arc<Place>;
@@ -92,10 +57,7 @@ pub(super) struct Lanes {
     cold_until: Instant,
     kept_bytes: AtomicUsize,
     limits: Limits,
-    turn: Mutex<Turn>,
-    woken: Condvar,
-    /// The same as in `turn`, to be looked at without its lock.
-    is_awake: AtomicBool,
+    turns: Turns,
 }
 
 /// What may be kept back.
@@ -106,15 +68,6 @@ pub(super) struct Limits {
     /// Key and value of one record: librdkafka would refuse it at once, and nobody is to learn of it
     /// later.
     pub(super) record_bytes_max: usize,
-}
-
-#[derive(Debug, Default)]
-struct Turn {
-    is_awake: bool,
-    is_busy: bool,
-    is_stopping: bool,
-    ticked: Option<Instant>,
-    ticks: u32,
 }
 
 /// What librdkafka is to be told of partitions, in this order.
@@ -133,9 +86,7 @@ impl Lanes {
             cold_until: Instant::now() + START_PATIENCE,
             kept_bytes: AtomicUsize::new(0),
             limits,
-            turn: Mutex::default(),
-            woken: Condvar::new(),
-            is_awake: AtomicBool::new(false),
+            turns: Turns::default(),
         }
     }
 
@@ -150,7 +101,7 @@ impl Lanes {
         let topics: Vec<String> = self.topics.load().keys().cloned().collect();
         topics.iter().for_each(|topic| self.lay_out(topic));
         self.is_cold.store(false, Ordering::Release);
-        self.wake();
+        self.turns.wake();
     }
 
     /// Where a record goes; and whether the topic is not known yet.
@@ -235,7 +186,7 @@ impl Lanes {
             Ok(kept)
         })?;
         if entered != (Entered::Goes { is_beyond: false }) {
-            self.wake();
+            self.turns.wake();
         }
         Ok(on_delivery)
     }
@@ -243,7 +194,7 @@ impl Lanes {
     /// librdkafka has told of a record that came this way, or has refused it.
     pub(super) fn settle(&self, place: &Place) {
         if place.lane.settle() {
-            self.wake();
+            self.turns.wake();
         }
     }
 
@@ -251,7 +202,7 @@ impl Lanes {
     /// without it is `given_up`, with the reason where somebody still waits.
     pub(super) fn look_after(
         &self,
-        is_tick: bool,
+        turn: Turn,
         mut send: impl FnMut(Kept, &SharedLane) -> Sent<Kept>,
         mut give_up: impl FnMut(Kept, Option<ProduceError>),
     ) -> Orders {
@@ -260,16 +211,15 @@ impl Lanes {
         if is_over {
             self.is_cold.store(false, Ordering::Release);
         }
-        let is_sweep = is_tick && self.is_sweep();
         for place in self.all() {
             if is_over {
                 let unsent = place.lane.take_kept(|_| false);
                 self.drop_all(unsent, |kept| give_up(kept, Some(ProduceError::Unreachable)));
-            } else if is_sweep {
+            } else if turn.is_sweep {
                 let unwanted = place.lane.take_kept(|kept| kept.on_delivery.is_wanted());
                 self.drop_all(unwanted, |kept| give_up(kept, None));
             }
-            let step = place.lane.step(is_tick, !self.is_cold());
+            let step = place.lane.step(turn.is_tick, !self.is_cold());
             is_busy |= step.is_busy;
             if step.hand_over {
                 place.lane.hand_over(HAND_OVER_MAX, |kept| {
@@ -287,7 +237,7 @@ impl Lanes {
                 None => {}
             }
         }
-        locked(&self.turn).is_busy = is_busy;
+        self.turns.set_busy(is_busy);
         orders
     }
 
@@ -303,10 +253,6 @@ impl Lanes {
         }
     }
 
-    fn is_sweep(&self) -> bool {
-        locked(&self.turn).ticks.is_multiple_of(SWEEP_TICKS)
-    }
-
     fn all(&self) -> Vec<SharedLane> {
         let topics = self.topics.load();
         let places =
@@ -314,42 +260,13 @@ impl Lanes {
         topics.values().flat_map(places).collect()
     }
 
-    /// Something has happened that lanes have to be looked at for.
-    fn wake(&self) {
-        if !self.is_awake.swap(true, Ordering::AcqRel) {
-            locked(&self.turn).is_awake = true;
-            self.woken.notify_one();
-        }
+    /// Waits until they have to be looked after; `None` once stopped.
+    pub(super) fn next_turn(&self) -> Option<Turn> {
+        self.turns.next()
     }
 
     /// Ends [`Lanes::next_turn`].
     pub(super) fn stop(&self) {
-        locked(&self.turn).is_stopping = true;
-        self.woken.notify_one();
-    }
-
-    /// Waits until lanes have to be looked at. Whether a tick has passed since the last one; `None`
-    /// once stopped.
-    pub(super) fn next_turn(&self) -> Option<bool> {
-        let mut turn = locked(&self.turn);
-        while !turn.is_stopping && !turn.is_awake {
-            turn = if turn.is_busy {
-                let waited = self.woken.wait_timeout(turn, TICK);
-                let (mut turn, timeout) = waited.unwrap_or_else(PoisonError::into_inner);
-                turn.is_awake |= timeout.timed_out();
-                turn
-            } else {
-                self.woken.wait(turn).unwrap_or_else(PoisonError::into_inner)
-            };
-        }
-        turn.is_awake = false;
-        self.is_awake.store(false, Ordering::Release);
-        let now = Instant::now();
-        let is_tick = turn.ticked.is_none_or(|ticked| now >= ticked + TICK);
-        if is_tick {
-            turn.ticked = Some(now);
-            turn.ticks = turn.ticks.wrapping_add(1);
-        }
-        (!turn.is_stopping).then_some(is_tick)
+        self.turns.stop();
     }
 }
