@@ -282,7 +282,7 @@ fn readiness(
 
 /// Requests cannot be recorded, or their replies not be read. A broker that cannot be reached matters
 /// where there is no other: else it only says why there is none.
-fn kafka_health(is_available: bool, troubles: &[Trouble]) -> Health {
+pub(crate) fn kafka_health(is_available: bool, troubles: &[Trouble]) -> Health {
     let is_connection = |trouble: &&Trouble| matches!(trouble, Trouble::Unreachable(_));
     let reading = troubles.iter().filter(|trouble| !is_connection(trouble));
     let mut reasons: Vec<String> = reading.map(ToString::to_string).collect();

@@ -264,9 +264,10 @@ async fn samples(config: Config, shutdown: Shutdown) -> Result<(), Exit> {
     let (tasks, mut lost) = Tasks::new();
     let samples =
         Samples::start(&kafka_settings(&config), &config, &tasks).map_err(Exit::failed)?;
-    say_aside(format!("answering {}\n", samples.names().join(", ")));
+    let answering = samples.announce(|names| say_aside(format!("answering {}\n", names.join(", "))));
     let result = tokio::select! {
         () = shutdown => Ok(()),
+        never = answering => match never {},
         name = lost.next() => Err(Exit::failed(format!("the task {name} was lost"))),
     };
     tasks.stop_and_wait().await;

@@ -1,17 +1,28 @@
 //! The sample services, as backends in any language would be written: they read a request topic and
 //! answer on the topic that each request names. Used by `dev` and by `samples`.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    convert::Infallible,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use bytes::Bytes;
 use serde_json::{Value, json};
+use tokio::time::{Instant, sleep};
 
 use crate::{
+    app::kafka_health,
     bus::{
-        BusEvent, Consumer, Incoming, Outgoing, Producer,
+        BusEvent, Consumer, ConsumerControl, Incoming, Outgoing, Producer, Trouble,
         kafka::{KafkaSettings, StartError, consumer::KafkaConsumer, producer::KafkaProducer},
     },
     config::Config,
+    readiness::{Announcement, Announcer, Component, Health, Readiness},
     relay::dialects::{CORRELATION_ID, REPLY_TOPIC},
     tasks::Tasks,
 };
@@ -22,6 +33,8 @@ const SLEEP_MAX: Duration = Duration::from_secs(60);
 const VALIDATION_TIME: Duration = Duration::from_millis(200);
 /// How long a consumer may take to leave.
 const CLOSE_WITHIN: Duration = Duration::from_secs(2);
+/// How often it is looked whether requests can be read and answered.
+const LOOK_INTERVAL: Duration = Duration::from_millis(100);
 
 /// What a sample service does with a request's value.
 type Behaviour = fn(&[u8]) -> Reaction;
@@ -41,6 +54,7 @@ struct Reaction {
 #[derive(Debug)]
 pub struct Samples {
     names: Vec<&'static str>,
+    readiness: Readiness,
 }
 
 impl Samples {
@@ -54,28 +68,77 @@ impl Samples {
         tasks: &Tasks,
     ) -> Result<Self, StartError> {
         let producer: Arc<dyn Producer> = Arc::new(KafkaProducer::start(settings)?);
-        let mut names = Vec::new();
+        let (mut names, mut controls) = (Vec::new(), Vec::new());
+        let mut readiness = Readiness::default();
         for (name, behaviour) in SERVICES {
             let Some(service) = config.services.get(name) else { continue };
             let group = format!("roundtrip-sample-{name}");
             let consumer = KafkaConsumer::start(settings, &group, &service.request_topic)?;
-            let sample =
-                Sample { behaviour, producer: Arc::clone(&producer), tasks: tasks.clone() };
+            controls.push(consumer.control());
+            let assigned = Arc::<AtomicBool>::default();
+            let topic = &service.request_topic;
+            readiness = readiness.with(Component::Assignment, is_assigned(&assigned, topic));
+            let (producer, tasks) = (Arc::clone(&producer), tasks.clone());
+            let sample = Sample { behaviour, producer, assigned, tasks: tasks.clone() };
             drop(tasks.until(name, tasks.stop(), sample.run(Box::new(consumer))));
             names.push(name);
         }
-        Ok(Self { names })
+        let readiness = readiness.with(Component::Kafka, move || {
+            kafka_health(producer.is_available(), &troubles(&controls))
+        });
+        Ok(Self { names, readiness })
     }
 
     /// Which services are answered.
     pub fn names(&self) -> &[&'static str] {
         &self.names
     }
+
+    /// Has `say` told when requests are read for the first time, and the log why they are not, for as long
+    /// as it is polled.
+    pub async fn announce(&self, say: impl FnOnce(&[&str])) -> Infallible {
+        let (mut announcer, mut say) = (Announcer::new(Instant::now()), Some(say));
+        loop {
+            let report = self.readiness.report();
+            match announcer.look(&report, Instant::now()) {
+                Some(Announcement::Ready) => match say.take() {
+                    Some(say) => say(&self.names),
+                    None => tracing::info!("answering again"),
+                },
+                Some(Announcement::Unready) => {
+                    let reasons = report.reasons.join("; ");
+                    tracing::warn!(reasons, "not answering: goes on trying");
+                }
+                None => {}
+            }
+            sleep(LOOK_INTERVAL).await;
+        }
+    }
+}
+
+/// Whether the member that reads a topic has joined its group.
+fn is_assigned(assigned: &Arc<AtomicBool>, topic: &str) -> impl Fn() -> Health + use<> {
+    let reason = format!("no assignment of partitions of {topic} yet");
+    let assigned = Arc::clone(assigned);
+    move || Health::unready_if(!assigned.load(Ordering::Relaxed), &reason)
+}
+
+/// What keeps all of them from reading. They have their brokers in common, and the trouble with them.
+fn troubles(controls: &[Arc<dyn ConsumerControl>]) -> Vec<Trouble> {
+    let mut troubles = Vec::new();
+    for trouble in controls.iter().flat_map(|control| control.troubles()) {
+        if !troubles.contains(&trouble) {
+            troubles.push(trouble);
+        }
+    }
+    troubles
 }
 
 struct Sample {
     behaviour: Behaviour,
     producer: Arc<dyn Producer>,
+    /// Partitions, or none, have been assigned.
+    assigned: Arc<AtomicBool>,
     tasks: Tasks,
 }
 
@@ -95,11 +158,13 @@ impl Sample {
         loop {
             // A sample answers at most once: what it has read counts as handled.
             let mut read = BTreeMap::new();
-            let mut sink = |event: BusEvent<'_>| {
-                if let BusEvent::Record(record) = event {
+            let mut sink = |event: BusEvent<'_>| match event {
+                BusEvent::Record(record) => {
                     self.handle(&record);
                     read.insert(record.partition, record.offset + 1);
                 }
+                BusEvent::Assigned(_) => self.assigned.store(true, Ordering::Relaxed),
+                _ => {}
             };
             tokio::select! {
                 () = stop.cancelled() => break,

@@ -14,6 +14,7 @@ mod scenarios {
     mod instruments;
     mod internal;
     mod kafka_bus;
+    mod kafka_hangs;
     mod outages;
     mod partitioner;
     mod printed_client;
@@ -27,6 +28,7 @@ mod scenarios {
     mod resume_kills;
     mod resume_requests;
     mod resume_tokens;
+    mod samples;
     mod sessions;
     mod slow_reader;
     mod stuck_output;

@@ -49,11 +49,17 @@ impl Failure {
     }
 
     /// What a line of librdkafka's log on a lost connection says, where it is more than that: a broker
-    /// closes it without a word when it expects TLS, or a login. The line begins with the thread.
+    /// closes it without a word when it expects TLS, or a login; and so does what stands before brokers
+    /// where there is none. The line begins with the thread.
     pub(super) fn of_log(line: &str) -> Option<Self> {
         let text = line.split_once("]: ").map_or(line, |(_, text)| text);
-        let is_meant = text.contains("security.protocol") || text.contains("ApiVersion");
-        is_meant.then(|| Self::with(Fault::Closed, text)).flatten()
+        if text.contains("security.protocol") || text.contains("ApiVersion") {
+            return Self::with(Fault::Closed, text);
+        }
+        // The first question of each connection. What the system says of it may change each time.
+        let is_first = text.contains("in state APIVERSION_QUERY");
+        let failure = is_first.then(|| Self::with(Fault::Closed, text)).flatten()?;
+        Some(Self { cause: "before it has answered anything".to_owned(), ..failure })
     }
 
     fn with(fault: Fault, text: &str) -> Option<Self> {
@@ -179,6 +185,17 @@ mod tests {
             "127.0.0.1:9 closes the connection: Disconnected: requesting ApiVersion: might be caused by \
              incorrect security.protocol configuration",
         );
+        for how in ["connection closed by peer: receive 0 after POLLIN", "connection reset by peer"]
+        {
+            let line = format!(
+                "[thrd:a:9/bootstrap]: a:9/bootstrap: Disconnected: {how} (after 0ms in state \
+                 APIVERSION_QUERY, 1 identical error(s) suppressed)"
+            );
+            assert_eq!(
+                Failure::of_log(&line).unwrap().to_string(),
+                "a:9 closes the connection: before it has answered anything",
+            );
+        }
         assert_eq!(
             Failure::of_log("[thrd:a:9/1]: a:9/1: Disconnected (after 3ms in state UP)"),
             None
