@@ -5,23 +5,21 @@
 
 use std::{fmt, str::FromStr, time::Duration};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use nix::sys::signal::Signal;
 use rand::{RngExt, rngs::StdRng};
 use tokio::time::sleep;
 
 use crate::{
-    SOON,
     account::Allowance,
     cluster::{Cluster, ClusterBuilder},
-    eventually,
     infra::proxy::Link,
-    load::meter::Meter,
-    reliable::directory::{Directory, Trouble},
-    say,
+    reliable::directory::Directory,
 };
 
+mod brokers;
 mod descriptors;
+mod nodes;
 
 /// Something that happens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,11 +64,7 @@ pub struct Promise {
     pub survivors_wait_max: Option<Duration>,
 }
 
-const PAUSE: Duration = Duration::from_secs(10);
 const REDIS_PAUSE: Duration = Duration::from_secs(5);
-const KAFKA_PAUSE: Duration = Duration::from_secs(10);
-/// How much of a core a node may use while Kafka stands still.
-const IDLE_SHARE_MAX: f64 = 0.2;
 const LINK_FAULT: Duration = Duration::from_secs(5);
 const LINK_DELAY: Duration = Duration::from_millis(300);
 /// How old the dump is from which Redis comes back.
@@ -218,12 +212,12 @@ impl Fault {
         let last = cluster.nodes().len() - 1;
         let any = rng.random_range(0..=last);
         match self {
-            Self::KillSockets => kill(cluster, directory, any, away, true).await,
-            Self::KillReader => kill(cluster, directory, last, away, false).await,
-            Self::Pause => pause(cluster, directory, any).await,
+            Self::KillSockets => nodes::kill(cluster, directory, any, away, true).await,
+            Self::KillReader => nodes::kill(cluster, directory, last, away, false).await,
+            Self::Pause => nodes::pause(cluster, directory, any).await,
             Self::Rolling => {
                 for index in 0..=last {
-                    drain(cluster, directory, index).await?;
+                    nodes::drain(cluster, directory, index).await?;
                     cluster.node_mut(index).restart().await?;
                     directory.list(cluster.node(index));
                     directory.well(cluster.node(index).id());
@@ -231,7 +225,7 @@ impl Fault {
                 }
                 Ok(())
             }
-            Self::Join => join(cluster, directory, away).await,
+            Self::Join => nodes::join(cluster, directory, away).await,
             Self::RedisEmptied => {
                 cluster.redis().kill()?;
                 sleep(away / 4).await;
@@ -252,13 +246,13 @@ impl Fault {
                 cluster.kafka().kill()?;
                 sleep(away / 4).await;
                 cluster.kafka().restart().await?;
-                all_ready(cluster).await
+                brokers::all_well(cluster).await
             }
-            Self::KafkaPaused => pause_kafka(cluster).await,
+            Self::KafkaPaused => brokers::pause(cluster).await,
             Self::TopicAnew => {
                 let topic = cluster.topic("replies");
                 cluster.kafka().make_anew(&topic, cluster.reply_partitions()).await?;
-                kill(cluster, directory, any, away / 4, true).await
+                nodes::kill(cluster, directory, any, away / 4, true).await
             }
             Self::LinkCut => disturb(cluster, any, Link::Cut).await,
             Self::LinkDelayed => disturb(cluster, any, Link::Delayed(LINK_DELAY)).await,
@@ -268,99 +262,11 @@ impl Fault {
     }
 }
 
-async fn kill(
-    cluster: &mut Cluster,
-    directory: &Directory,
-    index: usize,
-    away: Duration,
-    listed: bool,
-) -> Result<()> {
-    directory.trouble(cluster.node(index).id(), Trouble::Lost);
-    cluster.node_mut(index).kill();
-    sleep(away).await;
-    let node = cluster.node_mut(index);
-    node.restart().await?;
-    if listed {
-        directory.list(node);
-    }
-    directory.well(node.id());
-    cluster.balanced().await
-}
-
-async fn pause(cluster: &mut Cluster, directory: &Directory, index: usize) -> Result<()> {
-    let node = cluster.node_mut(index);
-    directory.trouble(node.id(), Trouble::Lost);
-    node.stop()?;
-    sleep(PAUSE).await;
-    node.cont()?;
-    eventually(SOON, "the node is ready again", async || node.is_ready().await).await?;
-    directory.well(node.id());
-    cluster.balanced().await
-}
-
-async fn drain(cluster: &mut Cluster, directory: &Directory, index: usize) -> Result<()> {
-    let node = cluster.node_mut(index);
-    directory.trouble(node.id(), Trouble::Drained);
-    let code = node.term().await?;
-    ensure!(code == 0, "{} drained with exit code {code}", node.id());
-    Ok(())
-}
-
-async fn join(cluster: &mut Cluster, directory: &Directory, stays: Duration) -> Result<()> {
-    let away = cluster.nodes().iter().position(|node| !node.is_started());
-    let index = match away {
-        Some(index) => {
-            cluster.node_mut(index).restart().await?;
-            index
-        }
-        None => cluster.add_node().await?,
-    };
-    directory.well(cluster.node(index).id());
-    directory.list(cluster.node(index));
-    cluster.balanced().await?;
-    sleep(stays).await;
-    // A load balancer learns first that a node is to go.
-    directory.delist(cluster.node(index).id());
-    drain(cluster, directory, index).await?;
-    cluster.balanced().await
-}
-
-/// While nothing is acknowledged, a node has nothing to do but to keep its clients waiting, and to
-/// refuse them.
-async fn pause_kafka(cluster: &Cluster) -> Result<()> {
-    let mut meter = Meter::default();
-    for node in cluster.nodes() {
-        meter.add(node.id(), node.pid()?);
-    }
-    cluster.kafka().signal(Signal::SIGSTOP)?;
-    let before = meter.read()?;
-    sleep(KAFKA_PAUSE).await;
-    let used = before.until(&meter.read()?);
-    cluster.kafka().signal(Signal::SIGCONT)?;
-    cluster.kafka().answers().await?;
-    all_ready(cluster).await?;
-    for node in used.cpu_micros.keys() {
-        let share = used.share(node);
-        let story =
-            format!("while Kafka stood still, {node} used {:.1} % of a core", 100.0 * share);
-        say(&story);
-        ensure!(share <= IDLE_SHARE_MAX, story);
-    }
-    Ok(())
-}
-
 async fn disturb(cluster: &Cluster, index: usize, link: Link) -> Result<()> {
     let proxy = cluster.node(index).proxy();
     proxy.set(link);
     sleep(LINK_FAULT).await;
     proxy.heal();
-    Ok(())
-}
-
-async fn all_ready(cluster: &Cluster) -> Result<()> {
-    for node in cluster.nodes() {
-        eventually(SOON, "the node is ready again", async || node.is_ready().await).await?;
-    }
     Ok(())
 }
 

@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use record::{First, Reply, ReplyKey, ReplyPartition, Seen};
 
-use crate::{SOON, eventually, infra::kafka::Kafka};
+use crate::{SOON, eventually, infra::kafka::Kafka, say};
 
 mod record;
 
@@ -103,6 +103,8 @@ impl WorkerBuilder {
         // As one sets up a service that is to be back as soon as its broker.
         client
             .set("linger.ms", "0")
+            // A broker that stood still may leave a request without an answer; the default is a minute.
+            .set("socket.timeout.ms", "10000")
             .set("reconnect.backoff.max.ms", "1000")
             .set("topic.metadata.refresh.interval.ms", "5000");
         let partitioner = match self.partitioner {
@@ -114,11 +116,12 @@ impl WorkerBuilder {
             .set("partitioner", partitioner)
             .set("compression.type", self.compression)
             .create()?;
+        // Its session is as long as clients have it by default, longer than a broker is away here. With a
+        // shorter one the group would form anew each time, and miss the worker's former self meanwhile.
         let consumer: StreamConsumer = client
             .set("group.id", &self.group)
             .set("auto.offset.reset", "earliest")
             .set("auto.commit.interval.ms", "1000")
-            .set("session.timeout.ms", "6000")
             .set("heartbeat.interval.ms", "1000")
             .create()?;
         consumer.subscribe(&[&self.topic])?;
@@ -128,6 +131,7 @@ impl WorkerBuilder {
             consumer,
             behaviour: Arc::new(behaviour),
             seen: Arc::clone(&seen),
+            unwritten: Arc::default(),
             reply_partitions: self.reply_partitions,
             _kafka: self.kafka,
         };
@@ -180,6 +184,7 @@ struct Service {
     consumer: StreamConsumer,
     behaviour: Arc<Behaviour>,
     seen: Arc<Mutex<Vec<Seen>>>,
+    unwritten: Arc<Unwritten>,
     reply_partitions: i32,
     /// Dropped last: a client without its broker takes long to close.
     _kafka: Arc<Kafka>,
@@ -212,12 +217,14 @@ impl Service {
             None => {
                 // Queued before the next one: the records of a stream keep their order.
                 let queued = queue.put(&producer, reply).await;
-                tokio::spawn(confirm(queued));
+                let unwritten = Arc::clone(&self.unwritten);
+                tokio::spawn(async move { unwritten.confirm(queued).await });
             }
             Some(first) => {
+                let unwritten = Arc::clone(&self.unwritten);
                 tokio::spawn(async move {
                     first.await;
-                    confirm(queue.put(&producer, reply).await).await;
+                    unwritten.confirm(queue.put(&producer, reply).await).await;
                 });
             }
         }
@@ -267,8 +274,28 @@ impl Queue {
     }
 }
 
-/// A reply that Kafka does not take is the test's failure, not the gateway's.
-async fn confirm(queued: KafkaResult<DeliveryFuture>) {
-    let delivered = queued.expect("the producer takes the reply").await.expect("it is not dropped");
-    delivered.map_err(|(error, _)| error).expect("Kafka takes the reply");
+/// Replies that Kafka did not take, by what it had against them.
+#[derive(Debug, Default)]
+struct Unwritten(Mutex<BTreeMap<String, usize>>);
+
+impl Unwritten {
+    /// Waits until a reply is written. One that is not is missed by whoever waits for it, so that it is told
+    /// here once for each reason, and the service goes on.
+    async fn confirm(&self, queued: KafkaResult<DeliveryFuture>) {
+        let written = match queued {
+            Ok(queued) => match queued.await {
+                Ok(delivered) => delivered.map_err(|(error, _)| error.to_string()),
+                Err(_) => Err("the producer has been closed".to_owned()),
+            },
+            Err(error) => Err(error.to_string()),
+        };
+        if let Err(reason) = written {
+            let mut unwritten = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            let count = unwritten.entry(reason.clone()).or_default();
+            *count += 1;
+            if *count == 1 {
+                say(&format!("a service cannot write a reply: {reason}"));
+            }
+        }
+    }
 }
