@@ -1,22 +1,15 @@
 //! One node: joins its parts, runs them, and drains them in order.
 
-use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
-use registry::{
-    MemoryRegistry, NodeId, NodeRef, NodeState, RedisRegistry, Registry, RegistryError,
-};
-use tokio::{sync::watch, task::JoinHandle, time::Instant};
+use registry::{NodeId, NodeRef, NodeState};
+use tokio::{task::JoinHandle, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use self::drain::{Drain, FAREWELL, Stops};
 use crate::{
-    bus::{
-        Consumer, ConsumerControl, Producer, Trouble,
-        kafka::{
-            KafkaSettings, Profile, StartError, consumer::KafkaConsumer, producer::KafkaProducer,
-        },
-    },
-    config::{Config, IsolationLevel},
+    bus::{ConsumerControl, Producer},
+    config::Config,
     descriptors::Budget,
     edge::{
         Edge,
@@ -31,8 +24,14 @@ use crate::{
     telemetry::Telemetry,
 };
 
+mod adapters;
 pub mod drain;
+mod health;
 mod steps;
+
+pub use adapters::{Adapters, StartFailure, kafka_settings};
+pub(crate) use health::kafka_health;
+use health::readiness;
 
 /// TCP connections of the public listener beyond `limits.connections_max` sockets: HTTP callers,
 /// and those that are told that the node is full.
@@ -44,41 +43,6 @@ const UPKEEP_INTERVAL: Duration = Duration::from_millis(500);
 /// The same while the node starts: clients wait for it.
 const READINESS_INTERVAL: Duration = Duration::from_millis(20);
 
-/// What a node stands on.
-#[derive(Debug)]
-pub struct Adapters {
-    /// Writes requests.
-    pub producer: Arc<dyn Producer>,
-    /// Reads replies.
-    pub consumer: Box<dyn Consumer>,
-    /// The shared table.
-    pub registry: Arc<dyn Registry>,
-}
-
-/// Why a node could not start.
-#[derive(Debug, thiserror::Error)]
-pub enum StartFailure {
-    /// A listener's address cannot be bound.
-    #[error("{option}: cannot listen on {address}: {source}")]
-    Listen {
-        /// The option that names the address.
-        option: &'static str,
-        /// The address.
-        address: SocketAddr,
-        /// Why not.
-        source: io::Error,
-    },
-    /// A Kafka client cannot be set up.
-    #[error(transparent)]
-    Kafka(#[from] StartError),
-    /// The registry's URL or prefix is no good.
-    #[error(transparent)]
-    Registry(#[from] RegistryError),
-    /// The shared secret does not fit an HTTP header.
-    #[error("internal.secret: {0}")]
-    Secret(#[from] http::header::InvalidHeaderValue),
-}
-
 /// Why a node stopped without being asked to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Stopped {
@@ -88,49 +52,6 @@ pub enum Stopped {
     /// Its name has been taken.
     #[error("another node with the same node_id has started")]
     Superseded,
-}
-
-impl Adapters {
-    /// Kafka and the registry as configured. Neither has to be reachable yet.
-    ///
-    /// # Errors
-    /// A setting that no client can be made of.
-    pub async fn connect(config: &Config) -> Result<Self, StartFailure> {
-        let settings = kafka_settings(config);
-        let url = config.registry.url.expose();
-        let registry: Arc<dyn Registry> = if url == "memory:" {
-            Arc::new(MemoryRegistry::new())
-        } else {
-            Arc::new(RedisRegistry::connect(url, &config.registry.prefix).await?)
-        };
-        Self::with(&settings, config, registry)
-    }
-
-    /// Kafka as `settings` say, and a registry that is there.
-    ///
-    /// # Errors
-    /// A setting that no client can be made of.
-    pub fn with(
-        settings: &KafkaSettings,
-        config: &Config,
-        registry: Arc<dyn Registry>,
-    ) -> Result<Self, StartFailure> {
-        let kafka = &config.kafka;
-        let consumer = KafkaConsumer::start(settings, &kafka.group_id, &kafka.reply_topic)?;
-        let producer = Arc::new(KafkaProducer::start(settings)?);
-        Ok(Self { producer, consumer: Box::new(consumer), registry })
-    }
-}
-
-/// How this node's Kafka clients are set up.
-pub fn kafka_settings(config: &Config) -> KafkaSettings {
-    KafkaSettings {
-        bootstrap_servers: config.kafka.bootstrap_servers.clone(),
-        client_id: format!("roundtrip-{}", config.node_id),
-        reads_uncommitted: config.kafka.isolation_level == IsolationLevel::ReadUncommitted,
-        properties: config.kafka.properties.clone(),
-        profile: Profile::Production,
-    }
 }
 
 /// What the public listener may hold.
@@ -252,53 +173,6 @@ pub struct Node {
     readiness: Arc<Readiness>,
 }
 
-/// What a node needs to take requests, and what it promises beside that: one line for each way to
-/// look at it.
-fn readiness(
-    relay: &Arc<Relay>,
-    assigned: watch::Receiver<bool>,
-    control: Arc<dyn ConsumerControl>,
-) -> Readiness {
-    let (draining, bus, membership) =
-        (Arc::clone(relay), Arc::clone(relay), Arc::clone(&relay.membership));
-    Readiness::default()
-        .with(Component::Node, move || Health::unready_if(draining.gate.is_draining(), "draining"))
-        .with(Component::Registry, move || {
-            match (membership.is_announced(), membership.trouble()) {
-                (true, None) => Health::Well,
-                // What this node holds is served on without a registry.
-                (true, Some(error)) => Health::Degraded(error.to_string()),
-                (false, None) => Health::Unready("not announced in the registry yet".to_owned()),
-                (false, Some(error)) => {
-                    Health::Unready(format!("not announced in the registry yet: {error}"))
-                }
-            }
-        })
-        .with(Component::Assignment, move || {
-            Health::unready_if(!*assigned.borrow(), "no assignment of reply partitions yet")
-        })
-        .with(Component::Kafka, move || kafka_health(bus.is_bus_available(), &control.troubles()))
-}
-
-/// Requests cannot be recorded, or their replies not be read. A broker that cannot be reached matters
-/// where there is no other: else it only says why there is none.
-pub(crate) fn kafka_health(is_available: bool, troubles: &[Trouble]) -> Health {
-    let is_connection = |trouble: &&Trouble| matches!(trouble, Trouble::Unreachable(_));
-    let reading = troubles.iter().filter(|trouble| !is_connection(trouble));
-    let mut reasons: Vec<String> = reading.map(ToString::to_string).collect();
-    if !is_available {
-        let why = troubles.iter().find(is_connection);
-        reasons.insert(
-            0,
-            match why {
-                Some(why) => format!("kafka cannot be reached: {why}"),
-                None => "kafka cannot be reached".to_owned(),
-            },
-        );
-    }
-    if reasons.is_empty() { Health::Well } else { Health::Unready(reasons.join("; ")) }
-}
-
 impl Node {
     /// Works until `shutdown` is ready, then drains. `begins` is called when that begins, whatever the
     /// cause, with the time that it may take.
@@ -410,28 +284,5 @@ impl Node {
         drop(self.tasks.until("internal listener", &self.stops.internal, async move {
             internal.run(site, &tasks, stop).await;
         }));
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_broker_that_is_away_matters_where_there_is_no_other() {
-        let away = Trouble::Unreachable("kafka-1:9092 cannot be resolved: no such host".to_owned());
-        let missing = Trouble::MissingTopic("replies".to_owned());
-        assert_eq!(kafka_health(true, &[]), Health::Well);
-        assert_eq!(kafka_health(true, std::slice::from_ref(&away)), Health::Well);
-        let unready = |reason: &str| Health::Unready(reason.to_owned());
-        assert_eq!(kafka_health(false, &[]), unready("kafka cannot be reached"));
-        assert_eq!(
-            kafka_health(false, std::slice::from_ref(&away)),
-            unready("kafka cannot be reached: kafka-1:9092 cannot be resolved: no such host")
-        );
-        assert_eq!(
-            kafka_health(true, &[away, missing]),
-            unready("topic replies does not exist: `roundtrip topics` creates it")
-        );
     }
 }

@@ -264,7 +264,8 @@ async fn samples(config: Config, shutdown: Shutdown) -> Result<(), Exit> {
     let (tasks, mut lost) = Tasks::new();
     let samples =
         Samples::start(&kafka_settings(&config), &config, &tasks).map_err(Exit::failed)?;
-    let answering = samples.announce(|names| say_aside(format!("answering {}\n", names.join(", "))));
+    let answering =
+        samples.announce(|names| say_aside(format!("answering {}\n", names.join(", "))));
     let result = tokio::select! {
         () = shutdown => Ok(()),
         never = answering => match never {},

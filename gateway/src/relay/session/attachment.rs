@@ -104,7 +104,7 @@ impl Attachment<'_> {
         state.phase = Phase::Detached { frames: 0, bytes: 0 };
         state.closing = None;
         state.waker = None;
-        let confirmed = state.outbox.confirmed();
+        let confirmed = *state.outbox.resumable().start();
         state.outbox.rewind(confirmed);
         true
     }

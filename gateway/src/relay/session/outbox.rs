@@ -1,7 +1,10 @@
 //! The frames that a session owes its client, in order, from the oldest that the client is not known
 //! to have.
 
-use std::{collections::VecDeque, ops::Range};
+use std::{
+    collections::VecDeque,
+    ops::{Range, RangeInclusive},
+};
 
 use registry::RequestId;
 use tokio::time::Instant;
@@ -89,14 +92,10 @@ impl Outbox {
         }
     }
 
-    /// The number of the last frame that was queued.
-    pub(super) fn seq(&self) -> u64 {
-        self.seq
-    }
-
-    /// The number of the last frame that is not kept any more.
-    pub(super) fn confirmed(&self) -> u64 {
-        self.confirmed
+    /// After which frames a client may go on: from the last that is not kept any more to the last that
+    /// was queued.
+    pub(super) fn resumable(&self) -> RangeInclusive<u64> {
+        self.confirmed..=self.seq
     }
 
     /// How much would wait with a frame of this weight, where that is too much. One always fits where

@@ -68,8 +68,7 @@ impl Ownership<'_> {
     /// that cannot be: frames after `last_seq` are not kept any more, or it was never sent.
     pub fn resume(&self, last_seq: u64, beginning: Beginning) -> Option<ConnectionId> {
         let mut state = locked(&self.0.state);
-        let kept = state.outbox.confirmed()..=state.outbox.seq();
-        if !state.is_held() || !kept.contains(&last_seq) {
+        if !state.is_held() || !state.outbox.resumable().contains(&last_seq) {
             return None;
         }
         state.wake();
@@ -108,7 +107,7 @@ impl Ownership<'_> {
         };
         state.close(code.into());
         state.phase = Phase::Moved;
-        let (seq, confirmed) = (state.outbox.seq(), state.outbox.confirmed());
+        let (confirmed, seq) = state.outbox.resumable().into_inner();
         let (mut frames, mut holds) = (Vec::new(), Vec::new());
         for mut owed in state.outbox.drain().0.into_iter().filter(|owed| owed.seq > 0) {
             let frame = owed.copy();

@@ -157,9 +157,9 @@ impl Model {
         prop_assert_eq!(self.window.mark().unwrap_or(1), mark);
 
         let state = locked(&self.session.state);
-        let expected: Vec<u64> = (state.outbox.confirmed() + 1..=self.pushed).collect();
+        let expected: Vec<u64> = (state.outbox.resumable().start() + 1..=self.pushed).collect();
         prop_assert_eq!(state.outbox.checked(), expected);
-        prop_assert_eq!(state.outbox.seq(), self.pushed);
+        prop_assert_eq!(*state.outbox.resumable().end(), self.pushed);
         Ok(())
     }
 }

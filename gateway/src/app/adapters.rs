@@ -1,0 +1,93 @@
+//! What a node stands on, as its configuration has it: the only place that chooses for `serve`.
+
+use std::{io, net::SocketAddr, sync::Arc};
+
+use registry::{MemoryRegistry, RedisRegistry, Registry, RegistryError};
+
+use crate::{
+    bus::{
+        Consumer, Producer,
+        kafka::{
+            KafkaSettings, Profile, StartError, consumer::KafkaConsumer, producer::KafkaProducer,
+        },
+    },
+    config::{Config, IsolationLevel},
+};
+
+/// What a node stands on.
+#[derive(Debug)]
+pub struct Adapters {
+    /// Writes requests.
+    pub producer: Arc<dyn Producer>,
+    /// Reads replies.
+    pub consumer: Box<dyn Consumer>,
+    /// The shared table.
+    pub registry: Arc<dyn Registry>,
+}
+
+/// Why a node could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartFailure {
+    /// A listener's address cannot be bound.
+    #[error("{option}: cannot listen on {address}: {source}")]
+    Listen {
+        /// The option that names the address.
+        option: &'static str,
+        /// The address.
+        address: SocketAddr,
+        /// Why not.
+        source: io::Error,
+    },
+    /// A Kafka client cannot be set up.
+    #[error(transparent)]
+    Kafka(#[from] StartError),
+    /// The registry's URL or prefix is no good.
+    #[error(transparent)]
+    Registry(#[from] RegistryError),
+    /// The shared secret does not fit an HTTP header.
+    #[error("internal.secret: {0}")]
+    Secret(#[from] http::header::InvalidHeaderValue),
+}
+
+impl Adapters {
+    /// Kafka and the registry as configured. Neither has to be reachable yet.
+    ///
+    /// # Errors
+    /// A setting that no client can be made of.
+    pub async fn connect(config: &Config) -> Result<Self, StartFailure> {
+        let settings = kafka_settings(config);
+        let url = config.registry.url.expose();
+        let registry: Arc<dyn Registry> = if url == "memory:" {
+            Arc::new(MemoryRegistry::new())
+        } else {
+            Arc::new(RedisRegistry::connect(url, &config.registry.prefix).await?)
+        };
+        Self::with(&settings, config, registry)
+    }
+
+    /// Kafka as `settings` say, and a registry that is there.
+    ///
+    /// # Errors
+    /// A setting that no client can be made of.
+    pub fn with(
+        settings: &KafkaSettings,
+        config: &Config,
+        registry: Arc<dyn Registry>,
+    ) -> Result<Self, StartFailure> {
+        let kafka = &config.kafka;
+        let consumer = KafkaConsumer::start(settings, &kafka.group_id, &kafka.reply_topic)?;
+        let producer = Arc::new(KafkaProducer::start(settings)?);
+        Ok(Self { producer, consumer: Box::new(consumer), registry })
+    }
+}
+
+/// How this node's Kafka clients are set up.
+pub fn kafka_settings(config: &Config) -> KafkaSettings {
+    KafkaSettings {
+        bootstrap_servers: config.kafka.bootstrap_servers.clone(),
+        client_id: format!("roundtrip-{}", config.node_id),
+        reads_uncommitted: config.kafka.isolation_level == IsolationLevel::ReadUncommitted,
+        properties: config.kafka.properties.clone(),
+        profile: Profile::Production,
+    }
+}
