@@ -231,11 +231,14 @@ impl Visit {
         request: Request<Incoming>,
     ) -> impl Future<Output = Result<Response, Infallible>> + use<> {
         self.exchange.begun(request.version());
+        let request = request.map(|body| Watched::new(body, &self.exchange));
         Arc::clone(self).answer(request)
     }
 
-    async fn answer(self: Arc<Self>, request: Request<Incoming>) -> Result<Response, Infallible> {
-        let mut request = request.map(|body| Watched::new(body, &self.exchange));
+    async fn answer(
+        self: Arc<Self>,
+        mut request: Request<Watched>,
+    ) -> Result<Response, Infallible> {
         let early = match &self.refusal {
             Some(failure) => Some(self.voice.failure(failure)),
             None => requirements::check(&mut request).err().map(|unmet| self.voice.unmet(&unmet)),

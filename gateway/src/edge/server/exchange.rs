@@ -22,6 +22,11 @@ pub(super) enum Phase {
     Idle,
     /// A request has begun; its body has not ended.
     Reading,
+    /// As before, and the client will send no more: whether that cuts the body short is not known
+    /// yet, because the routes may not have read all of what has come.
+    Ending,
+    /// The client has closed within the body.
+    CutShort,
     /// A whole request waits for its answer.
     Waiting,
     /// An answer is on its way to the socket.
@@ -57,8 +62,10 @@ impl Exchange {
         match self.phase.load(Ordering::Relaxed) {
             0 => Phase::Idle,
             1 => Phase::Reading,
-            2 => Phase::Waiting,
-            3 => Phase::Answered,
+            2 => Phase::Ending,
+            3 => Phase::CutShort,
+            4 => Phase::Waiting,
+            5 => Phase::Answered,
             _ => Phase::Upgraded,
         }
     }
@@ -73,17 +80,36 @@ impl Exchange {
         self.set(Phase::Reading);
     }
 
-    /// The request's body has ended.
-    fn body_ended(&self) {
+    /// The client will send no more, in the middle of a request.
+    pub(super) fn ended(&self) {
         if self.phase() == Phase::Reading {
+            self.set(Phase::Ending);
+        }
+    }
+
+    /// The request's body has been read to its end.
+    fn body_read(&self) {
+        if self.is_reading() {
             self.set(Phase::Waiting);
         }
+    }
+
+    /// The routes have read what there is of the body, and wait for more.
+    fn body_awaited(&self) {
+        if self.phase() == Phase::Ending {
+            self.set(Phase::CutShort);
+        }
+    }
+
+    /// Whether a request's body has not been read to its end.
+    fn is_reading(&self) -> bool {
+        matches!(self.phase(), Phase::Reading | Phase::Ending | Phase::CutShort)
     }
 
     /// An answer is about to be written. Whether the request's body was read to its end: if not, no
     /// other request can follow.
     pub(super) fn answered(&self, is_upgrade: bool) -> bool {
-        let is_read = self.phase() != Phase::Reading;
+        let is_read = !self.is_reading();
         if !is_read {
             self.linger();
         }
@@ -134,7 +160,7 @@ impl Exchange {
     }
 }
 
-/// A request's body that tells when it has been read to its end.
+/// A request's body that tells when it has been read to its end, or as far as it has come.
 #[derive(Debug)]
 pub(super) struct Watched {
     body: Incoming,
@@ -144,7 +170,7 @@ pub(super) struct Watched {
 impl Watched {
     pub(super) fn new(body: Incoming, exchange: &Arc<Exchange>) -> Self {
         if body.is_end_stream() {
-            exchange.body_ended();
+            exchange.body_read();
         }
         Self { body, exchange: Arc::clone(exchange) }
     }
@@ -159,14 +185,17 @@ impl Body for Watched {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
         let polled = Pin::new(&mut self.body).poll_frame(cx);
-        let is_over = match &polled {
-            Poll::Ready(None) => true,
-            Poll::Ready(Some(Ok(_))) => self.body.is_end_stream(),
+        let before = self.exchange.phase();
+        match &polled {
+            Poll::Ready(None) => self.exchange.body_read(),
+            Poll::Ready(Some(Ok(_))) if self.body.is_end_stream() => self.exchange.body_read(),
             // What follows a body that cannot be read is no request.
-            Poll::Ready(Some(Err(_))) | Poll::Pending => false,
-        };
-        if is_over {
-            self.exchange.body_ended();
+            Poll::Ready(Some(_)) => {}
+            Poll::Pending => self.exchange.body_awaited(),
+        }
+        if before == Phase::Ending && self.exchange.phase() != before {
+            // The socket kept the end to itself until now.
+            cx.waker().wake_by_ref();
         }
         polled
     }

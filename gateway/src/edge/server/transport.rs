@@ -131,16 +131,24 @@ impl Transport {
     }
 
     /// The client will send no more. The HTTP library would give up what waits for an answer, so it
-    /// hears of it only when nothing does, or when the client is gone for good.
+    /// hears of it only when nothing does: there is no request, its body will never be whole, or the
+    /// client is gone for good.
     fn poll_end(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         match self.exchange.phase() {
             Phase::Waiting if self.exchange.takes_interim() => {
                 let half_close = self.half_close.get_or_insert_with(HalfClose::new);
                 half_close.poll(&self.stream, cx).map(Err)
             }
-            // Woken by the flush.
-            Phase::Waiting | Phase::Answered => Poll::Pending,
-            Phase::Idle | Phase::Reading | Phase::Upgraded => {
+            Phase::Reading => {
+                // The library may hold all of the body, or none of it: the routes will tell, and a
+                // task that is woken lets them read first.
+                self.exchange.ended();
+                cx.waker().wake_by_ref();
+                Poll::Pending
+            }
+            // Woken by the routes, or by the flush.
+            Phase::Ending | Phase::Waiting | Phase::Answered => Poll::Pending,
+            Phase::Idle | Phase::CutShort | Phase::Upgraded => {
                 if self.flaw.is_none() && self.is_within_head() {
                     self.refuse(Flaw::Half, buf);
                 }

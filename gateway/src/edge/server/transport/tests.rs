@@ -1,6 +1,7 @@
 use std::convert::Infallible;
 
-use http::{HeaderValue, Request, Response, Version};
+use http::{HeaderValue, Request, Response, StatusCode, Version};
+use http_body_util::BodyExt;
 use hyper::{body::Incoming, service::service_fn};
 use hyper_util::rt::TokioIo;
 use tokio::{
@@ -61,6 +62,30 @@ async fn serve(transport: Transport, exchange: Arc<Exchange>) {
         drop(Watched::new(request.into_body(), &exchange));
         exchange.answered(false);
         async { Ok::<_, Infallible>(Response::new(String::new())) }
+    });
+    let served = http().serve_connection(TokioIo::new(transport), service).await;
+    served.unwrap_or_default();
+}
+
+/// As before, and each piece of a body is thought about for a second; then it is sent back.
+async fn serve_slowly(transport: Transport, exchange: Arc<Exchange>) {
+    let service = service_fn(move |request: Request<Incoming>| {
+        exchange.begun(request.version());
+        let mut body = Watched::new(request.into_body(), &exchange);
+        let exchange = Arc::clone(&exchange);
+        async move {
+            let (mut answer, mut text) = (Response::new(String::new()), Vec::new());
+            while let Some(frame) = body.frame().await {
+                match frame {
+                    Ok(frame) => text.extend(frame.into_data().unwrap_or_default()),
+                    Err(_) => *answer.status_mut() = StatusCode::BAD_REQUEST,
+                }
+                sleep(Duration::from_secs(1)).await;
+            }
+            *answer.body_mut() = String::from_utf8(text).unwrap();
+            exchange.answered(false);
+            Ok::<_, Infallible>(answer)
+        }
     });
     let served = http().serve_connection(TokioIo::new(transport), service).await;
     served.unwrap_or_default();
@@ -127,6 +152,38 @@ async fn the_rest_of_a_head_that_is_too_large_is_waited_for_a_moment() {
         tokio::join!(seconds(read_all(&mut client)), serve(transport, exchange));
     assert_eq!(took, 1);
     assert!(read.starts_with("HTTP/1.1 431 "), "{read}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_has_said_it_all_before_it_is_heard_gets_every_answer() {
+    const CHUNKED: &str = "Transfer-Encoding: chunked\r\n";
+    for (headers, body, answers) in [
+        ("", "", &[(200, "")][..]),
+        ("Content-Length: 2\r\n", "42", &[(200, "42")]),
+        (CHUNKED, "1\r\n1\r\n1\r\n2\r\n1\r\n3\r\n0\r\n\r\n", &[(200, "123")]),
+        ("", "POST / HTTP/1.1\r\nContent-Length: 1\r\n\r\n2", &[(200, ""), (200, "2")]),
+        // The end of these never comes.
+        ("Content-Length: 3\r\n", "42", &[(400, "42")]),
+        (CHUNKED, "1\r\n1\r\n1\r\n2\r\n", &[(400, "12")]),
+        (CHUNKED, "", &[(400, "")]),
+    ] {
+        let Pair { mut client, transport, exchange, .. } = pair().await;
+        let request = format!("POST / HTTP/1.1\r\n{headers}\r\n{body}");
+        client.write_all(request.as_bytes()).await.unwrap();
+        client.shutdown().await.unwrap();
+        let ((took, read), ()) =
+            tokio::join!(seconds(read_all(&mut client)), serve_slowly(transport, exchange));
+        let got: Vec<(u16, &str)> = read
+            .split_terminator("HTTP/1.1 ")
+            .skip(1)
+            .map(|answer| {
+                let body = answer.split_once("\r\n\r\n").expect("a head").1;
+                (answer[..3].parse().unwrap(), body)
+            })
+            .collect();
+        assert_eq!(got, answers, "{request}");
+        assert!(took < 10, "{request}: {took} s");
+    }
 }
 
 #[tokio::test(start_paused = true)]
