@@ -3,7 +3,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that meets the unexpected has failed")]
 
-use std::{collections::BTreeMap, path::Path};
+use std::{collections::BTreeMap, fs, path::Path};
 
 use crate::{
     names::{Thing, arrows, methods, resolve, things, way},
@@ -211,6 +211,33 @@ fn a_type_has_one_task() {
     let found = methods(&sources()).into_iter().map(|(of, count)| (name(of), count)).collect();
     let wrong = over(&found, METHODS_MAX);
     assert!(wrong.is_empty(), "functions of types:\n{}", wrong.join("\n"));
+}
+
+#[test]
+fn the_map_names_files_that_exist() {
+    fn walk(directory: &Path, found: &mut Vec<String>) {
+        for entry in fs::read_dir(directory).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                walk(&path, found);
+            } else {
+                found.push(path.to_str().unwrap().to_owned());
+            }
+        }
+    }
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+    let mut files = Vec::new();
+    for folder in ["gateway/src", "gateway/tests", "registry/src", "registry/tests", "tests/src"] {
+        walk(&root.join(folder), &mut files);
+    }
+    let map = fs::read_to_string(root.join("ARCHITECTURE.md")).unwrap();
+    // What is between two backquotes is every other piece.
+    let quoted = map.lines().flat_map(|line| line.split('`').skip(1).step_by(2));
+    let names = quoted.filter(|text| text.ends_with(".rs") && !text.contains(['*', ' ']));
+    let gone: Vec<&str> = names
+        .filter(|name| !files.iter().any(|file| file.ends_with(&format!("/{name}"))))
+        .collect();
+    assert!(gone.is_empty(), "ARCHITECTURE.md names {gone:?}, which are not there");
 }
 
 #[test]
