@@ -160,7 +160,6 @@ impl Transport {
     /// Nothing has come. What is awaited has to come in time.
     fn poll_late(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         if self.exchange.phase() != Phase::Idle || self.flaw.is_some() {
-            self.head.timer = None;
             return Poll::Pending;
         }
         let max = match self.is_first || self.head.has_begun() {
@@ -244,6 +243,10 @@ impl AsyncRead for Transport {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let this = self.get_mut();
+        if this.exchange.phase() != Phase::Idle {
+            // Its head is over: what waits for an answer holds no memory for it.
+            this.head = Head::default();
+        }
         if !this.no_head.is_empty() {
             this.put_no_head(buf);
             return Poll::Ready(Ok(()));

@@ -187,6 +187,25 @@ async fn who_has_said_it_all_before_it_is_heard_gets_every_answer() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_waits_or_is_upgraded_holds_no_memory_for_its_head() {
+    for is_upgrade in [false, true] {
+        let Pair { mut client, mut transport, exchange, .. } = pair().await;
+        client.write_all(b"GET / HTTP/1.1\r\nHost: gw\r\n\r\n").await.unwrap();
+        assert!(transport.read(&mut [0; 1024]).await.unwrap() > 0);
+        assert!(transport.head.has_begun());
+        exchange.begun(Version::HTTP_11);
+        if is_upgrade {
+            exchange.answered(true);
+            transport.flush().await.unwrap();
+        } else {
+            let more = timeout(Duration::from_secs(1), transport.read_u8()).await;
+            more.expect_err("the library looks for an end");
+        }
+        assert!(!transport.head.has_begun());
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_answer_that_is_not_read_is_given_up() {
     let Pair { client, mut transport, exchange, .. } = pair().await;
     exchange.begun(Version::HTTP_11);
