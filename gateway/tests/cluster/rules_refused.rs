@@ -154,6 +154,11 @@ async fn what_no_route_sees_is_counted_by_its_status() {
         assert!(answer.text().contains(detail), "{}", answer.text());
         assert_eq!(refusals(&cluster, status).await, before + 1.0, "{status}");
     }
+    let mut raw = Raw::send(cluster.public[0], format!("HEAD /{long} HTTP/1.1\r\n\r\n")).await;
+    let answer = raw.head().await;
+    assert_eq!((answer.status, answer.header("connection")), (414, Some("close")));
+    raw.end().await;
+    raw.ends().await;
     let before = refusals(&cluster, 204).await;
     let options = "OPTIONS * HTTP/1.1\r\nHost: gw\r\n\r\n";
     assert_eq!(Raw::send(cluster.public[0], options).await.answer().await.status, 204);

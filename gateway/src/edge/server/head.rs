@@ -53,6 +53,11 @@ impl Head {
         self.bytes.starts_with(HTTP2_PREFACE)
     }
 
+    /// Whether what is answered to it has no body.
+    pub(super) fn is_of_head(&self) -> bool {
+        self.bytes.starts_with(b"HEAD ")
+    }
+
     /// Whether it names a version of HTTP that is not spoken here.
     pub(super) fn is_of_other_version(&self) -> bool {
         let line = self.bytes.split(|&byte| byte == b'\n').next().unwrap_or_default();

@@ -7,6 +7,7 @@ use http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 
 use super::{
     super::{Answer, cors, origin::Origins, plain, problem_with},
+    head::Head,
     requirements::Unmet,
 };
 use crate::{
@@ -72,11 +73,11 @@ impl Voice {
         answer
     }
 
-    /// The text of the last answer on a connection, to what was no request. `caller`: what its head
-    /// has said of who calls.
-    pub(super) fn verdict(&self, unmet: &Unmet, caller: &HeaderMap, date: &[u8]) -> Box<[u8]> {
+    /// The text of the last answer on a connection, to what was no request, though it has begun like
+    /// one.
+    pub(super) fn verdict(&self, unmet: &Unmet, head: &Head, date: &[u8]) -> Box<[u8]> {
         let mut answer = self.unmet(unmet);
-        self.sign(&mut answer, self.page(caller));
+        self.sign(&mut answer, self.page(&head.caller()));
         answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
         let status = answer.status();
         let reason = status.canonical_reason().unwrap_or_default();
@@ -89,7 +90,9 @@ impl Voice {
             text.extend([date, b"\r\n"].concat());
         }
         text.extend(b"\r\n");
-        text.extend(answer.body());
+        if !head.is_of_head() {
+            text.extend(answer.body());
+        }
         text.into()
     }
 
@@ -113,10 +116,12 @@ mod tests {
     use super::*;
     use crate::config::PublicConfig;
 
-    fn verdict(voice: &Voice, caller: &HeaderMap) -> String {
+    fn verdict(voice: &Voice, text: &str) -> String {
+        let mut head = Head::default();
+        head.take(text.as_bytes());
         let unmet = Unmet::new(StatusCode::URI_TOO_LONG, "too long");
         let date = b"date: Thu, 26 Nov 2026 23:00:00 GMT";
-        String::from_utf8(voice.verdict(&unmet, caller, date).into()).unwrap()
+        String::from_utf8(voice.verdict(&unmet, &head, date).into()).unwrap()
     }
 
     #[test]
@@ -129,12 +134,8 @@ mod tests {
             origins: Arc::new(Origins::new(&config)),
             refusals: HttpRefusals::default(),
         };
-        let mut caller = HeaderMap::new();
-        for origin in [None, Some("https://a.example"), Some("https://b.example")] {
-            if let Some(origin) = origin {
-                caller.insert(header::ORIGIN, HeaderValue::from_static(origin));
-            }
-            let text = verdict(&voice, &caller);
+        for origin in ["", "https://a.example", "https://b.example"] {
+            let text = verdict(&voice, &format!("GET / HTTP/1.1\r\nOrigin: {origin}\r\n"));
             let (head, body) = text.split_once("\r\n\r\n").unwrap();
             let lines: Vec<&str> = head.split("\r\n").collect();
             assert_eq!(lines[0], "HTTP/1.1 414 URI Too Long");
@@ -150,18 +151,21 @@ mod tests {
                 assert!(lines.contains(&line), "{line}: {text}");
             }
             let is_readable = lines.contains(&"access-control-allow-origin: https://a.example");
-            assert_eq!(is_readable, origin == Some("https://a.example"), "{text}");
+            assert_eq!(is_readable, origin == "https://a.example", "{text}");
             let problem: serde_json::Value = serde_json::from_str(body).unwrap();
             assert_eq!(
                 (&problem["code"], &problem["recorded"], &problem["detail"]),
                 (&"bad_request".into(), &false.into(), &"too long".into())
             );
         }
+        // RFC 9110, section 9.3.2: the same, without content.
+        let (get, head) = (verdict(&voice, "GET / "), verdict(&voice, "HEAD / "));
+        assert!(head.ends_with("\r\n\r\n") && get.starts_with(&head), "{head}");
     }
 
     #[test]
     fn peers_are_answered_in_plain_words() {
-        let text = verdict(&Voice::Plain, &HeaderMap::new());
+        let text = verdict(&Voice::Plain, "hello");
         assert!(text.ends_with("\r\n\r\ntoo long\n"), "{text}");
         assert!(!text.contains("roundtrip-node") && !text.contains("vary"), "{text}");
     }

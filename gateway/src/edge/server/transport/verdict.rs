@@ -70,8 +70,7 @@ impl Verdict {
             self.rest = None;
         }
         let Self { voice, unmet, date, text, .. } = self;
-        let (text, written) =
-            text.get_or_insert_with(|| (voice.verdict(unmet, &head.caller(), date), 0));
+        let (text, written) = text.get_or_insert_with(|| (voice.verdict(unmet, head, date), 0));
         while *written < text.len() {
             match ready!(Pin::new(&mut *stream).poll_write(cx, &text[*written..]))? {
                 0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
