@@ -3,7 +3,11 @@
 //!
 //! Knows nothing of requests, replies or headers' meaning.
 
-use std::{fmt::Debug, sync::Arc, time::Duration};
+use std::{
+    fmt::{self, Debug},
+    sync::Arc,
+    time::Duration,
+};
 
 use async_trait::async_trait;
 
@@ -30,6 +34,13 @@ pub struct Outgoing<'a> {
     pub headers: &'a [(&'a str, &'a [u8])],
 }
 
+impl Outgoing<'_> {
+    /// Bytes of key and value.
+    pub fn content_bytes(&self) -> usize {
+        [self.key, self.value].into_iter().flatten().map(<[u8]>::len).sum()
+    }
+}
+
 /// Where the broker has recorded a record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Position {
@@ -43,11 +54,13 @@ pub struct Position {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ProduceError {
     /// The producer's own queue is full; nothing was written.
-    #[error("the producer's queue is full")]
+    #[error(
+        "the producer's queue is full (queue.buffering.max.messages, queue.buffering.max.kbytes)"
+    )]
     QueueFull,
-    /// The broker or the client library refuses a record of this size; nothing was written.
-    #[error("record too large for the broker")]
-    TooLarge,
+    /// A record of this size is refused; nothing was written.
+    #[error("{0}")]
+    TooLarge(RecordSize),
     /// There is no such topic (or partition); nothing was written.
     #[error("topic does not exist")]
     UnknownTopic,
@@ -61,6 +74,26 @@ pub enum ProduceError {
     /// broker could be reached, because the client library does not tell these cases apart.
     #[error("not acknowledged: {0}")]
     Unconfirmed(String),
+}
+
+/// The size of a record that is too large.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RecordSize {
+    /// Bytes of its key and its value.
+    pub bytes: usize,
+    /// What the client library takes, where it was that which refused it. A broker does not say what
+    /// it takes.
+    pub bytes_max: Option<usize>,
+}
+
+impl fmt::Display for RecordSize {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.bytes_max {
+            Some(max) => write!(f, "message.max.bytes is {max}")?,
+            None => f.write_str("the topic's max.message.bytes is lower")?,
+        }
+        write!(f, "; the record has {} bytes beside its headers", self.bytes)
+    }
 }
 
 impl ProduceError {

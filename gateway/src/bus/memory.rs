@@ -18,7 +18,9 @@ use tokio::{
 };
 
 use self::{group::Group, log::Topic};
-use super::{OnDelivery, Outgoing, Position, ProduceError, Producer, outstanding::Outstanding};
+use super::{
+    OnDelivery, Outgoing, Position, ProduceError, Producer, RecordSize, outstanding::Outstanding,
+};
 
 pub use self::consumer::MemoryConsumer;
 
@@ -226,9 +228,11 @@ pub struct MemoryProducer {
 impl Producer for MemoryProducer {
     fn produce(&self, record: &Outgoing<'_>, on_delivery: OnDelivery) -> Result<(), ProduceError> {
         let Outgoing { topic, partition, .. } = *record;
+        let bytes = record.content_bytes();
         let record = log::Record::from(record);
         if record.bytes() > RECORD_BYTES_MAX {
-            return Err(ProduceError::TooLarge);
+            let bytes_max = Some(RECORD_BYTES_MAX);
+            return Err(ProduceError::TooLarge(RecordSize { bytes, bytes_max }));
         }
         self.shared.broker.change(|state| {
             if self.outstanding.count() >= self.records_max {

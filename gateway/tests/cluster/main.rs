@@ -182,9 +182,28 @@ async fn a_full_producer_queue_sheds() {
     let (status, body) = cluster.post(0, "silent", "1").await;
     let problem: Value = serde_json::from_slice(&body).unwrap();
     assert_eq!((status, &problem["code"]), (503, &Value::from("overloaded")));
+    let detail = problem["detail"].as_str().unwrap();
+    assert!(detail.contains("queue.buffering.max.messages"), "{detail}");
+    assert!(detail.ends_with("; 0 records wait"), "{detail}");
     assert_eq!(problem["recorded"], false);
     assert_eq!(cluster.metric("roundtrip_in_flight", &["silent"]).await, 0.0);
     assert_eq!(cluster.metric("roundtrip_limit_hits_total", &["producer_queue"]).await, 1.0);
+    cluster.finish().await;
+}
+
+#[tokio::test]
+async fn a_record_that_is_too_large_is_told_its_size_and_its_limit() {
+    let bus = MemoryBus::new(&[("replies", REPLY_PARTITIONS), ("echo", 4), ("silent", 1)]);
+    let more = "limits = { message_bytes_max = \"2MiB\", frame_bytes_max = \"4MiB\" }";
+    let config = |number| harness::config_with(number, more);
+    let cluster = Cluster::start_each(1, bus, MemoryBus::producer, config).await;
+    let (status, body) = cluster.post(0, "silent", &"x".repeat(1_500_000)).await;
+    let problem: Value = serde_json::from_slice(&body).unwrap();
+    assert_eq!((status, &problem["code"]), (413, &Value::from("too_large")));
+    // With the key, which is the request id.
+    let detail = "kafka: message.max.bytes is 1000000; the record has 1500036 bytes beside its \
+                  headers";
+    assert_eq!(problem["detail"], detail);
     cluster.finish().await;
 }
 

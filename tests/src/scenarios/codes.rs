@@ -127,10 +127,14 @@ async fn a_broker_that_refuses_the_size_is_too_large_as_well() -> Result<()> {
     cluster.kafka().create(vec![small.set("max.message.bytes", "2000")]).await?;
 
     let large = format!("\"{}\"", "x".repeat(3_000));
+    // With the key, which is the request id.
+    let sizes = "max.message.bytes is lower; the record has 3038 bytes beside its headers";
     let frame = cluster.node(0).ws().await?.request("small", &large).await?;
     check_frame(&frame, "too_large", false, false)?;
+    check_names_limit(&frame, sizes)?;
     let answer = cluster.node(0).http().post("/v1/services/small", &large).await?;
     check_problem(&answer, 413, "too_large")?;
+    ensure!(answer.text().contains(sizes), "{}", answer.text());
     cluster.finish().await
 }
 

@@ -11,7 +11,7 @@ use super::{
     write,
 };
 use crate::{
-    bus::{Outgoing, Position, ProduceError, partitioner::partition_for},
+    bus::{Outgoing, Position, ProduceError, RecordSize, partitioner::partition_for},
     tasks::locked,
 };
 
@@ -99,5 +99,6 @@ pub async fn oversized_records_are_refused(bed: &dyn Bed) {
     let (topic, producer) = (bed.topic(1).await, bed.producer(10));
     let value = vec![0; 2 << 20];
     let refused = producer.produce(&plain(&topic, 0, &value), Box::new(|_| panic!("not taken")));
-    assert_eq!(refused, Err(ProduceError::TooLarge));
+    let size = RecordSize { bytes: value.len(), bytes_max: Some(1_000_000) };
+    assert_eq!(refused, Err(ProduceError::TooLarge(size)));
 }

@@ -20,7 +20,7 @@ use crate::{
 pub(super) fn refusal(error: &ProduceError, service: &Service) -> Failure {
     let code = match error {
         ProduceError::QueueFull => ErrorCode::Overloaded,
-        ProduceError::TooLarge => ErrorCode::TooLarge,
+        ProduceError::TooLarge(_) => ErrorCode::TooLarge,
         ProduceError::UnknownTopic
         | ProduceError::Unreachable
         | ProduceError::Refused(_)

@@ -80,10 +80,13 @@ impl Requests {
             }
             service.metrics.in_flight.dec();
             self.completion.routes.remove(request);
+            let failure = refusal(&error, service);
             if error == ProduceError::QueueFull {
                 self.telemetry.limit_hit("producer_queue");
+                let waiting = self.producer.outstanding();
+                return Err(failure.adding(format_args!("{waiting} records wait")));
             }
-            return Err(refusal(&error, service));
+            return Err(failure);
         }
         Ok(())
     }

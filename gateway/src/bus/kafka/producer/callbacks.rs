@@ -15,15 +15,16 @@ use rdkafka::{
 };
 
 use super::{lanes::SharedLane, parts::Parts};
-use crate::bus::{OnDelivery, Position, ProduceError, kafka::log::ClientLog};
+use crate::bus::{OnDelivery, Position, ProduceError, RecordSize, kafka::log::ClientLog};
 
-/// What a librdkafka code means to the caller. `taken`: the record was in the queue, so that a
-/// broker may have seen it.
-pub(super) fn produce_error(code: RDKafkaErrorCode, taken: bool) -> ProduceError {
+/// What a librdkafka code means to the caller, for a record of this size. Where librdkafka has not
+/// refused it by itself, it was in the queue, so that a broker may have seen it.
+pub(super) fn produce_error(code: RDKafkaErrorCode, size: RecordSize) -> ProduceError {
+    let taken = size.bytes_max.is_none();
     match code {
         RDKafkaErrorCode::QueueFull => ProduceError::QueueFull,
         RDKafkaErrorCode::MessageSizeTooLarge | RDKafkaErrorCode::InvalidMessageSize => {
-            ProduceError::TooLarge
+            ProduceError::TooLarge(size)
         }
         RDKafkaErrorCode::UnknownTopic
         | RDKafkaErrorCode::UnknownTopicOrPartition
@@ -97,9 +98,11 @@ impl ProducerContext for Context {
                 }
                 Ok(Position { partition: message.partition(), offset: message.offset() })
             }
-            Err((KafkaError::MessageProduction(code), _)) => {
+            Err((KafkaError::MessageProduction(code), message)) => {
                 health.failed(*code);
-                Err(produce_error(*code, true))
+                let parts = [message.key(), message.payload()];
+                let bytes = parts.into_iter().flatten().map(<[u8]>::len).sum();
+                Err(produce_error(*code, RecordSize { bytes, bytes_max: None }))
             }
             Err((other, _)) => Err(ProduceError::Unconfirmed(other.to_string())),
         };

@@ -20,7 +20,7 @@ use super::{
     turns::{Turn, Turns},
 };
 use crate::{
-    bus::{OnDelivery, Outgoing, ProduceError, partitioner::partition_for},
+    bus::{OnDelivery, Outgoing, ProduceError, RecordSize, partitioner::partition_for},
     tasks::locked,
 };
 
@@ -174,8 +174,9 @@ impl Lanes {
             let on_delivery = on_delivery.take().expect("it is kept once");
             let mut kept = Kept::new(record, on_delivery);
             let bytes = kept.bytes();
-            if kept.content_bytes() > self.limits.record_bytes_max {
-                return Err(ProduceError::TooLarge);
+            let content_bytes = kept.content_bytes();
+            if content_bytes > self.limits.record_bytes_max {
+                return Err(ProduceError::TooLarge(self.size(content_bytes)));
             }
             let all = self.kept_bytes.load(Ordering::Relaxed).saturating_add(bytes);
             if all > self.limits.bytes_max {
@@ -189,6 +190,11 @@ impl Lanes {
             self.turns.wake();
         }
         Ok(on_delivery)
+    }
+
+    /// The size of a record, beside what librdkafka takes.
+    pub(super) fn size(&self, bytes: usize) -> RecordSize {
+        RecordSize { bytes, bytes_max: Some(self.limits.record_bytes_max) }
     }
 
     /// librdkafka has told of a record that came this way, or has refused it.

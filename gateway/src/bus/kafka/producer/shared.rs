@@ -77,7 +77,7 @@ impl Shared {
         };
         self.client.load().send(base).map_err(|(error, unsent)| {
             self.parts.lanes.settle(&ticket(*unsent.delivery_opaque).place);
-            self.refused(&error)
+            self.refused(&error, record.content_bytes())
         })
     }
 
@@ -102,7 +102,7 @@ impl Shared {
         };
         let Err((error, unsent)) = self.client.load().send(base) else { return Sent::Taken };
         kept.on_delivery = ticket(*unsent.delivery_opaque).on_delivery;
-        match self.refused(&error) {
+        match self.refused(&error, kept.content_bytes()) {
             ProduceError::QueueFull => {
                 kept.on_delivery.kept_back();
                 Sent::Full(kept)
@@ -114,12 +114,12 @@ impl Shared {
         }
     }
 
-    /// Why librdkafka did not take a record at all.
-    fn refused(&self, error: &KafkaError) -> ProduceError {
+    /// Why librdkafka did not take a record of so many bytes at all.
+    fn refused(&self, error: &KafkaError, bytes: usize) -> ProduceError {
         match error {
             KafkaError::MessageProduction(code) => {
                 self.parts.health.failed(*code);
-                produce_error(*code, false)
+                produce_error(*code, self.parts.lanes.size(bytes))
             }
             other => ProduceError::Refused(other.to_string()),
         }
