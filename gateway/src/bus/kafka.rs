@@ -88,7 +88,12 @@ impl KafkaSettings {
     /// Defaults, then the user's properties, then what must hold.
     fn client_config(&self, defaults: &[(&str, &str)], fixed: &[(&str, &str)]) -> ClientConfig {
         let mut config = ClientConfig::new();
-        config.set_log_level(RDKafkaLogLevel::Info);
+        // What the property `debug` asks for is logged at the lowest level.
+        let is_debugging = self.properties.get("debug").is_some_and(|what| !what.is_empty());
+        config.set_log_level(match is_debugging {
+            true => RDKafkaLogLevel::Debug,
+            false => RDKafkaLogLevel::Info,
+        });
         for (key, value) in COMMON.iter().chain(defaults) {
             config.set(*key, *value);
         }
@@ -154,6 +159,20 @@ mod tests {
         assert_eq!(config.get("acks"), Some("all"));
         assert_eq!(config.get("linger.ms"), Some("0"));
         assert_eq!(config.get("client.id"), None);
+    }
+
+    #[test]
+    fn what_debug_asks_for_is_logged() {
+        let level = |properties: &[(&str, &str)]| {
+            let owned =
+                properties.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned()));
+            let settings =
+                KafkaSettings { properties: owned.collect(), ..KafkaSettings::default() };
+            settings.client_config(&[], &[]).log_level as i32
+        };
+        assert_eq!(level(&[]), RDKafkaLogLevel::Info as i32);
+        assert_eq!(level(&[("debug", "")]), RDKafkaLogLevel::Info as i32);
+        assert_eq!(level(&[("debug", "broker,metadata")]), RDKafkaLogLevel::Debug as i32);
     }
 
     #[test]

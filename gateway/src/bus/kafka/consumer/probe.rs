@@ -110,3 +110,20 @@ impl ClientContext for Ear {
 }
 
 impl ConsumerContext for Ear {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_look_ends_when_nobody_wants_it() {
+        let mut config = ClientConfig::new();
+        config.set("bootstrap.servers", "127.0.0.1:1").set("group.id", "g");
+        for (key, value) in FIXED {
+            config.set(*key, *value);
+        }
+        let began = Instant::now();
+        assert_eq!(look(&config, "t", 0, 0, || false).unwrap(), Sight::Nothing);
+        assert!(began.elapsed() < LOOK, "it has waited for an answer");
+    }
+}
