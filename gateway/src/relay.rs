@@ -16,7 +16,7 @@
 //! | [`replies`] | what was read from the log, and to whom it goes |
 //!
 //! [`Relay`] joins them and decides nothing. No room names a socket, Kafka or Redis: the edge calls
-//! down, and answers come back as data, through a [`Session`]'s queue or a parked call's channel.
+//! down, and answers come back as data, through a [`Session`]'s queue or an HTTP call's channel.
 
 use std::{
     sync::Arc,

@@ -1,4 +1,4 @@
-//! `/v1/services/…`: the request-response gateway. A call is parked until its reply comes.
+//! `/v1/services/…`: the request-response gateway. A call waits here until its reply comes.
 
 use std::{sync::Arc, time::Duration};
 
@@ -52,7 +52,7 @@ pub fn route(
         })
 }
 
-/// One HTTP call, but for its body.
+/// One HTTP call, without its body.
 struct Call {
     path: String,
     query: Option<String>,
@@ -121,7 +121,7 @@ impl Edge {
         self.call(call, &service, &path, &body).await
     }
 
-    /// Whether the service will know how its bytes are coded: they go to it as they came.
+    /// Whether the service learns how its bytes are coded, so that they can go to it as they came.
     fn check_coding(&self, call: &Call, service: &str) -> Result<(), Failure> {
         let is_plain = |value: &HeaderValue| {
             let mut codings = value.as_bytes().split(|&byte| byte == b',').map(<[u8]>::trim_ascii);
@@ -138,7 +138,7 @@ impl Edge {
         Err(Failure::new(ErrorCode::BadRequest, message))
     }
 
-    /// Reads the body, as far as it may be long.
+    /// Reads the body, up to the length that it may have.
     async fn read<B: Buf>(
         &self,
         call: &Call,
@@ -190,7 +190,7 @@ impl Edge {
             timeout: call.wait(),
         };
         let mut parked =
-            self.relay.requests.park(&submission).map_err(|failure| refused(&failure))?;
+            self.relay.requests.call(&submission).map_err(|failure| refused(&failure))?;
         let request = parked.request();
         let mut answer = match parked.answer().await {
             Some(Parked { outcome, timing }) => {
@@ -201,7 +201,7 @@ impl Edge {
                 answer
             }
             None => {
-                tracing::error!(%request, "a parked call was dropped");
+                tracing::error!(%request, "a waiting call was dropped");
                 let failure = Failure::new(ErrorCode::Internal, "the request was lost");
                 problem(&failure.recorded(true), Some(request))
             }
@@ -213,7 +213,7 @@ impl Edge {
 }
 
 impl Call {
-    /// Takes some methods; says which to those that ask.
+    /// Accepts these methods, and lists them to callers that use another one.
     fn check_method(&self, methods: &[Method], allow: &'static str) -> Result<(), Refusal> {
         if methods.contains(&self.method) {
             return Ok(());
@@ -250,7 +250,7 @@ impl Call {
         Ok((name.into_owned(), path))
     }
 
-    /// `Prefer: wait=<seconds>` (RFC 7240). What cannot be understood is not preferred.
+    /// `Prefer: wait=<seconds>` (RFC 7240). A value that cannot be understood is ignored.
     fn wait(&self) -> Option<Duration> {
         let seconds = self
             .headers
@@ -266,7 +266,7 @@ impl Call {
     }
 }
 
-/// A whole number of seconds; the most there can be where it has too many digits.
+/// A whole number of seconds; if it has too many digits, the largest number there is.
 fn seconds(text: &str) -> Option<u64> {
     let is_number = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
     is_number.then(|| text.parse().unwrap_or(u64::MAX))

@@ -6,9 +6,9 @@
 pub mod reply;
 pub mod request;
 
-/// Carries the RequestId both ways.
+/// Carries the id of the request, in the request and in the reply.
 pub const CORRELATION_ID: &str = "kafka_correlationId";
-/// Tells a service where to reply.
+/// Tells a service to which topic to reply.
 pub const REPLY_TOPIC: &str = "kafka_replyTopic";
-/// Tells a service of some dialects which partition to reply to.
+/// Tells a service, in some dialects, to which partition to reply.
 pub const REPLY_PARTITION: &str = "kafka_replyPartition";

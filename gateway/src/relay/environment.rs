@@ -1,5 +1,5 @@
-//! What a relay takes from the world without asking anybody: the time of day, and chance. Both can be
-//! replaced, so that what has happened to simulated nodes happens again.
+//! What a relay takes from outside without asking anybody: the time of day, and random numbers. A
+//! simulation replaces both, so that a run can be repeated exactly.
 
 use std::sync::Mutex;
 
@@ -8,16 +8,17 @@ use registry::{Clock, SessionId};
 
 use crate::tasks::locked;
 
-/// Time and chance: the world's, unless told otherwise.
+/// The time of day and random numbers: the system's, unless a simulation has given others.
 #[derive(Debug, Default)]
 pub struct Environment {
     clock: Clock,
-    /// What ids are made of. Secrets are not: they are never anybody's to repeat.
+    /// Where the bytes of ids come from. Secrets never come from here, because nobody may be able
+    /// to repeat them.
     random: Option<Mutex<StdRng>>,
 }
 
 impl Environment {
-    /// A world that goes by this clock, and in which ids follow from a seed.
+    /// An environment with this clock, in which ids follow from a seed.
     pub fn simulated(clock: Clock, seed: u64) -> Self {
         Self { clock, random: Some(Mutex::new(StdRng::seed_from_u64(seed))) }
     }
@@ -27,7 +28,7 @@ impl Environment {
         self.clock.unix_ms()
     }
 
-    /// Bytes that nobody expects.
+    /// Random bytes.
     pub(super) fn bytes<const N: usize>(&self) -> [u8; N] {
         let mut bytes = [0; N];
         match &self.random {
@@ -37,12 +38,12 @@ impl Environment {
         bytes
     }
 
-    /// Puts things into an order that nobody expects.
+    /// Puts things into a random order.
     pub(super) fn shuffle<T>(&self, things: &mut [T]) {
         things.shuffle(&mut StdRng::from_seed(self.bytes()));
     }
 
-    /// A session that nobody else has.
+    /// A new, random session id.
     pub(super) fn session(&self) -> SessionId {
         match self.random {
             Some(_) => SessionId::from_bytes(self.bytes()),

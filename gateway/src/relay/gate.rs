@@ -1,20 +1,23 @@
-//! Whether this node takes clients and requests: it begins when it is ready, and ends with the drain.
+//! Whether this node takes clients and requests: from the time when it is first ready until it
+//! drains.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-/// The state of a node towards its clients. Both changes are for good.
+/// What the node lets in. It opens for clients once, and closes for requests once; neither is
+/// undone.
 #[derive(Debug, Default)]
 pub struct Gate {
     open: AtomicBool,
     draining: AtomicBool,
     connections: AtomicUsize,
-    /// Those of them that are only told good-bye.
+    /// Those of them that get no more than a close frame.
     dismissed: AtomicUsize,
 }
 
 impl Gate {
-    /// From now on clients are let in: the node can serve them. It stays so, because clients that
-    /// are turned away when Kafka is away for a while are worse off than those that are told so.
+    /// Lets clients in from now on, because the node can serve them. This is never undone: if Kafka
+    /// is away for a while, a client that is connected and gets errors is better off than one that
+    /// is turned away.
     pub fn open(&self) {
         self.open.store(true, Ordering::SeqCst);
     }
@@ -39,7 +42,7 @@ impl Gate {
         self.connections.load(Ordering::Relaxed)
     }
 
-    /// How many of them are served: all but those that are only told good-bye.
+    /// How many of them are served: all but those that get no more than a close frame.
     pub fn served(&self) -> usize {
         self.connections().saturating_sub(self.dismissed.load(Ordering::Relaxed))
     }
@@ -49,7 +52,7 @@ impl Gate {
         self.connections.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// What is left for a socket is to be told good-bye.
+    /// From now on this socket gets no more than a close frame.
     pub fn connection_dismissed(&self) {
         self.dismissed.fetch_add(1, Ordering::Relaxed);
     }

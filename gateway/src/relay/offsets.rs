@@ -1,8 +1,10 @@
-//! How far a partition has been handled: the offset below which every record is done with.
+//! How far a partition has been handled: the *committable offset*, below which every record is done
+//! with.
 //!
-//! Records that must wait (for a look-up, for another node, for a client) hold the mark back; all
-//! others only move it. The window of waiting records is bounded; whoever reads pauses a full
-//! partition. No record waits for ever because somebody forgot it: see [`OffsetGuard`].
+//! A record that must wait (for a look-up, for another node, for a client) has an [`OffsetGuard`],
+//! which keeps the committable offset at or below it; all other records only raise it. The window
+//! of waiting records is bounded, and whoever reads the partition pauses it when the window is
+//! full. No record waits for ever because somebody forgot it: see [`OffsetGuard`].
 
 use std::{
     collections::VecDeque,
@@ -23,14 +25,15 @@ const RECORD_BYTES: usize = 256;
 /// this node cannot handle: rather one reply less than a partition that stands still.
 const DROPS_MAX: u8 = 5;
 
-/// The handled part of one partition, for one assignment of it. Cheap to clone.
+/// The handled part of one partition, for one assignment of it. Clones share their state.
 #[derive(Clone, Debug, Default)]
 pub struct OffsetTracker {
     state: Arc<Mutex<State>>,
     budget: Budget,
 }
 
-/// The bytes that wait in all windows of a node, and in those that it had. Cheap to clone.
+/// The bytes that wait in all windows of a node, including those of former assignments. Clones
+/// share their state.
 #[derive(Clone, Debug, Default)]
 pub struct Budget(Arc<AtomicUsize>);
 
@@ -41,7 +44,7 @@ struct State {
     /// Records that wait, by rising offset; those done behind a waiting one are still listed.
     open: VecDeque<Open>,
     waiting_bytes: usize,
-    /// Waiting records whose holds were dropped.
+    /// Waiting records whose guards were dropped before they were done.
     dropped: Vec<(i64, Box<Record>)>,
     /// The partition has been given up: nothing here means anything any more.
     is_closed: bool,
@@ -55,17 +58,17 @@ struct Open {
     done: bool,
 }
 
-/// What a waiting record says: so it can be handled again.
+/// The content of a waiting record, kept so that the record can be handled again.
 #[derive(Debug)]
 pub struct Record {
-    /// Whose reply it is.
+    /// The request that this reply answers.
     pub request: RequestId,
     /// The reply itself.
     pub reply: Reply,
     drops: u8,
 }
 
-/// What may wait.
+/// The limits of what may wait.
 #[derive(Clone, Copy, Debug)]
 pub struct TrackerLimits {
     /// Records in one window.
@@ -105,7 +108,8 @@ impl OffsetTracker {
         locked(&self.state).read = Some(offset + 1);
     }
 
-    /// A record was read and waits: the mark stays below it until [`OffsetGuard::done`].
+    /// A record was read and waits: the committable offset stays at or below it until
+    /// [`OffsetGuard::done`].
     pub fn hold(&self, offset: i64, record: Record) -> OffsetGuard {
         let (bytes, since) = (record.bytes(), Instant::now());
         let mut state = locked(&self.state);
@@ -113,16 +117,16 @@ impl OffsetTracker {
         state.open.push_back(Open { offset, bytes, since, done: false });
         state.waiting_bytes += bytes;
         drop(state);
-        self.hold_again(offset, Box::new(record))
+        self.guard_again(offset, Box::new(record))
     }
 
-    fn hold_again(&self, offset: i64, record: Box<Record>) -> OffsetGuard {
+    fn guard_again(&self, offset: i64, record: Box<Record>) -> OffsetGuard {
         let bytes = record.bytes();
         self.budget.0.fetch_add(bytes, Ordering::Relaxed);
         OffsetGuard { window: self.clone(), offset, bytes, record: Some(record) }
     }
 
-    /// The offset below which everything is done with; `None` before the first record.
+    /// The committable offset: every record below it is done with. `None` before the first record.
     pub fn mark(&self) -> Option<i64> {
         let state = locked(&self.state);
         state.open.front().map(|open| open.offset).or(state.read)
@@ -133,10 +137,11 @@ impl OffsetTracker {
         locked(&self.state).open.front().map(|open| open.since)
     }
 
-    /// The name of the limit that forbids to read on, one of so many windows, if one does.
+    /// The name of the limit that forbids to read on, if one does. `windows` is how many partitions
+    /// this node reads.
     ///
-    /// Half of the node's bytes go to whoever needs them. Of the other half each window has an equal
-    /// part: so what waits in some windows, for however long, never keeps the others from being
+    /// Half of the node's bytes go to whichever windows need them. The other half is shared
+    /// equally: so what waits in some windows, for however long, never keeps the others from being
     /// read, and all of them together stay within the limit.
     pub fn full(&self, limits: TrackerLimits, windows: usize) -> Option<&'static str> {
         let state = locked(&self.state);
@@ -148,26 +153,27 @@ impl OffsetTracker {
         (has_its_part && self.budget.bytes() >= half).then_some("window_node")
     }
 
-    /// Takes out what was dropped, to be handled again: see [`OffsetGuard`]. Also how many records were
-    /// dropped too often: they count as done.
+    /// Takes out the records whose guards were dropped, with new guards, to be handled again: see
+    /// [`OffsetGuard`]. Also returns how many records were dropped too often: these count as done.
     pub fn take_dropped(&self) -> (Vec<OffsetGuard>, usize) {
         let dropped = std::mem::take(&mut locked(&self.state).dropped);
         let (mut again, mut given_up) = (Vec::new(), 0);
         for (offset, mut record) in dropped {
             record.drops += 1;
             let is_hopeless = record.drops > DROPS_MAX;
-            let hold = self.hold_again(offset, record);
+            let guard = self.guard_again(offset, record);
             if is_hopeless {
                 given_up += 1;
-                hold.done();
+                guard.done();
             } else {
-                again.push(hold);
+                again.push(guard);
             }
         }
         (again, given_up)
     }
 
-    /// The partition is read by others from now on: what waits marks nothing any more, here.
+    /// Others read the partition from now on: the records that wait here no longer influence any
+    /// offset.
     pub fn close(&self) {
         let mut state = locked(&self.state);
         state.is_closed = true;
@@ -176,11 +182,12 @@ impl OffsetTracker {
     }
 }
 
-/// A waiting record. It ends in one of two ways: [`OffsetGuard::done`] says that the record has been
-/// handled; dropped without that, be it by mistake, by a panic or with an aborted task, it leaves
-/// the record to [`OffsetTracker::take_dropped`], to be handled again. Never is a record taken for handled
-/// because nobody said anything: a node that is about to stop drops everything, and must not commit
-/// what it has not delivered. Once the window is closed neither has any effect.
+/// Keeps the offset of one waiting record from being committed. It ends in one of two ways:
+/// [`OffsetGuard::done`] says that the record has been handled; if the guard is dropped without
+/// that, be it by mistake, by a panic or with an aborted task, the record goes to
+/// [`OffsetTracker::take_dropped`], to be handled again. A record never counts as handled because
+/// nobody said anything: a node that is about to stop drops all guards, and must not commit what it
+/// has not delivered. Once the window is closed, neither end has any effect.
 #[derive(Debug)]
 #[must_use]
 pub struct OffsetGuard {
@@ -206,9 +213,9 @@ impl OffsetGuard {
         }
     }
 
-    /// What the record says.
+    /// The content of the record.
     pub fn record(&self) -> &Record {
-        self.record.as_ref().expect("only `done` takes it out, and the hold with it")
+        self.record.as_ref().expect("only `done` takes it out, and the guard with it")
     }
 }
 

@@ -1,9 +1,9 @@
 //! One request, from its id to its one end.
 //!
-//! Owns how a request is taken ([`submit`]), given an id that brings its reply home ([`affinity`]),
-//! written to its service's topic (`record`), parked ([`pending`]) and ended ([`completion`]); and
-//! which replies nobody here waits for ([`foreign`]), so that others may look for who does. Never
-//! reads the log, and never asks a peer.
+//! Owns how a request is taken ([`submit`]), gets an id that brings its reply to this node
+//! ([`affinity`]), is written to its service's topic (`record`), waits ([`pending`]) and ends
+//! ([`completion`]). Also owns the queue of replies for which nobody on this node waits
+//! ([`foreign`]). Never reads the log, and never calls a peer.
 
 use std::sync::Arc;
 
@@ -45,11 +45,11 @@ pub struct Requests {
     pub(super) node: NodeRef,
     pub(super) reply_topic: String,
     limits: LimitsConfig,
-    /// Whom requests may be for.
+    /// The services to which requests may go.
     pub services: Arc<Services>,
     /// Whether requests are taken at all.
     pub gate: Arc<Gate>,
-    /// Which replies come home by themselves.
+    /// Which partitions' replies this node reads by itself.
     pub affinity: Affinity,
     pub(super) completion: Arc<Completion>,
     pub(super) health: Arc<RegistryHealth>,
@@ -81,12 +81,12 @@ impl Requests {
         }
     }
 
-    /// Where requests wait and end.
+    /// Where requests wait, and how they end.
     pub fn completion(&self) -> &Arc<Completion> {
         &self.completion
     }
 
-    /// Where services reply to.
+    /// The topic to which services reply.
     pub fn reply_topic(&self) -> &str {
         &self.reply_topic
     }

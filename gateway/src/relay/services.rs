@@ -11,11 +11,11 @@ use crate::{
 /// Headers that pass whatever a service's allow-list says.
 const ALWAYS_ALLOWED: [&str; 3] = ["content-type", "traceparent", "tracestate"];
 
-/// All services that there are.
+/// All configured services.
 #[derive(Debug)]
 pub struct Services {
     by_name: HashMap<String, Arc<Service>>,
-    /// Counts what names no configured service.
+    /// Counts requests and replies for services that are not configured.
     unknown: ServiceMetrics,
 }
 
@@ -34,27 +34,27 @@ impl Services {
         self.by_name.get(name)
     }
 
-    /// The names of all, in order.
+    /// The names of all services, in order.
     pub fn names(&self) -> Vec<&str> {
         let mut names: Vec<&str> = self.by_name.keys().map(String::as_str).collect();
         names.sort_unstable();
         names
     }
 
-    /// Whether a service gets this header of its callers, a name in lower case. What is no service
-    /// is refused for that.
+    /// Whether a service gets this header (a name in lower case) of its callers' requests. For an
+    /// unknown service the answer is yes, because the request is refused for that reason anyway.
     pub fn allows_header(&self, service: &str, name: &str) -> bool {
         self.get(service).is_none_or(|service| service.passes_to_service(name))
     }
 
-    /// Counts the refusal of a request for the service of this name, if there is one.
+    /// Counts the refusal of a request, under the named service if there is one.
     pub fn refused(&self, service: &str, edge: Edge, failure: Failure) -> Failure {
         let metrics = self.get(service).map_or(&self.unknown, |known| &known.metrics);
         metrics.ended(edge, Err(&failure));
         failure
     }
 
-    /// A reply that nobody on this node waits for has gone this way.
+    /// Counts a reply for which nobody on this node waits, by what became of it.
     pub fn reply_went(&self, way: Way) {
         self.unknown.replied(way);
     }
@@ -69,7 +69,7 @@ pub struct Service {
     pub topic: Arc<str>,
     /// What its framework understands.
     pub dialect: Dialect,
-    /// Its metrics' handles.
+    /// Handles of its metrics.
     pub metrics: ServiceMetrics,
     timeout: Duration,
     timeout_max: Duration,
@@ -95,7 +95,8 @@ impl Service {
         wanted.unwrap_or(self.timeout).min(self.timeout_max)
     }
 
-    /// Whether a client's header is handed to the service. Our own prefix is never a client's.
+    /// Whether a client's header is handed to the service. Headers with our own prefix never are:
+    /// clients must not set them.
     pub fn passes_to_service(&self, name: &str) -> bool {
         self.passes(name) && !name.starts_with("roundtrip-")
     }

@@ -1,4 +1,4 @@
-//! What a relay stands on: handed down to its rooms, each of which takes what it needs.
+//! What all rooms of a relay need: handed down to them, and each takes its part.
 
 use std::sync::Arc;
 
@@ -7,23 +7,23 @@ use registry::{NodeRef, Registry};
 use super::environment::Environment;
 use crate::{bus::Producer, peer::PeerLink, tasks::Tasks, telemetry::Telemetry};
 
-/// A node without its relay.
+/// Everything that a node has, apart from its relay.
 #[derive(Debug)]
 pub struct Surroundings {
     /// Which run of which node it is.
     pub node: NodeRef,
     /// Where its peers reach it.
     pub url: String,
-    /// Writes requests.
+    /// The producer, which writes requests.
     pub producer: Arc<dyn Producer>,
-    /// The table that all nodes share.
+    /// The registry, which all nodes share.
     pub registry: Arc<dyn Registry>,
-    /// Calls peers.
+    /// The client that calls peers.
     pub link: Arc<dyn PeerLink>,
     /// Clock and randomness.
     pub environment: Arc<Environment>,
-    /// Counts.
+    /// The metrics.
     pub telemetry: Arc<Telemetry>,
-    /// Runs what the relay has to do by itself.
+    /// Starts the relay's own tasks.
     pub tasks: Tasks,
 }

@@ -1,5 +1,5 @@
-//! Writes to the registry behind the backs of those who need them: what is to be written gathers in a
-//! queue, which one loop empties batch by batch, and fills anew from memory after any trouble.
+//! Writes to the registry in the background: what is to be written gathers in a queue, which one
+//! loop empties batch by batch. After any failure the queue is filled again from memory.
 
 use std::time::Duration;
 
@@ -8,10 +8,10 @@ use tokio::sync::Notify;
 
 use super::cluster::RegistryHealth;
 
-/// Between two attempts while the registry cannot be reached.
+/// The pause between two attempts while the registry cannot be reached.
 const RETRY_INTERVAL: Duration = Duration::from_millis(250);
 
-/// When a queue is emptied: soon, so that more comes along, or now.
+/// When a queue is emptied: after a moment, so that more fits into a batch, or now.
 #[derive(Debug)]
 pub struct Pace {
     wake: Notify,
@@ -20,7 +20,7 @@ pub struct Pace {
 }
 
 impl Pace {
-    /// What is not urgent waits so long for company.
+    /// How long a write that is not urgent waits for others to share its batch.
     pub fn new(linger: Duration) -> Self {
         Self { wake: Notify::new(), hurry: Notify::new(), linger }
     }
@@ -30,7 +30,7 @@ impl Pace {
         self.wake.notify_one();
     }
 
-    /// The same, and somebody waits for it.
+    /// There is something to write, and somebody waits for it.
     pub fn now(&self) {
         self.wake.notify_one();
         self.hurry.notify_one();
@@ -46,13 +46,13 @@ impl Pace {
     }
 }
 
-/// A queue, and how its batches are written.
+/// A queue, and how its batches are written to the registry.
 pub trait Batches {
     /// When it is emptied.
     fn pace(&self) -> &Pace;
 
-    /// Writes all that is queued; `None` where that is nothing. What could not be written is queued
-    /// again, as it is by then.
+    /// Writes all that is queued; `None` if the queue is empty. What could not be written is queued
+    /// again, in the state that it has by then.
     ///
     /// # Errors
     /// The registry could not do it. Not cancel safe: a batch that is dropped is lost.

@@ -1,7 +1,7 @@
-//! Situation: three nodes under load; or one with HTTP calls parked.
+//! Situation: three nodes under load; or one with HTTP calls that wait.
 //! Action: SIGTERM.
 //! Must hold: exit code 0; sockets are closed with 1012, and no answer is lost: what the service has
-//! seen was answered before; parked calls are answered; nothing new is taken from those who have had
+//! seen was answered before; waiting HTTP calls are answered; nothing new is taken from those who have had
 //! their turn.
 
 use std::time::Duration;

@@ -1,5 +1,6 @@
-//! Calls every peer once, as soon as the node table has it, so that one which cannot be called is told of
-//! before anything is owed to it. Owns when; what is said of it is the link's.
+//! Calls every peer once, as soon as it is in the node table, so that the log names a peer that
+//! cannot be called before any reply is waiting for it. Decides only when to call; `peer::health`
+//! reports the outcome.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -16,12 +17,12 @@ use crate::{peer::PeerLink, telemetry::Telemetry};
 
 /// How long a peer may take to answer.
 const PATIENCE: Duration = Duration::from_secs(2);
-/// First and last pause between two calls of a peer that has not answered.
+/// First and last pause between two calls of a peer that does not answer.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
-/// Calls at a time.
+/// How many calls are under way at a time.
 const CALLS_MAX: usize = 16;
 
-/// Who was called, and who is to be called when.
+/// Which peers have been called, and when the others are due.
 #[derive(Debug)]
 pub struct Greetings {
     telemetry: Arc<Telemetry>,
@@ -37,7 +38,7 @@ enum Greeting {
 }
 
 impl Greetings {
-    /// Nobody has been called.
+    /// No peer has been called yet.
     pub fn new(
         membership: &Arc<Membership>,
         link: Arc<dyn PeerLink>,
@@ -47,7 +48,7 @@ impl Greetings {
         Self { telemetry, membership, link, peers: HashMap::new() }
     }
 
-    /// Calls who has not been called, for as long as the node lives.
+    /// Calls each new peer, for as long as the node lives.
     pub async fn run(mut self) {
         loop {
             let due = self.due();
@@ -78,7 +79,8 @@ impl Greetings {
         }
     }
 
-    /// Whose turn it is, out of those that live. A peer that was restarted is another one.
+    /// The peers that are due, out of those that live. A peer that was restarted counts as a new
+    /// one.
     fn due(&mut self) -> Vec<NodeEntry> {
         let (now, live) = (Instant::now(), self.membership.others());
         let runs: HashSet<&NodeRef> = live.iter().map(|entry| &entry.node).collect();

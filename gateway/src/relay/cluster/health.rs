@@ -1,8 +1,9 @@
-//! Whether the registry answers, by the word of whoever called it last.
+//! Whether the registry answers, judged by the latest call of any part of this node.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// Shared by all that call the registry. It counts as reachable until a call has failed.
+/// Shared by all parts that call the registry. The registry counts as reachable until a call has
+/// failed.
 #[derive(Debug)]
 pub struct RegistryHealth {
     reachable: AtomicBool,
@@ -14,7 +15,7 @@ impl RegistryHealth {
         self.reachable.load(Ordering::Relaxed)
     }
 
-    /// Takes note of how a call went.
+    /// Records how a call went.
     pub fn set_reachable(&self, reachable: bool) {
         if self.reachable.swap(reachable, Ordering::Relaxed) != reachable {
             if reachable {

@@ -19,14 +19,14 @@ use tokio::{sync::Notify, time::Instant};
 use super::{health::RegistryHealth, tag::NodeTag};
 use crate::{peer::spoken, relay::surroundings::Surroundings, tasks::locked, telemetry::Telemetry};
 
-/// How often a node refreshes its entry.
+/// How often a node refreshes its entry in the node table.
 const ANNOUNCE_INTERVAL: Duration = Duration::from_secs(2);
-/// How long an entry lives without a refresh: a node that is silent so long is dead.
+/// How long an entry lives without a refresh: a node that is silent for so long counts as dead.
 const NODE_TTL: Duration = Duration::from_secs(6);
 /// How long it takes until all live nodes have noticed that the registry has lost something, and
 /// have written it again.
 const RECOVERY_TIME: Duration = Duration::from_secs(4);
-/// Between two attempts while the registry cannot be reached.
+/// The pause between two attempts while the registry cannot be reached.
 const RETRY_INTERVAL: Duration = Duration::from_millis(250);
 
 /// What this node knows of the cluster.
@@ -36,45 +36,45 @@ pub struct Membership {
     url: String,
     state: Mutex<NodeState>,
     registry: Arc<dyn Registry>,
-    /// Whether the registry answers, by the word of whoever called it last.
+    /// Whether the registry answers, judged by the latest call of any part of this node.
     pub health: Arc<RegistryHealth>,
     telemetry: Arc<Telemetry>,
     known: ArcSwap<Known>,
-    /// The table was read, and says perhaps something else than before.
+    /// Tells that the table was read again, and may have changed.
     read: Notify,
     changed: Notify,
     announced: AtomicBool,
-    /// Why the last announcement failed; `None` where it did not.
+    /// Why the last announcement failed; `None` if it did not.
     trouble: Mutex<Option<RegistryError>>,
-    /// How many entries of the table could not be read, by their kinds, as they were counted last.
+    /// How many unreadable entries of each kind had been counted when it was last looked at.
     unreadable: Mutex<[u64; EntryKind::ALL.len()]>,
-    /// From then on all live nodes have written what they hold, whatever the table had lost before;
-    /// `None` until this node is announced.
+    /// From this time on all live nodes have written what they hold again, whatever the table had
+    /// lost before; `None` until this node is announced.
     complete_from: Mutex<Option<Instant>>,
     table: Mutex<Table>,
 }
 
-/// The registry as the last announcement has found it.
+/// What the latest announcement has shown of the registry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TableState {
     /// Its generation, where it has one.
     pub generation: Option<Generation>,
-    /// Whether it lacks what this node holds, which has to be written again. Said once.
+    /// Whether it lacks what this node holds, which has to be written again. Reported once.
     pub lacks_ours: bool,
 }
 
-/// What is known of the table itself.
+/// What is known about the table's completeness.
 #[derive(Debug, Default)]
 struct Table {
     generation: Option<Generation>,
-    /// Until then live nodes write again what it has lost.
+    /// Until this time, live nodes are writing again what it has lost.
     recovers_until: Option<Instant>,
-    /// This node has not done so yet.
+    /// Whether this node still has to do so.
     lacks_ours: bool,
 }
 
 impl Table {
-    /// Both in one step, so that what is written again is not said to be of the generation before.
+    /// Takes both in one step, so that what is written again is never said to be of the former one.
     fn take_state(&mut self) -> TableState {
         let lacks_ours = std::mem::take(&mut self.lacks_ours);
         TableState { generation: self.generation, lacks_ours }
@@ -83,15 +83,15 @@ impl Table {
 
 type Nodes = HashMap<NodeId, NodeEntry>;
 
-/// The live nodes, as the table had them last.
+/// The live nodes, as they were in the table when it was last read.
 #[derive(Debug, Default)]
 struct Known {
     nodes: Nodes,
-    /// The peers by their marks; `None` where several have one.
-    marked: HashMap<NodeTag, Option<NodeRef>>,
+    /// The peers by their node tags; `None` if several peers have the same one.
+    by_tag: HashMap<NodeTag, Option<NodeRef>>,
 }
 
-/// Another node runs under this node's name and has started later.
+/// Another node runs under this node's name, and has started later.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("another node with the same node_id has started")]
 pub struct Superseded;
@@ -117,19 +117,19 @@ impl Membership {
         }
     }
 
-    /// Changes what the others see of this node, at once.
+    /// Changes this node's entry, which the others read, at once.
     pub fn set_state(&self, state: NodeState) {
         if std::mem::replace(&mut *locked(&self.state), state) != state {
             self.changed.notify_one();
         }
     }
 
-    /// Whether the cluster has heard of this node.
+    /// Whether this node has been announced at least once.
     pub fn is_announced(&self) -> bool {
         self.announced.load(Ordering::Relaxed)
     }
 
-    /// What is the matter with the registry, as of the last announcement.
+    /// What is wrong with the registry, as of the latest announcement.
     pub fn trouble(&self) -> Option<RegistryError> {
         locked(&self.trouble).clone()
     }
@@ -154,21 +154,21 @@ impl Membership {
         others
     }
 
-    /// Waits until the table was read once more: for one task alone. Cancel safe.
+    /// Waits until the table has been read once more. For one task only. Cancel safe.
     pub(super) async fn read_again(&self) {
         self.read.notified().await;
     }
 
-    /// The one live peer that has this mark; `None` when there is none, or more than one. Never
+    /// The one live peer that has this node tag; `None` if there is none, or more than one. Never
     /// this node.
-    pub fn find_marked(&self, mark: NodeTag) -> Option<NodeRef> {
-        self.known.load().marked.get(&mark)?.clone()
+    pub fn find_marked(&self, tag: NodeTag) -> Option<NodeRef> {
+        self.known.load().by_tag.get(&tag)?.clone()
     }
 
-    /// Asks the registry anew who is alive, and whether it has gone back to an earlier state.
+    /// Reads from the registry who is alive, and whether it has gone back to an earlier state.
     ///
     /// # Errors
-    /// Whatever the registry says; what was known stays.
+    /// What the registry says; what was known before stays.
     pub async fn refresh(&self) -> Result<(), RegistryError> {
         let (nodes, generation) = tokio::join!(self.registry.nodes(), self.registry.generation());
         let (nodes, generation) = (nodes?, generation?);
@@ -176,7 +176,7 @@ impl Membership {
         let unread = nodes.unread;
         let mut nodes: Nodes =
             nodes.entries.into_iter().map(|entry| (entry.node.id.clone(), entry)).collect();
-        // A peer whose entry cannot be read is alive all the same, where it was before.
+        // A peer whose entry cannot be read is still alive, at the address that was known before.
         for entry in unread.iter().filter_map(|node| self.find(node)) {
             nodes.insert(entry.node.id.clone(), entry);
         }
@@ -184,7 +184,7 @@ impl Membership {
             self.has_lost();
         }
         if self.is_incomplete() {
-            // Who is missing has not had its turn yet.
+            // Peers that are missing there have not had their turn yet.
             for (id, entry) in &self.known.load().nodes {
                 nodes.entry(id.clone()).or_insert_with(|| entry.clone());
             }
@@ -194,14 +194,14 @@ impl Membership {
         Ok(())
     }
 
-    /// Whether the registry may lack what live nodes hold, because it has lost it, be it shortly before
-    /// this node came: then neither a missing route nor a missing node means anything.
+    /// Whether the registry may have lost what live nodes hold, be it before this node came. While
+    /// it may, neither a missing route nor a missing node means anything.
     pub fn is_incomplete(&self) -> bool {
         locked(&self.complete_from).is_none_or(|from| Instant::now() < from)
     }
 
-    /// Whether the registry is known to have lost something that live nodes hold, and they may not have
-    /// written all of it again. (A node that has just come cannot know: see
+    /// Whether the registry is known to have lost something that live nodes hold, and they may not
+    /// have written all of it again. (A node that has just come cannot know: see
     /// [`Membership::is_incomplete`].)
     pub fn is_recovering(&self) -> bool {
         let is_time = |until| Instant::now() < until;
@@ -214,10 +214,10 @@ impl Membership {
         locked(&self.table).generation
     }
 
-    /// The registry is of this generation now. Another one than before has perhaps gone back to what
-    /// it held some time ago.
+    /// The registry is of this generation now. If it was of another one before, it may have gone
+    /// back to an earlier state.
     pub fn saw(&self, generation: Option<Generation>) {
-        // One that cannot tell any more has not changed for that reason.
+        // A registry that no longer has a generation has not changed for that reason.
         let Some(generation) = generation else { return };
         let before = locked(&self.table).generation.replace(generation);
         if before.is_some_and(|before| before != generation) {
@@ -225,7 +225,7 @@ impl Membership {
         }
     }
 
-    /// The registry has lost some of what it held.
+    /// The registry has lost a part of what it held.
     fn has_lost(&self) {
         self.doubt();
         let mut table = locked(&self.table);
@@ -235,20 +235,20 @@ impl Membership {
         self.changed.notify_one();
     }
 
-    /// The registry has lost what it held, or nobody here knows that it has not. Every live node
-    /// announces itself, and writes again what it holds, within the time after which it would be dead.
+    /// The registry has lost what it held, or may have. Each live node announces itself, and writes
+    /// again what it holds, within the time after which it would count as dead.
     fn doubt(&self) {
         *locked(&self.complete_from) = Some(Instant::now() + NODE_TTL);
     }
 
-    /// Announces this node for as long as it lives, or until another one takes its name. `heard` is
-    /// told what each announcement has shown of the table.
+    /// Announces this node for as long as it lives, or until another node takes its name. `heard`
+    /// is called with what each announcement has shown of the table.
     ///
     /// # Errors
     /// [`Superseded`]: this node must stop.
     pub async fn run(&self, heard: impl Fn(TableState)) -> Result<(), Superseded> {
-        // A former run may have had a clock that was ahead: it counts as the later one, until its entry
-        // has ended. A run that lives goes on announcing itself.
+        // The clock of a former run may have been ahead: that run counts as the later one until its
+        // entry has expired. A run that lives would go on announcing itself.
         let patience = Instant::now() + NODE_TTL + ANNOUNCE_INTERVAL;
         loop {
             let result = self.announce(&heard).await;
@@ -274,7 +274,7 @@ impl Membership {
         }
     }
 
-    /// Says what is wrong with the registry, once per change, and what of it could not be read.
+    /// Logs what is wrong with the registry, once per change, and which entries could not be read.
     fn tell(&self, error: Option<&RegistryError>) {
         let before = std::mem::replace(&mut *locked(&self.trouble), error.cloned());
         if let Some(error) = error
@@ -336,14 +336,14 @@ impl Membership {
 
 impl Known {
     fn new(nodes: Nodes, this: &NodeRef) -> Self {
-        let mut marked = HashMap::with_capacity(nodes.len());
+        let mut by_tag = HashMap::with_capacity(nodes.len());
         for peer in nodes.values().map(|entry| &entry.node).filter(|node| *node != this) {
-            marked
+            by_tag
                 .entry(NodeTag::of(peer))
                 .and_modify(|one| *one = None)
                 .or_insert_with(|| Some(peer.clone()));
         }
-        Self { nodes, marked }
+        Self { nodes, by_tag }
     }
 }
 
@@ -366,14 +366,14 @@ mod tests {
         Membership::new(&Surroundings { node: this, ..bed::surroundings(ground) })
     }
 
-    /// A run of `id` with the mark of `other`.
+    /// A run of `id` that has the node tag of `other`.
     fn twin(id: &str, other: &NodeRef) -> NodeRef {
         let mut runs = (1..).map(|incarnation| node(id, incarnation));
         runs.find(|run| NodeTag::of(run) == NodeTag::of(other)).unwrap()
     }
 
-    /// What the first of these nodes knows of the others by the marks of all.
-    async fn marked(nodes: &[NodeRef]) -> Vec<Option<NodeRef>> {
+    /// What the first of these nodes finds by the node tag of each of them.
+    async fn by_tag(nodes: &[NodeRef]) -> Vec<Option<NodeRef>> {
         let registry = Arc::new(MemoryRegistry::new());
         for node in nodes {
             let url = "http://127.0.0.1:1".to_owned();
@@ -402,12 +402,13 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_peer_is_found_by_its_mark_and_this_node_is_not() {
+    async fn a_peer_is_found_by_its_tag_and_this_node_is_not() {
         let (this, peer) = (node("gw-1", 1), node("gw-2", 1));
-        assert_eq!(marked(&[this, peer.clone()]).await, [None, Some(peer)]);
+        assert_eq!(by_tag(&[this, peer.clone()]).await, [None, Some(peer)]);
     }
 
-    /// How a node ends whose name a run has that its clock puts later; `lives`: and goes on living.
+    /// How a node ends if another run, whose clock is ahead, has its name; `lives` says whether
+    /// that run goes on announcing itself.
     async fn after_a_later_run(lives: bool) -> (Result<(), tokio::time::error::Elapsed>, bool) {
         let (this, later) = (node("gw-1", 5), node("gw-1", 10_005));
         let registry = Arc::new(MemoryRegistry::new());
@@ -444,17 +445,17 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_mark_of_two_peers_names_none() {
+    async fn a_tag_of_two_peers_names_none() {
         let (this, peer, other) = (node("gw-1", 1), node("gw-2", 1), node("gw-3", 1));
         let (one, two) = (twin("gw-4", &peer), twin("gw-5", &peer));
         let all = [this, peer, other.clone(), one, two];
-        assert_eq!(marked(&all).await, [None, None, Some(other), None, None]);
+        assert_eq!(by_tag(&all).await, [None, None, Some(other), None, None]);
     }
 
     #[tokio::test]
-    async fn a_peer_with_the_mark_of_this_node_is_found_by_it() {
+    async fn a_peer_with_the_tag_of_this_node_is_found_by_it() {
         let this = node("gw-1", 1);
         let peer = twin("gw-2", &this);
-        assert_eq!(marked(&[this, peer.clone()]).await, [Some(peer.clone()), Some(peer)]);
+        assert_eq!(by_tag(&[this, peer.clone()]).await, [Some(peer.clone()), Some(peer)]);
     }
 }

@@ -1,7 +1,8 @@
-//! Reads a record of the reply topic: whose reply it is, and what it says.
+//! Reads a record of the reply topic: which request it answers, and what it says.
 //!
-//! Of a header that says one thing the last one counts, as Kafka's `Headers.lastHeader` and Spring's header mapper have it: whoever adds one means to
-//! replace what was there.
+//! If a header that has one value comes several times, the last one counts, as in Kafka's
+//! `Headers.lastHeader` and Spring's header mapper: whoever adds another one means to replace the
+//! first.
 
 use bytes::Bytes;
 use registry::RequestId;
@@ -14,7 +15,7 @@ use crate::{
 };
 
 const NEST_ERROR: &str = "kafka_nest-err";
-/// Where a service's status may stand; the first that is there counts.
+/// The headers in which a service may give a status; the first one that is there counts.
 const STATUSES: [&str; 3] = ["roundtrip-status", ":status", "x-status-code"];
 const BAD_GATEWAY: u16 = 502;
 
@@ -37,16 +38,17 @@ impl NotAReply {
     }
 }
 
-/// Whose reply the record is: by its correlation header, else by its key.
+/// The request that the record answers: by its correlation header, else by its key.
 ///
 /// # Errors
-/// [`NotAReply`] when it can be nobody's.
+/// [`NotAReply`] if the record names no request.
 pub fn correlation(record: &Incoming<'_>) -> Result<RequestId, NotAReply> {
     let id = header(record, CORRELATION_ID).or(record.key).ok_or(NotAReply::Uncorrelated)?;
     RequestId::from_header(id).map_err(|_| NotAReply::Malformed)
 }
 
-/// What the record says, with those of its headers that `keep` takes (asked in lower case).
+/// What the record says, with those of its headers that `keep` accepts (it is asked with names in
+/// lower case).
 pub fn read(record: &Incoming<'_>, keep: impl Fn(&str) -> bool) -> Reply {
     if is_too_large(record) {
         return Reply { status: Some(BAD_GATEWAY), ..Reply::default() };
@@ -57,7 +59,7 @@ pub fn read(record: &Incoming<'_>, keep: impl Fn(&str) -> bool) -> Reply {
             && !is_ours(name)
         {
             let name = name.to_ascii_lowercase();
-            // One media type: the last that says anything.
+            // A reply has one media type: the last header that gives one counts.
             let is_media_type = name == "content-type";
             let is_idle = is_media_type && value.is_empty();
             if is_media_type && !is_idle {
@@ -81,8 +83,9 @@ pub fn read(record: &Incoming<'_>, keep: impl Fn(&str) -> bool) -> Reply {
     }
 }
 
-/// Whether a reply is larger than any that is handed on. It is answered for the service, with 502:
-/// it would block the way of all others to the socket that waits, and no peer would read it.
+/// Whether a reply is larger than any that is handed on. It is answered with 502 in the service's
+/// place: it would hold up all other frames of the socket that waits for it, and no peer would read
+/// it.
 pub fn is_too_large(record: &Incoming<'_>) -> bool {
     let length = |value: Option<&[u8]>| value.map_or(0, <[u8]>::len);
     let headers = record.headers.iter().map(|(name, value)| (name.len(), length(*value)));
@@ -93,12 +96,12 @@ fn header<'r>(record: &Incoming<'r>, name: &str) -> Option<&'r [u8]> {
     record.headers.iter().rfind(|(found, _)| *found == name).and_then(|(_, value)| *value)
 }
 
-/// Headers that speak to the gateway, not to the client.
+/// Headers that are meant for the gateway, not for the client.
 fn is_ours(name: &str) -> bool {
     name.starts_with("kafka_") || name.starts_with("roundtrip-") || STATUSES.contains(&name)
 }
 
-/// Decimal, 200–599; anything else is the service's mistake.
+/// A status is decimal, 200 to 599; anything else is a mistake of the service.
 fn read_status(value: &[u8]) -> u16 {
     let digits = value.len() == 3 && value.iter().all(u8::is_ascii_digit);
     let status = value.iter().fold(0, |status, digit| {
@@ -200,7 +203,7 @@ mod tests {
         let reply = read(&record, |_| true);
         assert_eq!((reply.status, reply.payload.len()), (Some(502), 0));
 
-        // Many small headers count with all that they take on the way to a peer.
+        // The size of many small headers includes what each of them takes in a message to a peer.
         let many = vec![("x", Some(b"1".as_slice())); REPLY_BYTES_MAX / 4];
         record.value = None;
         record.headers = &many;

@@ -5,7 +5,7 @@ use registry::{RequestId, SessionId};
 use super::{CORRELATION_ID, REPLY_PARTITION, REPLY_TOPIC};
 use crate::{config::Dialect, relay::services::Service};
 
-/// The texts of a record's own headers, in the words that its service understands.
+/// The values of a request's headers, as the dialect of its service spells them.
 #[derive(Debug)]
 pub struct RequestHeaders<'a> {
     correlation_text: [u8; 36],
@@ -17,8 +17,8 @@ pub struct RequestHeaders<'a> {
 }
 
 impl<'a> RequestHeaders<'a> {
-    /// The reply goes to `reply_topic`; where the service is told a partition of it, to that of
-    /// `reply_partition`, which is asked only then.
+    /// The reply goes to `reply_topic`. If the dialect also names a partition of it,
+    /// `reply_partition` is called for it, and only then.
     pub fn new(
         service: &Service,
         request: RequestId,
@@ -47,12 +47,12 @@ impl<'a> RequestHeaders<'a> {
         }
     }
 
-    /// The id as its 36 characters: the key of a record that has no other.
+    /// The id as text of 36 characters: the key of a record that has no other key.
     pub fn correlation_text(&self) -> &[u8] {
         &self.correlation_text
     }
 
-    /// All headers: the gateway's own, then those of the client that may pass.
+    /// All headers: the gateway's own, then those of the client's that are allowed.
     pub fn list<'h>(
         &'h self,
         service: &Service,

@@ -1,4 +1,4 @@
-//! A window by itself: its mark, its limits, and holds that nobody resolves.
+//! A window by itself: its committable offset, its limits, and guards that are dropped.
 
 use std::time::Duration;
 
@@ -9,22 +9,22 @@ use super::*;
 const LIMITS: TrackerLimits =
     TrackerLimits { records_max: 3, bytes_max: 4096, node_bytes_max: 1 << 20 };
 
-/// A hold of a record whose size does not matter.
-fn hold(window: &OffsetTracker, offset: i64) -> OffsetGuard {
+/// A guard for a record whose size does not matter.
+fn guard(window: &OffsetTracker, offset: i64) -> OffsetGuard {
     window.hold(offset, Record::sized(1))
 }
 
 #[test]
-fn nothing_read_has_no_mark() {
+fn nothing_read_is_not_committable() {
     assert_eq!(OffsetTracker::default().mark(), None);
 }
 
 #[test]
-fn a_waiting_record_holds_the_mark_back() {
+fn a_waiting_record_is_not_committable() {
     let window = OffsetTracker::default();
     window.passed(4);
     assert_eq!(window.mark(), Some(5));
-    let waiting = hold(&window, 5);
+    let waiting = guard(&window, 5);
     window.passed(9);
     assert_eq!(window.mark(), Some(5));
     waiting.done();
@@ -32,9 +32,9 @@ fn a_waiting_record_holds_the_mark_back() {
 }
 
 #[test]
-fn a_dropped_hold_comes_back_to_be_handled_again() {
+fn a_dropped_guard_comes_back_to_be_handled_again() {
     let window = OffsetTracker::default();
-    drop(hold(&window, 7));
+    drop(guard(&window, 7));
     window.passed(8);
     assert_eq!(window.mark(), Some(7), "nobody has said that it is handled");
     let (mut again, given_up) = window.take_dropped();
@@ -47,11 +47,11 @@ fn a_dropped_hold_comes_back_to_be_handled_again() {
 }
 
 #[test]
-fn a_hold_that_a_panic_drops_comes_back_too() {
+fn a_guard_that_a_panic_drops_comes_back_too() {
     let window = OffsetTracker::default();
-    let held = hold(&window, 7);
+    let guarded = guard(&window, 7);
     let panicked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-        let _held = held;
+        let _guarded = guarded;
         panic!("a part of the node has failed");
     }));
     assert!(panicked.is_err());
@@ -61,7 +61,7 @@ fn a_hold_that_a_panic_drops_comes_back_too() {
 #[test]
 fn a_record_that_is_dropped_each_time_is_given_up_in_the_end() {
     let window = OffsetTracker::default();
-    drop(hold(&window, 7));
+    drop(guard(&window, 7));
     for _ in 0..DROPS_MAX {
         let (again, given_up) = window.take_dropped();
         assert_eq!((again.len(), given_up), (1, 0));
@@ -72,10 +72,10 @@ fn a_record_that_is_dropped_each_time_is_given_up_in_the_end() {
 }
 
 #[test]
-fn after_a_revocation_neither_end_of_a_hold_means_anything() {
+fn after_a_revocation_neither_end_of_a_guard_means_anything() {
     let budget = Budget::default();
     let window = OffsetTracker::new(&budget);
-    let (done, dropped) = (hold(&window, 1), hold(&window, 2));
+    let (done, dropped) = (guard(&window, 1), guard(&window, 2));
     window.close();
     assert!(budget.bytes() > 0, "what waits takes up memory still");
     drop(dropped);
@@ -89,9 +89,9 @@ async fn the_oldest_waiting_record_is_known() {
     let window = OffsetTracker::default();
     assert_eq!(window.waits_since(), None);
     let began = Instant::now();
-    let first = hold(&window, 1);
+    let first = guard(&window, 1);
     tokio::time::sleep(Duration::from_secs(3)).await;
-    let second = hold(&window, 2);
+    let second = guard(&window, 2);
     assert_eq!(window.waits_since(), Some(began));
     first.done();
     assert_eq!(window.waits_since(), Some(began + Duration::from_secs(3)));
@@ -102,12 +102,12 @@ async fn the_oldest_waiting_record_is_known() {
 #[test]
 fn is_full_by_count_and_by_bytes() {
     let window = OffsetTracker::default();
-    let mut holds: Vec<OffsetGuard> = (0..3).map(|offset| hold(&window, offset)).collect();
+    let mut guards: Vec<OffsetGuard> = (0..3).map(|offset| guard(&window, offset)).collect();
     assert_eq!(window.full(LIMITS, 1), Some("window"));
     // Done, but behind one that waits: it still takes its place.
-    holds.remove(1).done();
+    guards.remove(1).done();
     assert_eq!(window.full(LIMITS, 1), Some("window"));
-    holds.remove(0).done();
+    guards.remove(0).done();
     assert_eq!(window.full(LIMITS, 1), None);
     let _big = window.hold(3, Record::sized(4096));
     assert_eq!(window.full(LIMITS, 1), Some("window"));
@@ -128,20 +128,20 @@ fn one_that_takes_all_of_the_nodes_bytes_stops_alone() {
     let budget = Budget::default();
     let windows: Vec<OffsetTracker> = (0..4).map(|_| OffsetTracker::new(&budget)).collect();
     let full = |window: &OffsetTracker| window.full(limits, windows.len()).is_some();
-    let mut holds = Vec::new();
+    let mut guards = Vec::new();
     while !full(&windows[0]) {
-        holds.push(windows[0].hold(holds.len() as i64, Record::sized(1000)));
+        guards.push(windows[0].hold(guards.len() as i64, Record::sized(1000)));
     }
     assert!(budget.bytes() >= 40_000, "half of the bytes are for whoever needs them");
     for window in &windows[1..] {
         assert!(!full(window), "the others are read on");
         while !full(window) {
-            holds.push(window.hold(holds.len() as i64, Record::sized(1000)));
+            guards.push(window.hold(guards.len() as i64, Record::sized(1000)));
         }
     }
     let overshoot = windows.len() * (1000 + RECORD_BYTES);
     assert!(budget.bytes() <= limits.node_bytes_max + overshoot, "{}", budget.bytes());
-    holds.into_iter().for_each(OffsetGuard::done);
+    guards.into_iter().for_each(OffsetGuard::done);
     assert!(!windows.iter().any(full));
     assert_eq!(budget.bytes(), 0);
 }
@@ -156,37 +156,37 @@ fn an_empty_window_is_never_full() {
 
 proptest! {
     #[test]
-    fn the_mark_is_the_first_record_not_done(
+    fn what_is_committable_ends_at_the_first_record_not_done(
         gaps in proptest::collection::vec((1..4_i64, any::<bool>()), 1..64),
         order in any::<u64>(),
     ) {
         let window = OffsetTracker::default();
-        let mut holds = Vec::new();
+        let mut guards = Vec::new();
         let mut offset = 0;
         for (gap, waits) in gaps {
             offset += gap;
             if waits {
-                holds.push((offset, hold(&window, offset)));
+                guards.push((offset, guard(&window, offset)));
             } else {
                 window.passed(offset);
             }
         }
         let mut order = order as usize;
-        while !holds.is_empty() {
-            let first = holds.iter().map(|(offset, _)| *offset).min();
+        while !guards.is_empty() {
+            let first = guards.iter().map(|(offset, _)| *offset).min();
             prop_assert_eq!(window.mark(), first);
             order = order.rotate_left(7) ^ 0x5bd1;
-            let (offset, held) = holds.remove(order % holds.len());
-            // However a hold ends, its record is done or is handed out again.
+            let (offset, guarded) = guards.remove(order % guards.len());
+            // However a guard ends, its record is done or is handed out again.
             if order & 8 == 0 {
-                held.done();
+                guarded.done();
             } else {
-                drop(held);
-                holds.extend(window.take_dropped().0.into_iter().map(|held| (offset, held)));
+                drop(guarded);
+                guards.extend(window.take_dropped().0.into_iter().map(|guarded| (offset, guarded)));
             }
             if order & 8 != 0 {
-                let at = holds.iter().position(|(found, _)| *found == offset);
-                holds.remove(at.expect("it was handed out again")).1.done();
+                let at = guards.iter().position(|(found, _)| *found == offset);
+                guards.remove(at.expect("it was handed out again")).1.done();
             }
         }
         prop_assert_eq!(window.mark(), Some(offset + 1));

@@ -1,8 +1,9 @@
-//! Request ids that bring their replies home: chosen so that the Java default partitioner sends a
-//! reply keyed with its correlation id to a partition that this node reads, and marked, so that
-//! whoever else reads it knows where it belongs.
+//! Request ids that bring their replies to this node. An id is chosen so that the Java default
+//! partitioner sends a reply keyed with it to a partition that this node reads. It also carries the
+//! node tag, so that any other node that reads the reply knows where to forward it.
 //!
-//! Pure arithmetic over what is owned; the route in the registry stands in wherever both fail.
+//! Pure arithmetic over the partitions that are owned; where both means fail, the route in the
+//! registry is used.
 
 use std::sync::Arc;
 
@@ -19,7 +20,7 @@ use crate::{
 const ID_LENGTH: usize = 36;
 const PREFIX_LENGTH: usize = ID_LENGTH - 8;
 
-/// Attempts before any id will do. With one partition of a thousand owned, one choice in a
+/// After so many attempts any id will do. If one partition of a thousand is owned, one choice in a
 /// hundred thousand fails.
 const ATTEMPTS_MAX: u32 = 12_000;
 
@@ -27,11 +28,11 @@ const ATTEMPTS_MAX: u32 = 12_000;
 #[derive(Debug, Default)]
 struct Owned {
     partitions: Vec<i32>,
-    /// Whether partition `i` is owned; as long as the topic has partitions.
+    /// Whether partition `i` is owned; as long as the topic's number of partitions.
     mask: Vec<bool>,
 }
 
-/// A new request id, and where its reply is expected.
+/// A new request id, and the partition on which its reply is expected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Choice {
     /// The id.
@@ -41,21 +42,21 @@ pub struct Choice {
     pub partition: Option<i32>,
 }
 
-/// Chooses request ids. Reads are free of locks; rebalances replace the whole picture.
+/// Chooses request ids. Readers take no lock; a rebalance replaces the whole list.
 #[derive(Debug)]
 pub struct Affinity {
-    mark: NodeTag,
+    tag: NodeTag,
     owned: ArcSwap<Owned>,
 }
 
 impl Affinity {
-    /// Ids of the node with this mark, which owns no partition yet.
-    pub fn new(mark: NodeTag) -> Self {
-        Self { mark, owned: ArcSwap::default() }
+    /// Ids of the node with this tag, which owns no partition yet.
+    pub fn new(tag: NodeTag) -> Self {
+        Self { tag, owned: ArcSwap::default() }
     }
 
-    /// Takes note of what this node reads, out of how many partitions. Partitions beyond the
-    /// count are ignored.
+    /// Sets which partitions this node reads, and how many there are. Partitions beyond that number
+    /// are ignored.
     pub fn own(&self, partitions: &[i32], count: i32) {
         let mut mask = vec![false; usize::try_from(count).unwrap_or(0)];
         let known = |p: &&i32| (0..count).contains(*p);
@@ -66,18 +67,19 @@ impl Affinity {
         self.owned.store(Arc::new(Owned { partitions, mask }));
     }
 
-    /// An owned partition, for services that are told where to reply; `None` when none is owned.
+    /// An owned partition, for services that are told to which one to reply; `None` if none is
+    /// owned.
     pub fn any_partition(&self, request: RequestId) -> Option<i32> {
         let owned = self.owned.load();
         let at = request.as_uuid().as_u128() % owned.partitions.len().max(1) as u128;
         owned.partitions.get(at as usize).copied()
     }
 
-    /// Chooses an id. `unix_ms` is the time it carries, `random` the rest of it, but for the mark:
-    /// its last word is varied until the id fits.
+    /// Chooses an id. `unix_ms` is the time in it, `random` the rest, apart from the node tag: its
+    /// last word is varied until the id fits.
     pub fn choose(&self, unix_ms: u64, mut random: [u8; 10]) -> Choice {
         let owned = self.owned.load();
-        self.mark.write(&mut random);
+        self.tag.write(&mut random);
         let uuid = Builder::from_unix_timestamp_millis(unix_ms, &random).into_uuid();
         if owned.partitions.is_empty() {
             return Choice { request: RequestId::from_uuid(uuid), partition: None };
@@ -93,7 +95,7 @@ impl Affinity {
                 let request = RequestId::from_uuid(uuid::Uuid::from_u128(uuid));
                 return Choice { request, partition: Some(partition) };
             }
-            // Any odd step visits every word once before it repeats one.
+            // Any odd step visits every word once before one comes again.
             word = word.wrapping_add(0x9e37_79b9);
         }
         Choice { request: RequestId::from_uuid(uuid), partition: None }
@@ -115,22 +117,22 @@ mod tests {
     use super::*;
     use crate::bus::partitioner::partition_for;
 
-    fn mark(incarnation: u64) -> NodeTag {
+    fn tag(incarnation: u64) -> NodeTag {
         NodeTag::of(&NodeRef { id: NodeId::parse("gw-1").unwrap(), incarnation })
     }
 
     #[test]
     fn without_a_partition_any_marked_id_does() {
-        let affinity = Affinity::new(mark(1));
+        let affinity = Affinity::new(tag(1));
         let choice = affinity.choose(1, [7; 10]);
-        assert_eq!(NodeTag::read(choice.request), Some(mark(1)));
+        assert_eq!(NodeTag::read(choice.request), Some(tag(1)));
         assert_eq!(choice.partition, None);
         assert_eq!(affinity.any_partition(choice.request), None);
     }
 
     #[test]
     fn one_partition_of_a_thousand_is_hit() {
-        let affinity = Affinity::new(mark(1));
+        let affinity = Affinity::new(tag(1));
         affinity.own(&[617], 1000);
         let choice = affinity.choose(1, [3; 10]);
         assert_eq!(choice.partition, Some(617));
@@ -139,7 +141,7 @@ mod tests {
 
     #[test]
     fn what_lies_beyond_the_topic_is_not_owned() {
-        let affinity = Affinity::new(mark(1));
+        let affinity = Affinity::new(tag(1));
         affinity.own(&[-1, 12], 12);
         assert_eq!(affinity.choose(1, [0; 10]).partition, None);
         affinity.own(&[3], 0);
@@ -157,7 +159,7 @@ mod tests {
             incarnation in any::<u64>(),
         ) {
             let owned: Vec<i32> = owned.into_iter().collect();
-            let affinity = Affinity::new(mark(incarnation));
+            let affinity = Affinity::new(tag(incarnation));
             affinity.own(&owned, count);
             let choice = affinity.choose(unix_ms, random);
             let partition = partition_for(choice.request.to_string().as_bytes(), count);
@@ -165,7 +167,7 @@ mod tests {
             prop_assert!(owned.contains(&partition));
             prop_assert_eq!(choice.request.unix_ms(), unix_ms);
             prop_assert_eq!(choice.request.as_uuid().get_version_num(), 7);
-            prop_assert_eq!(NodeTag::read(choice.request), Some(mark(incarnation)));
+            prop_assert_eq!(NodeTag::read(choice.request), Some(tag(incarnation)));
             let kept = &choice.request.as_uuid().as_bytes()[..10];
             let unmarked = Builder::from_unix_timestamp_millis(unix_ms, &random).into_uuid();
             prop_assert_eq!(kept, &unmarked.as_bytes()[..10], "what is random stays so");

@@ -1,4 +1,4 @@
-//! How a request ends: once, by whoever takes it out of the pending table.
+//! How a request ends: exactly once, by whoever takes it out of the pending table.
 
 use std::{sync::Arc, time::Duration};
 
@@ -24,33 +24,33 @@ use crate::{
     wire::{Frame, Reply},
 };
 
-/// Between two looks at deadlines: a request may end this much late.
+/// The pause between two looks at deadlines: a request may end so much late.
 const DEADLINE_TICK: Duration = Duration::from_millis(10);
 
 /// What became of a reply on this node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Delivery {
-    /// Whoever waited has it.
+    /// Delivered to whoever waited.
     Delivered,
-    /// Whoever waited is owed it, and only this node has it: its offset is kept until the client
-    /// has it, or the mailbox.
+    /// Queued for the session that waited, and only this node's memory has it: its offset is kept
+    /// back until the client or the mailbox has it.
     Kept(SessionId),
     /// Nobody waits for it here.
     Unknown,
 }
 
-/// The requests that wait on this node, and their ends.
+/// The requests that wait on this node, and how they end.
 #[derive(Debug)]
 pub struct Completion {
     /// Who waits here.
     pub pending: Pending,
-    /// What the registry has to know of them.
+    /// The routes of these requests, on their way to the registry.
     pub routes: Routes,
-    /// The replies for which others have to be found who wait.
+    /// Replies for which nobody on this node waits, to be looked up.
     pub foreign: Arc<LookupQueue>,
-    /// The sessions that wait.
+    /// The sessions of this node.
     pub sessions: Arc<Sessions>,
-    /// What the registry has to know of those.
+    /// The checkpoints of these sessions, on their way to the registry.
     pub checkpoints: Arc<Checkpoints>,
     pub(super) telemetry: Arc<Telemetry>,
 }
@@ -80,9 +80,9 @@ impl Completion {
         }
     }
 
-    /// A reply for a request that may wait here. `read` is called only if it does, and gets the
-    /// service that was asked; `forward` is the time it took from another node. `hold` is asked to
-    /// keep the offset of the reply, where that has to be.
+    /// Handles a reply for a request that may wait here. `read` is called only if it does, with the
+    /// service that was asked. `forward` is the time that the reply took from another node. `guard`
+    /// is called if the reply's offset must be kept back.
     pub(in crate::relay) fn deliver(
         &self,
         request: RequestId,
@@ -95,7 +95,8 @@ impl Completion {
         let mut delivery = Delivery::Unknown;
         let entry = self.pending.take_if(request, |entry| {
             delivery = Delivery::Delivered;
-            // The receipt comes first. A second reply meanwhile is a late one.
+            // The client gets the receipt before the reply. A second reply that comes meanwhile
+            // counts as late.
             let waits = entry.waiter.wants_receipt() && !entry.recording.is_confirmed();
             if waits && entry.early.is_some() {
                 return false;
@@ -135,9 +136,9 @@ impl Completion {
                         self.telemetry.limit_hit("producer_queue");
                     }
                     match entry.early.take() {
-                        // What the service has answered all the same is its answer.
+                        // The service has answered all the same, so that answer counts.
                         Some(early) => self.answer(request, entry, early),
-                        // A second record that was not written takes back nothing of the first.
+                        // That a second record was not written takes nothing back of the first one.
                         None => {
                             let failure = refusal(&error, &entry.service);
                             let recorded = failure.recorded || before == Before::MayBeRecorded;
@@ -163,21 +164,22 @@ impl Completion {
                         partition: position.partition,
                         offset: position.offset,
                     };
-                    // Queued here, so that no reply overtakes it.
+                    // Queued under the table's lock, so that no reply overtakes it.
                     let pushed = session.push(receipt, None, None);
                     receipts = Some((Arc::clone(session), pushed));
                 }
                 if session.is_durable()
                     && let Some(detail) = entry.detail()
                 {
-                    // Queued here, so that nobody has ended and forgotten the request before.
+                    // Queued under the table's lock, so that nobody has ended and forgotten the
+                    // request before.
                     self.checkpoints.recorded(session, request, &detail);
                 }
             }
             entry.early.is_some()
         });
         if let Some((session, pushed)) = receipts {
-            self.settle(&session, pushed);
+            self.after_push(&session, pushed);
         }
         if let Some(mut entry) = entry
             && let Some(early) = entry.early.take()
@@ -209,13 +211,13 @@ impl Completion {
         self.fail(request, entry, failure.recorded(recorded));
     }
 
-    /// Ends a request at its client's wish, or because its client hung up; the command itself is not
-    /// called back. False when it does not wait here (any more).
+    /// Ends a request because its client wants that, or has hung up; the record itself is not
+    /// withdrawn. False if the request does not wait here (any more).
     pub fn cancel(&self, request: RequestId) -> bool {
         self.cancel_with(request, |_| ()).is_some()
     }
 
-    /// The same, with a last look at what waited.
+    /// Like [`Completion::cancel`]; `look` sees what waited.
     pub(super) fn cancel_with<T>(
         &self,
         request: RequestId,
@@ -223,7 +225,7 @@ impl Completion {
     ) -> Option<T> {
         let mut entry = self.pending.take(request)?;
         let seen = look(&mut entry);
-        // Once handed to the producer it may be in the log, whatever is known.
+        // Once the producer has the record, it may be in the log, whatever else is known.
         let recorded = entry.recording != Recording::Waiting;
         let failure = Failure::new(ErrorCode::Cancelled, "cancelled by the client");
         let failure = failure.recorded(recorded);
@@ -231,7 +233,7 @@ impl Completion {
         Some(seen)
     }
 
-    /// A request is another node's from now on.
+    /// Takes a request out because it waits on another node from now on.
     pub(in crate::relay) fn take_quietly(
         &self,
         request: RequestId,
@@ -242,7 +244,7 @@ impl Completion {
         Some(entry)
     }
 
-    /// Ends every HTTP call that still waits: this node stops. Returns how many there were.
+    /// Ends every HTTP call that still waits, because this node stops. Returns how many there were.
     pub fn give_up_calls(&self) -> usize {
         let waiting = self.pending.take_calls();
         let count = waiting.len();
@@ -264,8 +266,9 @@ impl Completion {
         self.finish(request, entry, Outcome::Failure(failure), None, None);
     }
 
-    /// Tells whoever waited, and forgets the request. A reply that has come and is not what the
-    /// request ends with, because its client has cancelled it, is handled once the end is.
+    /// Tells whoever waited, and forgets the request. If a reply has come but is not what the
+    /// request ends with, because its client has cancelled it, the reply counts as handled once the
+    /// end is delivered.
     fn finish(
         &self,
         request: RequestId,

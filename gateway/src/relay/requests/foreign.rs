@@ -1,5 +1,5 @@
-//! The strays whose node the registry is to name: newly found ones that no mark helps, those that
-//! came back from a peer, and replies whose session has left this node.
+//! Foreign replies whose node the registry has to name: new ones whose node tag names no live peer,
+//! those that a peer has given back, and those whose session has left this node.
 
 use std::sync::Mutex;
 
@@ -15,51 +15,52 @@ use crate::{
 /// A reply that nobody on this node waits for.
 #[derive(Debug)]
 pub struct ForeignReply {
-    /// Whose it is.
+    /// The request that it answers.
     pub request: RequestId,
-    /// What it says, with every header that may concern a client.
+    /// The reply itself, with every header that may concern a client.
     pub reply: Reply,
-    /// Keeps its offset from being stored, where this node has read it.
+    /// Keeps its offset from being committed, if this node has read it.
     pub hold: Option<OffsetGuard>,
-    /// When it was read.
+    /// When this node read it.
     pub read_at: Instant,
-    /// Who says where it belongs.
+    /// What names the node that waits for it.
     pub guide: Guide,
-    /// Which session wants it, once its route has said so.
+    /// The session that waits for it, once its route has said so.
     pub wants: Option<Wants>,
-    /// Whether its session was still on its way when it came there: it has to wait a little.
+    /// Whether its session had not arrived yet at the node that was asked: it is not sent again at
+    /// once.
     pub is_early: bool,
-    /// How often in a row a peer has not said in words of this version what became of it: the more
-    /// often, the longer it waits.
+    /// How often in a row a peer's verdict was one that this version does not know. The pause
+    /// before the next attempt grows with it.
     pub unread: u8,
 }
 
-/// What a route says of a session's request.
+/// What a route says about the request of a session.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Wants {
     /// The session.
     pub session: SessionId,
-    /// Its client's id of the request, as JSON text.
+    /// The client's id of the request, as JSON text.
     pub client_id: Box<str>,
-    /// For which epoch of the session the stray was last sent to its holder.
+    /// For which epoch of the session the reply was last sent to its owner.
     pub epoch: Option<u64>,
 }
 
-/// Who says to which node a stray belongs.
+/// What names the node that waits for a foreign reply.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Guide {
-    /// The mark in its id, on nobody's word.
+    /// The node tag in the request's id, which nobody has confirmed.
     #[default]
     Mark,
     /// The registry.
     Registry {
-        /// The peer that has said that nobody waits for it there.
+        /// The peer that has said that nobody waits for the reply there.
         denied_by: Option<NodeRef>,
     },
 }
 
-/// Filled by the reader and the lines, emptied by who asks the registry. Bounded by the windows of
-/// the partitions that the strays were read from.
+/// The look-up queue: filled by the reader and the peer senders, emptied by the task that asks the
+/// registry. Bounded by the windows of the partitions from which the replies were read.
 #[derive(Debug, Default)]
 pub struct LookupQueue {
     strays: Mutex<Vec<ForeignReply>>,
@@ -67,7 +68,7 @@ pub struct LookupQueue {
 }
 
 impl LookupQueue {
-    /// Takes strays over. From now on none of them goes anywhere by its mark.
+    /// Queues foreign replies. From now on the registry names their node, no longer the tag.
     pub(in crate::relay) fn put(&self, strays: impl IntoIterator<Item = ForeignReply>) {
         let known = |mut stray: ForeignReply| {
             if stray.guide == Guide::Mark {
@@ -84,7 +85,7 @@ impl LookupQueue {
         }
     }
 
-    /// Takes the reply of a request over that waits elsewhere by now.
+    /// Queues the reply to a request that waits on another node by now.
     pub(in crate::relay) fn send(
         &self,
         request: RequestId,
@@ -97,8 +98,8 @@ impl LookupQueue {
         self.put([ForeignReply { request, reply, hold, read_at, guide, wants, is_early, unread }]);
     }
 
-    /// The same for a frame, where it carries a reply. Whatever else a request ended with is said
-    /// by whoever holds its session.
+    /// Does the same for a frame, if it carries a reply. Any other end of a request is told by the
+    /// owner of its session.
     pub(in crate::relay) fn send_after(&self, frame: Frame, hold: Option<OffsetGuard>) {
         match frame {
             Frame::Response { request, reply, .. }
@@ -113,19 +114,19 @@ impl LookupQueue {
         }
     }
 
-    /// Everything that came since the last time.
+    /// Takes out everything that has come since the last call.
     pub(in crate::relay) fn take(&self) -> Vec<ForeignReply> {
         std::mem::take(&mut *locked(&self.strays))
     }
 
-    /// Waits until something may have come. Cancel safe.
+    /// Waits until the queue may have something in it. Cancel safe.
     pub(in crate::relay) async fn filled(&self) {
         self.wake.notified().await;
     }
 }
 
 impl ForeignReply {
-    /// It needs nothing more: its offset may be stored.
+    /// The reply is handled: its offset may be committed.
     pub(in crate::relay) fn done(self) {
         if let Some(hold) = self.hold {
             hold.done();

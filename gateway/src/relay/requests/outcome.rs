@@ -1,4 +1,4 @@
-//! What an end says: to the client, to the caller, and to the metrics.
+//! How the end of a request is put into words: for the client, for the caller, and for the metrics.
 
 use std::time::Duration;
 

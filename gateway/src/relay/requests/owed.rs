@@ -1,5 +1,5 @@
-//! What a session is owed: frames that are pushed, that its client confirms, and that nobody will read
-//! any more when it ends.
+//! What a session is owed: frames are queued for it, its client confirms them, and when the session
+//! ends nobody will read them any more.
 
 use std::sync::Arc;
 
@@ -20,16 +20,16 @@ use crate::{
     wire::{ClientId, Frame},
 };
 
-/// What an ended session leaves.
+/// What an ended session leaves behind.
 struct Given {
-    /// What was in flight for it.
+    /// The requests that were in flight for it.
     requests: Vec<RequestId>,
-    /// Replies that nobody has got, whose offsets are held back here.
+    /// Replies that nobody has received, whose offsets are held back here.
     held: Vec<(Frame, OffsetGuard)>,
 }
 
 impl Completion {
-    /// A frame for a session, wherever it is.
+    /// Queues a frame for a session, wherever the session is.
     pub fn owe(
         &self,
         session: &Arc<Session>,
@@ -38,12 +38,12 @@ impl Completion {
         hold: Option<OffsetGuard>,
     ) {
         let pushed = session.push(frame, ends, hold);
-        self.settle(session, pushed);
+        self.after_push(session, pushed);
     }
 
-    /// What follows from a frame's having been pushed. Takes requests out when the session has to
-    /// end, so it is never called while the pending table is looked at.
-    pub(in crate::relay) fn settle(&self, session: &Arc<Session>, pushed: Pushed) {
+    /// Acts on what became of a frame that was pushed. May take requests out of the pending table,
+    /// if the session has to end, so it must not be called under that table's lock.
+    pub(in crate::relay) fn after_push(&self, session: &Arc<Session>, pushed: Pushed) {
         match pushed {
             Pushed::Queued => {}
             Pushed::Watch => self.sessions.watch(session, Instant::now() + ACK_PATIENCE),
@@ -60,19 +60,20 @@ impl Completion {
         }
     }
 
-    /// A frame came when its session had ended here. A reply that this node holds back goes after it.
+    /// A frame came after its session had ended here. If it is a reply whose offset this node keeps
+    /// back, it is forwarded to wherever the session is.
     fn go_after(&self, frame: Frame, hold: Option<OffsetGuard>) {
         if hold.is_some() {
             self.foreign.send_after(frame, hold);
         }
     }
 
-    /// A client has every frame up to this number.
+    /// The client of a session has every frame up to this number.
     pub fn confirm(&self, session: &Arc<Session>, seq: u64) {
         self.confirmed(session, session.confirm(seq));
     }
 
-    /// The same, as heard on a connection.
+    /// Like [`Completion::confirm`], as heard on this connection.
     pub fn confirm_on(&self, session: &Arc<Session>, connection: ConnectionId, seq: u64) {
         self.confirmed(session, session.on(connection).confirm(seq));
     }
@@ -99,16 +100,17 @@ impl Completion {
         }
     }
 
-    /// Ends a session at its client's word: nobody wants what is left of it, on whichever node.
+    /// Ends a session because its client said so: nobody wants what is left of it, on any node.
     pub(in crate::relay) fn end_session(&self, session: &Arc<Session>, reason: &'static str) {
         let Given { requests, held } = self.take_end(session, reason);
         requests.into_iter().for_each(|request| self.routes.remove(request));
         held.into_iter().for_each(|(_, hold)| hold.done());
     }
 
-    /// Ends a session without its client's word. It may have gone on elsewhere, and this node not have
-    /// heard: so the routes stay until their time has passed, and replies that are held back here go
-    /// after it. They are over once the registry has heard of the end, and names no other holder.
+    /// Ends a session without its client's word. It may have gone on elsewhere without this node's
+    /// knowledge. So the routes stay until they expire, and replies whose offsets are held back
+    /// here are forwarded. They are dropped only when the registry has heard of the end and names
+    /// no other owner.
     pub(in crate::relay) fn give_up_session(&self, session: &Arc<Session>, reason: &'static str) {
         for (frame, hold) in self.take_end(session, reason).held {
             self.foreign.send_after(frame, Some(hold));
@@ -116,11 +118,12 @@ impl Completion {
     }
 
     fn take_end(&self, session: &Arc<Session>, reason: &'static str) -> Given {
-        // Before it is over here: whoever looks for it knows at every moment what became of it.
+        // Noted before the session is gone from this node, so that at every moment somebody who
+        // looks for it learns what became of it.
         self.checkpoints.ends(session.id(), session.epoch());
         let Ended { requests, unread, mut held } = session.end();
         self.telemetry.frames_abandoned(reason, unread as u64);
-        // The answer of each is counted where nobody takes it.
+        // No client receives these ends: they only count.
         for &request in &requests {
             held.extend(self.cancel_with(request, |entry| take_early(request, entry)).flatten());
         }
@@ -129,7 +132,7 @@ impl Completion {
         Given { requests, held }
     }
 
-    /// A session has gathered more than it may while its client was away.
+    /// More has gathered for a session than may, while its client was away.
     pub(in crate::relay) fn overflowed(&self, session: &Arc<Session>, limit: &'static str) {
         self.telemetry.limit_hit(limit);
         tracing::info!(limit, session = %session.id(), "mailbox full; the session ends");
@@ -137,7 +140,7 @@ impl Completion {
     }
 }
 
-/// The reply of a request that still waits for its receipt, where its offset is held back here.
+/// The reply of a request that still waits for its receipt, if its offset is held back here.
 fn take_early(request: RequestId, entry: &mut Entry) -> Option<(Frame, OffsetGuard)> {
     let Early { reply, hold, .. } = entry.early.take()?;
     let Waiter::Session { id, .. } = &entry.waiter else { return None };

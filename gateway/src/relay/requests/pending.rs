@@ -1,6 +1,6 @@
 //! The requests that wait on this node: who waits, until when, and what is known of the record.
 //!
-//! A sharded table. Whoever takes an entry out owns its one ending; nothing else ends a request.
+//! A sharded table. Whoever takes an entry out ends the request; nothing else may.
 
 use std::{
     collections::HashMap,
@@ -31,7 +31,7 @@ use crate::{
 
 mod alarm;
 
-/// Enough that two threads seldom meet in one.
+/// Enough shards that two threads seldom meet in one.
 const SHARDS: usize = 64;
 
 /// How a request ended.
@@ -39,14 +39,14 @@ const SHARDS: usize = 64;
 pub enum Outcome {
     /// With the service's reply, good or bad.
     Reply(Reply),
-    /// Without one.
+    /// Without a reply.
     Failure(Failure),
 }
 
-/// When a request passed its stages, for a caller that shows it.
+/// How long the stages of a request took, for a caller to whom that is shown.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Timing {
-    /// Until the broker had acknowledged it.
+    /// Until the broker acknowledged it.
     pub produce: Option<Duration>,
     /// From there until its reply was read.
     pub service: Option<Duration>,
@@ -54,7 +54,7 @@ pub struct Timing {
     pub forward: Option<Duration>,
 }
 
-/// What a parked call gets in the end.
+/// What a waiting HTTP call gets in the end.
 #[derive(Clone, Debug)]
 pub struct Answer {
     /// How the request ended.
@@ -68,11 +68,11 @@ pub struct Answer {
 pub enum Waiter {
     /// A session, which knows the request under an id of its own.
     Session {
-        /// Whom to tell.
+        /// The session.
         session: Arc<Session>,
         /// The client's id.
         id: ClientId,
-        /// What the request asks for.
+        /// The request's fingerprint, by which a repeated one is recognised.
         digest: Digest,
         /// Whether it is to be told when the broker has recorded the request.
         receipt: bool,
@@ -90,24 +90,24 @@ impl Waiter {
         }
     }
 
-    /// Whether somebody is to be told when the broker has recorded the request.
+    /// Whether somebody is waiting to be told that the broker has recorded the request.
     pub const fn wants_receipt(&self) -> bool {
         matches!(self, Self::Session { receipt: true, .. })
     }
 
-    /// Whether it is this very session that waits.
+    /// Whether it is this session that waits.
     pub fn is_of(&self, session: &Arc<Session>) -> bool {
         matches!(self, Self::Session { session: waiting, .. } if Arc::ptr_eq(waiting, session))
     }
 
-    /// The client wants to hear of the record.
+    /// The client wants a receipt.
     pub fn want_receipt(&mut self) {
         if let Self::Session { receipt, .. } = self {
             *receipt = true;
         }
     }
 
-    /// The receipt has come.
+    /// The client has its receipt.
     pub fn had_receipt(&mut self) {
         if let Self::Session { receipt, .. } = self {
             *receipt = false;
@@ -116,7 +116,7 @@ impl Waiter {
 }
 
 impl Entry {
-    /// The session that waits, if what it waits for must survive this node.
+    /// The session that waits, if it must survive this node.
     pub fn durable_session(&self) -> Option<&Arc<Session>> {
         match &self.waiter {
             Waiter::Session { session, .. } => Some(session).filter(|session| session.is_durable()),
@@ -124,7 +124,7 @@ impl Entry {
         }
     }
 
-    /// What a session's next holder has to know; none for an HTTP call.
+    /// What the session's next owner has to know; `None` for an HTTP call.
     pub fn detail(&self) -> Option<RequestDetail> {
         let Waiter::Session { id, digest, receipt, .. } = &self.waiter else { return None };
         let position = match self.recording {
@@ -144,21 +144,21 @@ impl Entry {
     }
 }
 
-/// A reply that came before the receipt its client wants to see first.
+/// A reply that came before the receipt, which its client has to see first.
 #[derive(Debug)]
 pub struct Early {
-    /// What the service said.
+    /// The reply itself.
     pub reply: Reply,
-    /// How long the way from another node took.
+    /// How long it took from another node.
     pub forward: Option<Duration>,
-    /// Keeps its offset from being stored.
+    /// Keeps the reply's offset from being committed.
     pub hold: Option<OffsetGuard>,
 }
 
 /// One waiting request.
 #[derive(Debug)]
 pub struct Entry {
-    /// Who answers.
+    /// The service that answers.
     pub service: Arc<Service>,
     /// Who waits.
     pub waiter: Waiter,
@@ -166,13 +166,13 @@ pub struct Entry {
     pub started: Instant,
     /// When it ends by itself.
     pub deadline: Instant,
-    /// The owned partition that its reply is expected on.
+    /// The owned partition on which its reply is expected.
     pub partition: Option<i32>,
     /// What is known of its record.
     pub recording: Recording,
     /// The reply, when it has to wait for the receipt.
     pub early: Option<Early>,
-    /// Its line in the registry.
+    /// Its route in the registry.
     pub route: Arc<Route>,
 }
 
@@ -205,12 +205,12 @@ impl Pending {
         self.count.load(Ordering::Relaxed)
     }
 
-    /// Whether nobody waits.
+    /// Whether no request waits.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// Parks a request.
+    /// Adds a request that waits from now on.
     pub fn insert(&self, request: RequestId, entry: Entry) {
         let deadline = entry.deadline;
         let mut shard = locked(self.shard(request));
@@ -250,10 +250,8 @@ impl Pending {
         locked(self.shard(request)).entries.get_mut(&request).map(look)
     }
 
-    /// Takes out every request whose deadline has passed. Cheap while none has: a shard is walked
-    /// only when one of its entries may be due.
-    ///
-    /// In the order of their ids.
+    /// Takes out every request whose deadline has passed, in the order of their ids. Cheap while
+    /// none has passed: a shard is searched only if one of its entries may be due.
     pub fn take_expired(&self, now: Instant) -> Vec<(RequestId, Entry)> {
         let mut expired = Vec::new();
         for shard in &self.shards {
@@ -268,7 +266,7 @@ impl Pending {
         expired
     }
 
-    /// Waits until a deadline has passed, or may have: a request may have ended meanwhile. Wakes
+    /// Waits until a deadline has passed, or may have: the request may have ended meanwhile. Wakes
     /// up only for that, however many requests come and go. Cancel safe.
     pub async fn due(&self) {
         let earliest = || self.shards.iter().filter_map(|shard| locked(shard).earliest).min();
@@ -296,7 +294,7 @@ impl Pending {
         self.shards.iter().map(calls).sum()
     }
 
-    /// Every waiting request's line in the registry.
+    /// The routes of all waiting requests.
     pub fn routes(&self) -> Vec<(RequestId, Arc<Route>)> {
         let mut routes = Vec::with_capacity(self.len());
         for shard in &self.shards {
@@ -307,8 +305,8 @@ impl Pending {
     }
 
     fn shard(&self, request: RequestId) -> &Mutex<Shard> {
-        // The last random byte before the mark of this node, which is in all ids alike, and the word
-        // that affinity bends.
+        // The last random byte before this node's tag, which all ids share, and before the word
+        // that affinity chooses.
         let at = request.as_uuid().as_bytes()[9] as usize % SHARDS;
         &self.shards[at]
     }

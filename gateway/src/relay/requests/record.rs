@@ -1,7 +1,7 @@
-//! How a request gets into the log: parked, written down where it must survive this node, and handed to
-//! the producer as the record that its service reads.
+//! How a request gets into the log: it is entered as waiting, written to the registry if it must
+//! survive this node, and handed to the producer as the record that its service reads.
 //!
-//! Owns the record's headers; whether the request is taken at all is decided before.
+//! Owns the record's headers. Whether the request is taken at all is decided before.
 
 use std::sync::Arc;
 
@@ -28,7 +28,7 @@ use crate::{
 };
 
 impl Requests {
-    /// Parks the waiter, then produces: the reply may be faster than this function's end.
+    /// Enters the waiter, then produces: the reply may come before this function returns.
     pub(super) fn produce(
         self: &Arc<Self>,
         service: &Arc<Service>,
@@ -66,16 +66,17 @@ impl Requests {
         }
         self.completion.pending.insert(request, entry);
         if let Some((session, detail)) = detail {
-            self.produce_once_backed_up(&session, service, submission, (request, route), &detail);
+            self.produce_once_copied(&session, service, submission, (request, route), &detail);
             return Ok(());
         }
-        // The id says where the reply belongs: few look the route up, and those look again.
+        // The id names the node already, so few need the route, and those look again if it is
+        // missing.
         self.completion.routes.put(request, route, false);
         let first = (request, Before::Nothing);
         let handed = self.hand_to_producer(service, submission, first, session_id, deadline_ms);
         if let Err(error) = handed {
             if self.completion.pending.take(request).is_none() {
-                // Its deadline was faster: it has ended, and its client has been told.
+                // Its deadline has passed meanwhile: it has ended, and its client has been told.
                 return Ok(());
             }
             service.metrics.in_flight.dec();
@@ -91,10 +92,10 @@ impl Requests {
         Ok(())
     }
 
-    /// A request that must survive this node is produced once the registry has it: so whoever holds
-    /// the session next knows of everything that may be in the log. While the registry is away it
-    /// is produced all the same, and written there when it comes back.
-    fn produce_once_backed_up(
+    /// A request that must survive this node is produced once the registry has it, so that the
+    /// session's next owner knows of everything that may be in the log. While the registry is away,
+    /// the request is produced all the same, and written there later.
+    fn produce_once_copied(
         self: &Arc<Self>,
         session: &Arc<Session>,
         service: &Arc<Service>,
@@ -106,7 +107,8 @@ impl Requests {
         let (session_id, deadline_ms) = (session.id(), route.deadline_ms);
         let submission = OwnedSubmission::from(submission);
         let produce = move || {
-            // Whoever ended it meanwhile, or took it to another node, was told that it is not there.
+            // Whoever ended it meanwhile, or took it to another node, has been told that it is not
+            // in the log.
             let hand_over = |entry: &mut Entry| entry.recording = Recording::Unconfirmed;
             if requests.completion.pending.look(request, hand_over).is_none() {
                 return;
@@ -130,10 +132,10 @@ impl Requests {
         }
     }
 
-    /// Writes the record for a request; what becomes of it is told to [`Completion::produced`].
+    /// Writes the record of a request; [`Completion::produced`] is called with what becomes of it.
     ///
     /// # Errors
-    /// It was not taken, and will not be told.
+    /// The record was not taken, and [`Completion::produced`] is not called.
     pub(super) fn hand_to_producer(
         self: &Arc<Self>,
         service: &Service,
@@ -165,7 +167,7 @@ impl Requests {
     }
 }
 
-/// Tells a request what becomes of its record.
+/// Receives what becomes of the record of a request.
 struct Written {
     completion: Arc<Completion>,
     request: RequestId,
@@ -173,29 +175,30 @@ struct Written {
 }
 
 impl Written {
-    fn mark(&self, recording: Recording) -> bool {
-        let mark = |entry: &mut Entry| {
+    fn set(&self, recording: Recording) -> bool {
+        let set = |entry: &mut Entry| {
             if self.before == Before::Nothing {
                 entry.recording = recording;
             }
         };
-        self.completion.pending.look(self.request, mark).is_some()
+        self.completion.pending.look(self.request, set).is_some()
     }
 }
 
 impl Callback for Written {
-    /// Should it end now, its client is told that it is not recorded.
+    /// If the request ends now, its client is told that it is not recorded.
     fn kept_back(&mut self) {
-        self.mark(Recording::Waiting);
+        self.set(Recording::Waiting);
     }
 
     fn is_wanted(&self) -> bool {
         self.completion.pending.look(self.request, |_| ()).is_some()
     }
 
-    /// Whoever ended it meanwhile, or took it to another node, was told that it is not there.
+    /// Whoever ended it meanwhile, or took it to another node, has been told that it is not in the
+    /// log.
     fn goes(&mut self) -> bool {
-        self.mark(Recording::Unconfirmed)
+        self.set(Recording::Unconfirmed)
     }
 
     fn done(self: Box<Self>, outcome: Result<Position, ProduceError>) {

@@ -7,8 +7,7 @@ use crate::bus::Position;
 /// What is known of the request's record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Recording {
-    /// Not on its way to the broker yet: the registry has to know of it first, or the producer
-    /// keeps it back.
+    /// Not handed over yet: the registry has to know of it first, or the producer keeps it back.
     Waiting,
     /// Handed to the producer: it may be in the log.
     Unconfirmed,
@@ -28,11 +27,11 @@ impl Recording {
     }
 }
 
-/// What was produced for a request before.
+/// What is known of an earlier record for the same request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Before {
-    /// Nothing.
+    /// There was none.
     Nothing,
-    /// A record of which nobody knows whether it is in the log.
+    /// There was one, and nobody knows whether it is in the log.
     MayBeRecorded,
 }

@@ -1,8 +1,9 @@
-//! Writes this node's routes to the registry, behind the requests' backs: batched, in order, and
-//! written again when the registry has lost them.
+//! Writes this node's routes to the registry in the background: in batches, in order, and again
+//! when the registry has lost them.
 //!
-//! Nobody waits for a write. A route is needed only where the mark in its id leads nowhere, so it
-//! waits a little for company; most are answered by then, and are never sent.
+//! Nobody waits for a write. A route is needed only if the node tag in its id does not name a live
+//! peer, so it may wait until a batch is full or its time has come; by then most requests are
+//! answered, and their routes are never written.
 
 use std::{
     collections::HashMap,
@@ -20,13 +21,13 @@ use crate::{
     telemetry::Telemetry,
 };
 
-/// Routes in one round trip; more wait for the next.
+/// How many routes go in one round trip; more wait for the next.
 const BATCH_MAX: usize = 1024;
-/// How long what is not urgent waits for company. Far shorter than the time for which a reply
-/// without a route is looked up again.
+/// How long a route that is not urgent waits for others to share its batch. Far shorter than the
+/// time for which a reply without a route is looked up again.
 const LINGER: Duration = Duration::from_millis(25);
 
-/// The routes to write and to remove. Shared by all who submit and end requests.
+/// The routes to write and to remove. Shared by all parts that submit and end requests.
 #[derive(Debug)]
 pub struct Routes {
     queue: Mutex<Queue>,
@@ -48,9 +49,9 @@ struct Batch {
 }
 
 impl Routes {
-    /// Queues a route; an urgent one, without which a reply would wait, goes at once.
-    /// While the registry is away nothing is queued: what is still waiting when it comes back is
-    /// written then.
+    /// Queues a route. An urgent one, without which a reply would have to wait, is written at once.
+    /// While the registry is away nothing is queued: what still waits when it comes back is written
+    /// then.
     pub fn put(&self, request: RequestId, route: Arc<Route>, urgent: bool) {
         let mut queue = locked(&self.queue);
         if !queue.rewrite {
@@ -63,7 +64,7 @@ impl Routes {
         }
     }
 
-    /// Forgets a route: unsent ones at once, the others with the next batch.
+    /// Removes a route: at once if it was not written yet, otherwise with the next batch.
     pub fn remove(&self, request: RequestId) {
         let mut queue = locked(&self.queue);
         if queue.puts.remove(&request).is_none() && !queue.rewrite {
@@ -73,7 +74,7 @@ impl Routes {
         }
     }
 
-    /// The registry has lost what it held: everything that waits is written again.
+    /// The registry has lost what it held: the routes of all that waits are written again.
     pub fn rewrite(&self) {
         let mut queue = locked(&self.queue);
         *queue = Queue { rewrite: true, ..Queue::default() };
@@ -85,8 +86,8 @@ impl Routes {
         let mut queue = locked(&self.queue);
         if std::mem::take(&mut queue.rewrite) {
             drop(queue);
-            // A request that ends meanwhile is removed after it was written: its removal is queued
-            // from now on.
+            // Removals are queued again from here on, so that a request which ends meanwhile is
+            // removed after its route was written.
             return Some(Batch { puts: pending.routes(), removes: Vec::new() });
         }
         let puts: Vec<_> = queue.puts.drain().collect();
@@ -101,16 +102,16 @@ impl Default for Routes {
     }
 }
 
-/// What writes them.
+/// Writes the queued routes.
 #[expect(missing_debug_implementations, reason = "lives within one call")]
 pub struct RouteWriter<'a> {
-    /// What is to be written.
+    /// The routes to write and to remove.
     pub routes: &'a Routes,
-    /// Whose routes they are, where all have to be written again.
+    /// The requests whose routes are written when all have to be written again.
     pub pending: &'a Pending,
-    /// Where to.
+    /// The registry.
     pub registry: &'a dyn Registry,
-    /// Told how long each call took.
+    /// The metrics of each call.
     pub telemetry: &'a Telemetry,
 }
 

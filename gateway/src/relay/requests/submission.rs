@@ -26,7 +26,7 @@ pub struct Submission<'a> {
     pub timeout: Option<Duration>,
 }
 
-/// A request of a session, kept until it may be produced.
+/// A session's request, kept until it may be produced.
 pub(super) struct OwnedSubmission {
     key: Option<Box<[u8]>>,
     payload: Box<[u8]>,
@@ -45,7 +45,7 @@ impl From<&Submission<'_>> for OwnedSubmission {
 }
 
 impl OwnedSubmission {
-    /// Lends it as it came.
+    /// Borrows the request in the form in which it came.
     pub(super) fn with<T>(&self, use_it: impl FnOnce(&Submission<'_>) -> T) -> T {
         let headers: Vec<(&str, &[u8])> =
             self.headers.iter().map(|(name, value)| (&**name, &**value)).collect();
@@ -80,8 +80,8 @@ pub(super) fn of_frame<'a>(
     }
 }
 
-/// What a request asks for, as one number: equal for the same request only, short of a collision
-/// of 128 bits, by which a client could mislead nobody but itself.
+/// The fingerprint of a request: equal only for equal requests, apart from a collision of 128 bits,
+/// with which a client could mislead nobody but itself.
 pub(super) fn content(frame: &RequestFrame<'_>) -> Digest {
     let mut hasher = xxhash_rust::xxh3::Xxh3::new();
     let mut add = |part: &[u8]| {

@@ -22,38 +22,38 @@ use crate::{
     wire::{ClientId, Frame, RequestFrame},
 };
 
-/// An HTTP call that waits. Dropping it ends the wait, not the command.
+/// An HTTP call that waits. If it is dropped, the wait ends; the record is not withdrawn.
 #[derive(Debug)]
-pub struct ParkedCall {
+pub struct WaitingCall {
     completion: Arc<Completion>,
     request: RequestId,
     answer: oneshot::Receiver<Answer>,
 }
 
-impl ParkedCall {
+impl WaitingCall {
     /// The request's id.
     pub fn request(&self) -> RequestId {
         self.request
     }
 
-    /// The answer. Cancel safe.
+    /// Waits for the answer. Cancel safe.
     pub async fn answer(&mut self) -> Option<Answer> {
         (&mut self.answer).await.ok()
     }
 }
 
-impl Drop for ParkedCall {
+impl Drop for WaitingCall {
     fn drop(&mut self) {
         self.completion.cancel(self.request);
     }
 }
 
 impl Requests {
-    /// Submits a request for an HTTP caller, who gets the answer from the parked call.
+    /// Submits a request for an HTTP caller, who gets the answer from the call that is returned.
     ///
     /// # Errors
-    /// Whatever keeps the request from being produced; it is not recorded then.
-    pub fn park(self: &Arc<Self>, submission: &Submission<'_>) -> Result<ParkedCall, Failure> {
+    /// What keeps the request from being produced; it is not recorded then.
+    pub fn call(self: &Arc<Self>, submission: &Submission<'_>) -> Result<WaitingCall, Failure> {
         let (sender, answer) = oneshot::channel();
         let request = self.admit(submission, None).and_then(|service| {
             let choice = self.choose()?;
@@ -63,14 +63,14 @@ impl Requests {
         match request {
             Ok(request) => {
                 let completion = Arc::clone(&self.completion);
-                Ok(ParkedCall { completion, request, answer })
+                Ok(WaitingCall { completion, request, answer })
             }
             Err(failure) => Err(self.services.refused(submission.service, Edge::Rest, failure)),
         }
     }
 
-    /// Submits a request for a session, which gets every answer, refusals among them, as frames.
-    /// `allow` is asked for leave unless the request joins one in flight.
+    /// Submits a request for a session, which gets every answer, including refusals, as frames.
+    /// `allow` is asked for permission, unless the request joins one that is in flight.
     pub fn submit(
         self: &Arc<Self>,
         session: &Arc<Session>,
@@ -78,7 +78,7 @@ impl Requests {
         allow: impl FnOnce() -> Result<(), Failure>,
     ) {
         if !session.is_held() || session.is_left_behind() {
-            // Its connection is about to be closed; the client asks again where it goes on.
+            // The connection is about to be closed; the client asks again on its next one.
             return;
         }
         let mut digest = Digest(0);
@@ -139,8 +139,8 @@ impl Requests {
         produced
     }
 
-    /// Produces a request again, under its id: the node that took it died before the broker had
-    /// confirmed it.
+    /// Produces a request again, under its id, because the node that took it died before the broker
+    /// had confirmed it.
     fn produce_again(
         self: &Arc<Self>,
         session: &Arc<Session>,
@@ -153,7 +153,7 @@ impl Requests {
             }
             (Arc::clone(&entry.service), entry.route.deadline_ms)
         };
-        // It may have ended meanwhile: then its answer is on its way.
+        // The request may have ended meanwhile: then its answer is on its way.
         let Some((service, deadline_ms)) = self.completion.pending.look(request, look) else {
             return;
         };
@@ -167,7 +167,7 @@ impl Requests {
         }
     }
 
-    /// The limits that hold for every request, wherever it came from.
+    /// The limits that hold for every request, through whichever edge it came.
     fn admit(
         &self,
         submission: &Submission<'_>,
@@ -194,11 +194,12 @@ impl Requests {
                 .limit_hit("in_flight_max", max, ErrorCode::Overloaded)
                 .adding(format_args!("{waiting} wait on this node")));
         }
-        // A session goes on until it has its turn: its client, and what it waits for, go elsewhere.
+        // A draining node still serves its sessions until it closes them: their clients, and what
+        // they wait for, move to other nodes.
         if session.map_or_else(|| self.gate.is_draining(), Session::is_draining) {
             return Err(Failure::new(ErrorCode::Unavailable, "this node is draining"));
         }
-        // A producer that has just been started is about to meet its broker: that is a short wait.
+        // A producer that has just been started is about to reach its broker, so the wait is short.
         if !self.producer.is_available() && !self.producer.is_starting() {
             return Err(Failure::new(ErrorCode::Unavailable, "Kafka cannot be reached"));
         }
@@ -212,14 +213,14 @@ impl Requests {
 
     fn choose(&self) -> Result<Choice, Failure> {
         let choice = self.affinity.choose(self.environment.unix_ms(), self.environment.bytes());
-        // Without affinity the reply is read by another node, which may need the route.
+        // Without affinity another node reads the reply, and may need the route.
         if choice.partition.is_none() && !self.health.is_reachable() {
             return Err(Failure::new(ErrorCode::Unavailable, "the registry cannot be reached"));
         }
         Ok(choice)
     }
 
-    /// The failure for a limit of `limits.*` that was hit, counted.
+    /// The failure for a hit limit of `limits.*`, which is counted.
     pub fn limit_hit(&self, limit: &'static str, max: usize, code: ErrorCode) -> Failure {
         self.telemetry.limit_hit(limit);
         Failure::new(code, format!("limits.{limit} is {max}"))

@@ -106,7 +106,7 @@ impl ProducerContext for Context {
             }
             Err((other, _)) => Err(ProduceError::Unconfirmed(other.to_string())),
         };
-        lanes.settle(&place);
+        lanes.finish(&place);
         tell(on_delivery, outcome);
         outstanding.remove();
     }

@@ -37,7 +37,7 @@ pub(super) struct Lane<R> {
     /// Records that librdkafka has and that are not acknowledged.
     outstanding: AtomicUsize,
     /// How many were acknowledged, or have failed, ever.
-    settled: AtomicUsize,
+    finished: AtomicUsize,
     /// Whether a record has to ask [`Lane::enter`] before it may go. Most find that it is open, and
     /// pass without a lock.
     is_closed: AtomicBool,
@@ -48,8 +48,8 @@ pub(super) struct Lane<R> {
 struct State<R> {
     /// In the order in which they came.
     kept: VecDeque<R>,
-    /// `settled` as of the last tick, and for how many ticks it has not changed.
-    settled: usize,
+    /// `finished` as of the last tick, and for how many ticks it has not changed.
+    finished: usize,
     still: u32,
     /// For how many ticks it has changed.
     prompt: u32,
@@ -75,10 +75,10 @@ impl<R> Lane<R> {
     /// An empty one. A closed one keeps everything back until it is looked at.
     pub(super) fn new(is_closed: bool) -> Self {
         let kept = VecDeque::new();
-        let state = State { kept, settled: 0, still: 0, prompt: 0, paused: None, is_slow: false };
+        let state = State { kept, finished: 0, still: 0, prompt: 0, paused: None, is_slow: false };
         Self {
             outstanding: AtomicUsize::new(0),
-            settled: AtomicUsize::new(0),
+            finished: AtomicUsize::new(0),
             is_closed: AtomicBool::new(is_closed),
             state: Mutex::new(state),
         }
@@ -109,8 +109,8 @@ impl<R> Lane<R> {
 
     /// librdkafka has told of a record, or has refused it. Returns whether the lane has to be looked
     /// at.
-    pub(super) fn settle(&self) -> bool {
-        self.settled.fetch_add(1, Ordering::Relaxed);
+    pub(super) fn finish(&self) -> bool {
+        self.finished.fetch_add(1, Ordering::Relaxed);
         self.outstanding.fetch_sub(1, Ordering::AcqRel);
         self.is_closed.load(Ordering::Acquire)
     }
@@ -128,8 +128,8 @@ impl<R> Lane<R> {
     /// a broker to send to.
     pub(super) fn step(&self, is_tick: bool, may_send: bool) -> Step {
         let mut state = self.lock();
-        let (settled, outstanding) = (self.settled.load(Ordering::Relaxed), self.outstanding());
-        state.observe(settled, outstanding, is_tick);
+        let (finished, outstanding) = (self.finished.load(Ordering::Relaxed), self.outstanding());
+        state.observe(finished, outstanding, is_tick);
         let is_late = state.still >= LATE_TICKS;
         let mut step = Step::default();
         match state.paused {
@@ -185,10 +185,10 @@ impl<R> Lane<R> {
 }
 
 impl<R> State<R> {
-    fn observe(&mut self, settled: usize, outstanding: usize, is_tick: bool) {
-        let goes_on = settled != self.settled;
+    fn observe(&mut self, finished: usize, outstanding: usize, is_tick: bool) {
+        let goes_on = finished != self.finished;
         if goes_on || outstanding == 0 {
-            (self.settled, self.still) = (settled, 0);
+            (self.finished, self.still) = (finished, 0);
         } else if is_tick {
             self.still = self.still.saturating_add(1);
         }
@@ -247,9 +247,9 @@ mod tests {
         sent
     }
 
-    fn settle(lane: &Lane<u32>, count: usize) {
+    fn finish(lane: &Lane<u32>, count: usize) {
         for _ in 0..count {
-            lane.settle();
+            lane.finish();
         }
     }
 
@@ -273,7 +273,7 @@ mod tests {
             assert_eq!(entered[SENDABLE], Entered::Goes { is_beyond: true });
             assert_eq!(entered.iter().filter(|one| **one != entered[0]).count(), 1);
             assert_eq!(lane.step(true, true), WAIT);
-            settle(&lane, 20);
+            finish(&lane, 20);
             assert_eq!(lane.step(true, true), Step::default());
         }
     }
@@ -288,12 +288,12 @@ mod tests {
         assert_eq!(enter(&lane, 21), Entered::Kept);
         assert_eq!(lane.step(true, true), WAIT);
         // The first acknowledgement: librdkafka goes on with what it has.
-        assert!(lane.settle());
+        assert!(lane.finish());
         assert_eq!(lane.step(false, true), Step { pause: Some(false), ..WAIT });
-        settle(&lane, 15);
+        finish(&lane, 15);
         assert_eq!(lane.step(false, true), Step { hand_over: true, ..WAIT });
         assert_eq!(hand_over(&lane, 100), [20, 21]);
-        settle(&lane, 6);
+        finish(&lane, 6);
         assert_eq!(lane.step(false, true), Step::default());
         assert_eq!(enter(&lane, 22), Entered::Goes { is_beyond: false });
     }
@@ -319,7 +319,7 @@ mod tests {
     #[test]
     fn a_slow_broker_is_given_no_more_than_it_can_be_sent() {
         let lane = late(0);
-        settle(&lane, SENDABLE);
+        finish(&lane, SENDABLE);
         enter_all(&lane, 10..12);
         // The broker answers, but late each time: while it is slow nothing goes beyond.
         for round in 0..3 {
@@ -331,7 +331,7 @@ mod tests {
             for _ in 0..LATE_TICKS {
                 lane.step(true, true);
             }
-            settle(&lane, SENDABLE);
+            finish(&lane, SENDABLE);
         }
         assert!(lane.step(false, true).hand_over);
     }
@@ -341,7 +341,7 @@ mod tests {
         let lane = late(50);
         assert_eq!(enter(&lane, 1), Entered::Kept);
         for _ in 0..=PROMPT_TICKS {
-            settle(&lane, 1);
+            finish(&lane, 1);
             lane.step(true, true);
         }
         // There was always something under way.
@@ -353,12 +353,12 @@ mod tests {
     fn nothing_overtakes_what_is_kept_back() {
         let lane = late(0);
         enter_all(&lane, 5..9);
-        settle(&lane, SENDABLE);
+        finish(&lane, SENDABLE);
         assert_eq!(enter(&lane, 9), Entered::Kept);
         lane.step(false, true);
         assert_eq!(hand_over(&lane, 3), [5, 6, 7]);
         assert_eq!(enter(&lane, 10), Entered::Kept);
-        settle(&lane, 3);
+        finish(&lane, 3);
         lane.step(false, true);
         assert_eq!(hand_over(&lane, 3), [8, 9, 10]);
     }
@@ -367,7 +367,7 @@ mod tests {
     fn a_full_librdkafka_gets_it_later_and_what_nobody_wants_is_dropped() {
         let lane = late(0);
         enter_all(&lane, 5..8);
-        settle(&lane, SENDABLE);
+        finish(&lane, SENDABLE);
         let mut sent = Vec::new();
         lane.hand_over(9, |record| match record {
             5 => Sent::Dropped,

@@ -198,8 +198,8 @@ impl Lanes {
     }
 
     /// librdkafka has told of a record that came this way, or has refused it.
-    pub(super) fn settle(&self, place: &Place) {
-        if place.lane.settle() {
+    pub(super) fn finish(&self, place: &Place) {
+        if place.lane.finish() {
             self.turns.wake();
         }
     }

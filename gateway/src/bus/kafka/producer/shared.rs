@@ -76,7 +76,7 @@ impl Shared {
             delivery_opaque: Box::new(Mutex::new(Ticket { place, on_delivery })),
         };
         self.client.load().send(base).map_err(|(error, unsent)| {
-            self.parts.lanes.settle(&ticket(*unsent.delivery_opaque).place);
+            self.parts.lanes.finish(&ticket(*unsent.delivery_opaque).place);
             self.refused(&error, record.content_bytes())
         })
     }

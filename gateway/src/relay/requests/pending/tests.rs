@@ -15,7 +15,7 @@ fn request(number: u8) -> RequestId {
     RequestId::from_uuid(uuid::Uuid::from_bytes([number; 16]))
 }
 
-/// A parked call that ends in so many seconds.
+/// A call that waits and ends in so many seconds.
 fn entry(seconds: u32) -> Entry {
     let config = ServiceConfig {
         request_topic: "requests".to_owned(),
@@ -66,13 +66,13 @@ async fn each_deadline_is_due_in_its_time() {
 #[tokio::test(start_paused = true)]
 async fn what_is_parked_meanwhile_is_minded() {
     let pending = Pending::new();
-    let park = async {
+    let wait = async {
         sleep(SECOND).await;
         pending.insert(request(1), entry(60));
         sleep(SECOND).await;
         pending.insert(request(2), entry(5));
     };
-    assert_eq!(tokio::join!(due(&pending), park).0, 7);
+    assert_eq!(tokio::join!(due(&pending), wait).0, 7);
     assert_eq!(expired(&pending), [request(2)]);
 }
 
