@@ -1,5 +1,5 @@
-//! The listeners: what clients, peers and operators reach. Turns bytes into calls of the relay and
-//! its answers into bytes; never talks to Kafka or the registry.
+//! The listeners: what clients, peers and operators reach. Turns bytes into calls of the relay, and
+//! the relay's answers into bytes. Never talks to Kafka or the registry.
 
 use std::{sync::Arc, time::Duration};
 
@@ -33,9 +33,9 @@ use origin::Origins;
 /// What every edge needs.
 #[derive(Debug)]
 pub struct Edge {
-    /// What the requests are handed to.
+    /// The relay, which takes the requests.
     pub relay: Arc<Relay>,
-    /// Who starts connections' tasks.
+    /// Starts the tasks of connections.
     pub tasks: Tasks,
     origins: Arc<Origins>,
     session: crate::config::SessionConfig,
@@ -54,15 +54,15 @@ impl Edge {
         Self { relay, tasks, origins, session: config.session.clone(), quota }
     }
 
-    /// Whether the page that calls may do so.
+    /// Checks whether the calling web page may call.
     ///
     /// # Errors
-    /// `forbidden`, counted.
+    /// `forbidden`, which is counted.
     fn check_origin(&self, headers: &HeaderMap) -> Result<(), Failure> {
         self.origins.check(headers).inspect_err(|_| self.relay.telemetry.origin_refused())
     }
 
-    /// Whether clients are served yet.
+    /// Checks whether clients are served yet.
     ///
     /// # Errors
     /// `unavailable`: a node that has just begun to listen would refuse what they ask for.
@@ -71,13 +71,13 @@ impl Edge {
         self.relay.gate.is_open().then_some(()).ok_or_else(failure)
     }
 
-    /// What one connection may ask for per second.
+    /// How many requests one connection may make per second.
     pub fn rate(&self) -> Rate {
         Rate(self.quota.map(|quota| Arc::new(RateLimiter::direct(quota))))
     }
 }
 
-/// How many requests one connection may still make; clones count together.
+/// How many requests one connection may still make; clones share one count.
 #[derive(Clone, Debug)]
 pub struct Rate(Option<Arc<DefaultDirectRateLimiter>>);
 
@@ -90,7 +90,7 @@ impl Rate {
     /// Takes one request.
     ///
     /// # Errors
-    /// `rate_limited`, and when to come back.
+    /// `rate_limited`, which says when the client may try again.
     fn take(&self, relay: &Relay) -> Result<(), Failure> {
         let Some(limiter) = &self.0 else { return Ok(()) };
         limiter.check().map_err(|not_until| {

@@ -1,5 +1,5 @@
-//! `host[:port]`, as it stands in a request's target, in `Host` and in `Origin`. Reads it once, in
-//! the one form that can be compared; never resolves a name.
+//! `host[:port]`, as it is in a request's target, in `Host` and in `Origin`. Parsed once, into a
+//! form that can be compared; never resolves a name.
 
 use std::{
     fmt,
@@ -22,8 +22,8 @@ enum Host {
 }
 
 impl Authority {
-    /// `None` where a server has to refuse it: no host, user information, or bytes that are none of
-    /// a host's. A port that is left empty is none.
+    /// `None` if a server has to refuse it: no host, user information, or bytes that no host has.
+    /// An empty port counts as none.
     pub(crate) fn parse(text: &str) -> Option<Self> {
         let (host, port) = match text.rsplit_once(':') {
             Some((host, port)) if !port.ends_with(']') => (host, port),
@@ -36,7 +36,7 @@ impl Authority {
         Some(Self { host: Host::parse(host)?, port })
     }
 
-    /// The port, or the one that goes without saying.
+    /// The port, or the scheme's default.
     pub(crate) fn port_or(&self, usual: Option<u16>) -> Option<u16> {
         self.port.or(usual)
     }
@@ -46,7 +46,7 @@ impl Authority {
         self.host == other.host
     }
 
-    /// Whether the host is this machine for whoever resolves it.
+    /// Whether every resolver knows the host as this machine.
     pub(crate) fn is_loopback(&self) -> bool {
         match &self.host {
             Host::Name(name) => {

@@ -7,10 +7,10 @@ use super::{Answer, has_token};
 
 /// How long a browser may remember a preflight's answer, in seconds.
 const PREFLIGHT_MAX_AGE: u32 = 600;
-/// What pages may use.
+/// What pages may use in their calls.
 const METHODS: &str = "GET, HEAD, POST, PUT, PATCH, DELETE";
-/// What pages may read of an answer beside the headers that they always may: all, as they send no
-/// credentials. Browsers that do not know the star know the names of ours.
+/// Which headers of an answer pages may read, apart from those that they always may: all, since
+/// pages send no credentials. Browsers that do not know the star know the names of our own.
 const EXPOSED: &str = "roundtrip-request-id, roundtrip-node, server-timing, retry-after, *";
 /// What a preflight's answer depends on.
 const PREFLIGHT_VARY: &str =

@@ -33,9 +33,9 @@ use crate::{
 
 /// What the internal edge needs.
 pub struct Internal {
-    /// What deliveries are handed to.
+    /// The relay, which takes replies from peers.
     pub relay: Arc<Relay>,
-    /// What a peer has to show.
+    /// The secret that a peer has to show.
     pub secret: Secret,
     /// What `/readyz` says.
     pub readiness: Arc<Readiness>,
@@ -46,7 +46,7 @@ pub struct Internal {
 }
 
 impl Internal {
-    /// Whether the caller shows the cluster's secret. Takes the same time wherever it is wrong.
+    /// Whether the caller shows the cluster's secret. Takes the same time wherever the two differ.
     fn is_peer(&self, headers: &HeaderMap) -> bool {
         let given = headers
             .get(header::AUTHORIZATION)
@@ -55,7 +55,7 @@ impl Internal {
         given.ct_eq(self.secret.expose().as_bytes()).into()
     }
 
-    /// Does what a peer asks; an error says what is wrong with the call.
+    /// Does what a peer asks. An error says what is wrong with the call.
     fn answer(&self, call: &Bytes) -> Result<Bytes, String> {
         let (Asked { deliveries, settlements }, forwarding) =
             (format::read_call(call)?, &self.relay.forwarding);
@@ -77,7 +77,7 @@ impl Internal {
             else {
                 break;
             };
-            // The peer says it in its log, once; and asks again, later.
+            // The peer logs it, once, and asks again later.
             let answer = self.answer(&call.freeze()).unwrap_or_else(|trouble| {
                 tracing::debug!(trouble, "a peer's call cannot be read");
                 format::write_trouble(trouble)
@@ -154,7 +154,7 @@ impl Internal {
     fn probe(&self) -> Answer {
         let report = self.readiness.report();
         if report.ready {
-            // Whoever reads this may send clients at once.
+            // A load balancer that reads this may send clients at once.
             self.relay.gate.open();
         }
         let mut body = serde_json::to_vec(&report).expect("plain data in memory can be encoded");
@@ -214,12 +214,12 @@ pub fn routes(internal: Arc<Internal>) -> Routes {
         let internal = Arc::clone(&internal);
         warp::any().map(move || Arc::clone(&internal))
     };
-    // A call to upgrade may come without a body, and without its length.
+    // The call that upgrades may come without a body, and without its length.
     let body = warp::body::content_length_limit(CALL_BYTES_MAX as u64)
         .and(warp::body::bytes())
         .or(warp::any().map(Bytes::new))
         .unify();
-    // Who does not show the secret is not even read to.
+    // A caller that does not show the secret: its body is not even read.
     let peers = warp::path::full()
         .and(warp::method())
         .and(warp::header::headers_cloned())
@@ -261,7 +261,8 @@ pub fn routes(internal: Arc<Internal>) -> Routes {
             answer.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET, HEAD"));
             answer.into_response()
         });
-    // What is not there is as forbidden as what is: no hint without the secret.
+    // A path that does not exist is as forbidden as one that does: without the secret there is no
+    // hint.
     let other = with().and(warp::header::headers_cloned()).map(
         |internal: Arc<Internal>, headers: HeaderMap| {
             if internal.is_peer(&headers) {

@@ -12,7 +12,8 @@ use crate::{
     tasks::locked,
 };
 
-/// Refused origins that are remembered, so that each is logged once; further ones are only counted.
+/// How many refused origins are remembered, so that each is logged once; further ones are only
+/// counted.
 const REFUSED_MAX: usize = 100;
 /// Bytes of an origin that are logged.
 const LOGGED_BYTES_MAX: usize = 200;
@@ -26,16 +27,16 @@ pub struct Origins {
     refused: Mutex<HashSet<(Foreign, Box<str>)>>,
 }
 
-/// Why a call of a page is refused.
+/// Why the call of a page is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Foreign {
-    /// It may be listed, and is not.
+    /// It could be listed, but is not.
     Unlisted,
     /// `null`: the page has no origin that could be listed.
     Opaque,
-    /// What it says is no origin.
+    /// What the header says is no origin.
     Malformed,
-    /// It says more than one: nobody knows which page has called.
+    /// There are several origins: nobody knows which page is calling.
     Several,
 }
 
@@ -80,8 +81,8 @@ struct Origin {
 }
 
 impl Origin {
-    /// `None` for `null`, which every page without an origin of its own has, and for whatever no
-    /// browser says.
+    /// `None` for `null`, which every page without an origin of its own sends, and for anything
+    /// that no browser sends.
     fn parse(text: &str) -> Option<Self> {
         let (scheme, authority) = text.split_once("://")?;
         let scheme = scheme.to_ascii_lowercase().into();
@@ -96,7 +97,7 @@ impl Origin {
         }
     }
 
-    /// Whether both name the same host and the same port, as this one's scheme has it.
+    /// Whether both name the same host and port; the port may be this one's default.
     fn is_at(&self, authority: &Authority) -> bool {
         let usual = self.usual_port();
         self.authority.has_host_of(authority)
@@ -120,10 +121,11 @@ impl Origins {
         }
     }
 
-    /// Whether a call may come: it names no origin, an allowed one, or the host it calls.
+    /// Checks whether a call may come: it names no origin, an allowed one, or the host that it
+    /// calls.
     ///
     /// # Errors
-    /// `forbidden`. The first refusal of an origin is logged, with what would let it in.
+    /// `forbidden`. The first refusal of an origin is logged, with what would allow it.
     pub fn check(&self, headers: &HeaderMap) -> Result<(), Failure> {
         let Err(why) = self.judge(headers) else { return Ok(()) };
         let given: Vec<_> = headers.get_all(header::ORIGIN).iter().collect();
@@ -133,7 +135,7 @@ impl Origins {
         Err(Failure::new(ErrorCode::Forbidden, why.message()))
     }
 
-    /// The origin of the page that calls, where there is one that may.
+    /// The origin of the calling page, if it is allowed.
     pub fn page<'h>(&self, headers: &'h HeaderMap) -> Option<&'h HeaderValue> {
         self.judge(headers).ok().flatten()
     }

@@ -1,4 +1,4 @@
-//! What clients reach: the routes, and who speaks where none of them does.
+//! What clients reach: the routes, and the answers where there is no route.
 
 use std::sync::Arc;
 
@@ -25,7 +25,7 @@ pub fn routes(edge: &Arc<Edge>) -> Routes {
         .boxed()
 }
 
-/// The words of the public listener.
+/// The answers of the public listener to what reaches no route.
 pub fn voice(edge: &Edge) -> Voice {
     let node = edge.relay.node.id.as_str();
     Voice::Problems {

@@ -40,7 +40,7 @@ const HEAD_BYTES_MAX: usize = 16 * 1024;
 const HEADERS_MAX: usize = 100;
 /// Connections that the kernel keeps while we are busy.
 const BACKLOG: i32 = 4096;
-/// Pause after an accept that failed for want of something.
+/// Pause after an accept that failed because the node lacks something, such as descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// The routes of a listener: every request gets an answer.
@@ -57,11 +57,11 @@ pub struct Server {
 pub struct Site {
     /// Its routes.
     pub routes: Routes,
-    /// How it says no by itself.
+    /// How it answers what never reaches a route.
     pub voice: Voice,
-    /// Makes one allowance per connection.
+    /// Makes the count of requests that a connection may make.
     pub rate: Box<dyn Fn() -> Rate + Send + Sync>,
-    /// Where its limits are counted.
+    /// The metrics in which its limits are counted.
     pub relay: Arc<Relay>,
 }
 
@@ -89,10 +89,10 @@ impl Server {
         Ok(Self { listener: TcpListener::from_std(socket.into())?, capacity })
     }
 
-    /// Where it listens: the port is known even if 0 was asked for.
+    /// The address on which it listens, with the real port, even if port 0 was asked for.
     ///
     /// # Errors
-    /// Whatever the system says.
+    /// What the system says.
     pub fn address(&self) -> io::Result<SocketAddr> {
         self.listener.local_addr()
     }
@@ -105,10 +105,10 @@ impl Server {
         let voice = Arc::new(voice);
         let calls = TaskTracker::new();
         let places = Places::new(self.capacity);
-        let mut burst = LogThrottle::default();
+        let mut throttle = LogThrottle::default();
         loop {
             let accepted = async {
-                let stream = accept(&self.listener, &mut burst).await;
+                let stream = accept(&self.listener, &mut throttle).await;
                 (stream, places.take().await)
             };
             let (stream, place) = tokio::select! {
@@ -162,15 +162,15 @@ impl Server {
     }
 }
 
-/// The HTTP library, but for time: the socket keeps it.
+/// The HTTP library, without its timers: the socket has its own.
 fn http() -> http1::Builder {
     let mut http = http1::Builder::new();
     http.header_read_timeout(None).max_headers(HEADERS_MAX).max_buf_size(HEAD_BYTES_MAX);
     http
 }
 
-/// What a connection is told that has found no place. The first part of its name says which limit it
-/// was.
+/// The answer to a connection for which there is no place. The first part of its name says which
+/// limit was hit.
 fn refusal(place: &Place, capacity: &Capacity, relay: &Relay) -> Option<Failure> {
     place.is_refusal().then(|| {
         let Capacity { connections, limit, .. } = capacity;
@@ -180,11 +180,11 @@ fn refusal(place: &Place, capacity: &Capacity, relay: &Relay) -> Option<Failure>
     })
 }
 
-/// The next connection. Cancel safe.
+/// Accepts the next connection. Cancel safe.
 ///
-/// No keep-alive of TCP: a WebSocket has its pings, a parked call its time limit, everything else
-/// its time-outs, and they notice a dead client sooner.
-async fn accept(listener: &TcpListener, burst: &mut LogThrottle) -> TcpStream {
+/// Without TCP keep-alive, because each connection notices a dead client sooner by itself: a
+/// WebSocket has pings, a waiting call has its time limit, everything else has time-outs.
+async fn accept(listener: &TcpListener, throttle: &mut LogThrottle) -> TcpStream {
     loop {
         match listener.accept().await {
             Ok((stream, _)) => {
@@ -196,9 +196,9 @@ async fn accept(listener: &TcpListener, burst: &mut LogThrottle) -> TcpStream {
             Err(error) if is_of_one_connection(&error) => {
                 tracing::debug!(%error, "a connection was gone before it was accepted");
             }
-            // The next one would fail alike, and it would do so at once.
+            // The next accept would fail in the same way, and at once.
             Err(error) => {
-                if let Some(muted) = burst.tick(Instant::now()) {
+                if let Some(muted) = throttle.tick(Instant::now()) {
                     tracing::warn!(%error, muted, "connections are not accepted");
                 }
                 tokio::time::sleep(ACCEPT_PAUSE).await;
@@ -207,25 +207,25 @@ async fn accept(listener: &TcpListener, burst: &mut LogThrottle) -> TcpStream {
     }
 }
 
-/// Whether the next accept may well succeed: the failure has taken its connection along.
+/// Whether the next accept may succeed, because only the connection that failed is lost.
 fn is_of_one_connection(error: &io::Error) -> bool {
     use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset, Interrupted};
     matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset | Interrupted)
 }
 
-/// What the requests of one connection are answered with.
+/// Answers the requests of one connection.
 struct Visit {
     routes: Routes,
     voice: Arc<Voice>,
     rate: Rate,
     exchange: Arc<Exchange>,
-    /// Why there is no place for it.
+    /// Why there is no place for it, if there is none.
     refusal: Option<Failure>,
 }
 
 impl Visit {
-    /// Answers a request. That it has begun is known at once: what follows on the socket belongs to
-    /// it, whether or not its answer has been asked for yet.
+    /// Answers a request. The exchange learns at once that it has begun: what follows on the socket
+    /// belongs to it, whether or not anybody has polled for the answer.
     fn begin(
         self: &Arc<Self>,
         request: Request<Incoming>,
@@ -262,7 +262,7 @@ impl Visit {
     }
 }
 
-/// Takes this path alone: warp's own filters take it with a slash at its end, too.
+/// Accepts exactly this path: warp's own filters also accept it with a slash at its end.
 pub(super) fn exactly(
     path: &'static str,
 ) -> impl Filter<Extract = (), Error = warp::Rejection> + Clone {

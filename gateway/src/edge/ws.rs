@@ -39,8 +39,8 @@ use listening::Listening;
 /// one it acknowledges frames.
 const SUBPROTOCOLS: [&str; 2] = [RELIABLE, "roundtrip.v1"];
 const RELIABLE: &str = "roundtrip.v1.reliable";
-/// Bytes that are read from a socket at once. The buffer lives as long as the connection, so it
-/// decides what an idle one costs.
+/// How many bytes are read from a socket at once. The buffer lives as long as the connection, so it
+/// decides how much memory an idle one takes.
 const READ_BUFFER_BYTES: usize = 2 * 1024;
 /// Bytes that are gathered before they are written, when there is more than one frame.
 const WRITE_BUFFER_BYTES: usize = 16 * 1024;
@@ -63,8 +63,8 @@ pub fn route(
         })
 }
 
-/// Serves a WebSocket, whose handshake is over, on any stream of bytes: for as long as its client or
-/// its session lets it. Dropping it is as good as a network that breaks.
+/// Serves a WebSocket, whose handshake is over, on any stream of bytes, for as long as its client
+/// or its session wants. Dropping the future has the effect of a network that breaks.
 pub async fn serve<S>(edge: &Edge, wish: Wish, rate: Rate, stream: S)
 where
     S: AsyncRead + AsyncWrite + Unpin,
@@ -89,7 +89,7 @@ struct Handshake {
     upgrade: Option<OnUpgrade>,
 }
 
-/// What the client has to be told to come in.
+/// What the client gets if it may come in.
 struct Accepted {
     upgrade: OnUpgrade,
     accept_key: String,
@@ -114,7 +114,7 @@ impl Edge {
                 self.relay.requests.limit_hit("connections_max", max, ErrorCode::Overloaded);
             return Err(refused(&failure.adding(format_args!("{open} connections are open"))));
         }
-        // Taken from here on, so that handshakes in a burst count against the limit.
+        // Counted from here on, so that many handshakes at once count against the limit.
         let place = Place::take(&self.relay);
         let edge = Arc::clone(self);
         self.tasks.short_lived(async move {
@@ -174,7 +174,7 @@ impl Handshake {
             return Err(bad(StatusCode::BAD_REQUEST, message));
         };
         if has_body(&self.headers) {
-            // What follows the head would be taken for frames.
+            // What follows the head would be read as frames.
             return Err(bad(StatusCode::BAD_REQUEST, "a handshake has no body"));
         }
         let is_offered =

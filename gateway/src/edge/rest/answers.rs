@@ -1,4 +1,4 @@
-//! What an HTTP caller gets: a service's own answer, or why there is none.
+//! What an HTTP caller gets: the service's own answer, or the reason why there is none.
 
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
 use registry::RequestId;
@@ -10,11 +10,11 @@ use crate::{
     wire::Reply,
 };
 
-/// What a service never says through us: the framing of the answer is ours.
+/// Headers that a service may not set, because the gateway frames the answer.
 const FRAMING: [&str; 6] =
     ["connection", "content-length", "keep-alive", "transfer-encoding", "upgrade", "trailer"];
 
-/// What the caller gets for what its request has come to.
+/// The answer to the caller, made from the end of its request.
 pub(super) fn answer_of(outcome: Outcome, request: RequestId) -> Answer {
     match outcome {
         Outcome::Reply(reply) if reply.is_error() && reply.payload.is_empty() => {
@@ -51,7 +51,7 @@ pub(super) fn answer_of(outcome: Outcome, request: RequestId) -> Answer {
     }
 }
 
-/// Hands a service's headers to the client, but for those that frame the answer.
+/// Hands a service's headers to the client, without those that frame the answer.
 fn hand_on(reply: &Reply, headers: &mut HeaderMap) {
     for (name, value) in &reply.headers {
         if &**name == "content-type" || FRAMING.contains(&&**name) {

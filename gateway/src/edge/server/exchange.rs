@@ -1,5 +1,5 @@
-//! Where a connection's exchange of requests and answers stands: what the routes know and its socket
-//! has to. Decides nothing.
+//! The state of a connection's exchange of requests and answers: the routes write it, and the
+//! socket reads it. Holds state only; what follows from it is decided in `transport`.
 
 use std::{
     pin::Pin,
@@ -14,7 +14,7 @@ use bytes::Bytes;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use tokio::sync::Notify;
 
-/// What a connection is about.
+/// What is going on on a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub(super) enum Phase {
@@ -31,7 +31,7 @@ pub(super) enum Phase {
     Waiting,
     /// An answer is on its way to the socket.
     Answered,
-    /// No HTTP any more.
+    /// The connection is no longer HTTP.
     Upgraded,
 }
 
@@ -40,15 +40,15 @@ pub(super) enum Phase {
 #[derive(Debug)]
 pub(super) struct Exchange {
     phase: AtomicU8,
-    /// Whether the client may be sent interim answers: HTTP/1.0 knows none.
+    /// Whether the client may get interim answers, which HTTP/1.0 does not have.
     takes_interim: AtomicBool,
-    /// Whether the client may still be sending what nobody will read.
+    /// Whether the client may still be sending bytes that nobody will read.
     lingers: AtomicBool,
     evicted: Notify,
 }
 
 impl Exchange {
-    /// Of a connection that was just accepted.
+    /// The state of a connection that was just accepted.
     pub(super) fn new() -> Self {
         Self {
             phase: AtomicU8::new(Phase::Idle as u8),
@@ -106,8 +106,8 @@ impl Exchange {
         matches!(self.phase(), Phase::Reading | Phase::Ending | Phase::CutShort)
     }
 
-    /// An answer is about to be written. Whether the request's body was read to its end: if not, no
-    /// other request can follow.
+    /// An answer is about to be written. Returns whether the request's body was read to its end: if
+    /// not, no other request can follow.
     pub(super) fn answered(&self, is_upgrade: bool) -> bool {
         let is_read = !self.is_reading();
         if !is_read {
@@ -117,7 +117,7 @@ impl Exchange {
         is_read
     }
 
-    /// Whatever was to be written has been.
+    /// Everything that was to be written has been written.
     pub(super) fn flushed(&self) -> bool {
         let is_answer = self.phase() == Phase::Answered;
         if is_answer {
@@ -130,7 +130,8 @@ impl Exchange {
         self.takes_interim.load(Ordering::Relaxed)
     }
 
-    /// The client may still be sending: closing at once could cost it the answer.
+    /// The client may still be sending, so the connection must not be closed at once: the client
+    /// could lose the answer.
     pub(super) fn linger(&self) {
         self.lingers.store(true, Ordering::Relaxed);
     }

@@ -1,23 +1,23 @@
-//! What has come of a request's head, as far as the socket sees it. The HTTP library reads heads;
-//! this one is asked only for what the library does not say of what was none.
+//! What has come of a request's head, as the socket sees it. The HTTP library parses heads; this
+//! copy is used only where a head is refused and the library does not say enough about it.
 
 use std::{pin::Pin, time::Duration};
 
 use http::{HeaderMap, HeaderValue, header};
 use tokio::time::{Instant, Sleep, sleep};
 
-/// Bytes that are remembered: more than a head may have, so that what says which page has called is
-/// found behind a header that is too large.
+/// How many bytes are remembered: more than a head may have, so that `Origin` is found even if it
+/// comes after a header that is too large.
 const SEEN_BYTES_MAX: usize = 64 * 1024;
-/// What a client of HTTP/2 begins with (RFC 9113, section 3.4), as far as it is needed.
+/// The first bytes of an HTTP/2 client (RFC 9113, section 3.4), as many as are needed to tell.
 const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2";
 
-/// The head that is awaited, or on its way.
+/// The head that is awaited, or is arriving.
 #[derive(Debug, Default)]
 pub(super) struct Head {
-    /// From its first line on.
+    /// Its bytes, from the first line on.
     bytes: Vec<u8>,
-    /// When it must have come: set only while it is awaited.
+    /// The time by which it must have come: set only while it is awaited.
     pub(super) timer: Option<Pin<Box<Sleep>>>,
 }
 
@@ -25,7 +25,7 @@ impl Head {
     /// More has come.
     pub(super) fn take(&mut self, mut bytes: &[u8]) {
         if self.bytes.is_empty() {
-            // Empty lines before a request are nothing (RFC 9112, section 2.2).
+            // Empty lines before a request are ignored (RFC 9112, section 2.2).
             let start = bytes.iter().position(|byte| !b"\r\n".contains(byte));
             bytes = &bytes[start.unwrap_or(bytes.len())..];
         }
@@ -33,7 +33,7 @@ impl Head {
         self.bytes.extend_from_slice(&bytes[..room.min(bytes.len())]);
     }
 
-    /// Whether anything of it has come.
+    /// Whether any byte of it has come.
     pub(super) fn has_begun(&self) -> bool {
         !self.bytes.is_empty()
     }
@@ -48,12 +48,12 @@ impl Head {
         self.bytes.contains(&b'\n')
     }
 
-    /// Whether the client speaks HTTP/2 to who has not agreed to it.
+    /// Whether the client speaks HTTP/2, which nobody has agreed to.
     pub(super) fn is_http2(&self) -> bool {
         self.bytes.starts_with(HTTP2_PREFACE)
     }
 
-    /// Whether what is answered to it has no body.
+    /// Whether its method is HEAD: the answer to it then has no body.
     pub(super) fn is_of_head(&self) -> bool {
         self.bytes.starts_with(b"HEAD ")
     }
@@ -80,7 +80,7 @@ impl Head {
         self.lines().skip(1).take_while(|line| !line.is_empty()).count()
     }
 
-    /// What it says about who calls: `Origin` and `Host`, as often as they are there.
+    /// What it says about the caller: `Origin` and `Host`, as often as they come.
     pub(super) fn caller(&self) -> HeaderMap {
         let mut found = HeaderMap::new();
         for line in self.lines().skip(1).take_while(|line| !line.is_empty()) {
@@ -104,12 +104,12 @@ impl Head {
         ended.map(|line| line.strip_suffix(b"\r\n").unwrap_or(&line[..line.len() - 1]))
     }
 
-    /// The time that is left for it, which begins when it is first asked for.
+    /// The timer for it, which starts when it is first asked for.
     pub(super) fn timer(&mut self, max: Duration) -> Pin<&mut Sleep> {
         self.timer.get_or_insert_with(|| Box::pin(sleep(max))).as_mut()
     }
 
-    /// The same, told anew.
+    /// Starts the timer anew.
     pub(super) fn set_timer(&mut self, max: Duration) {
         self.timer(max).reset(Instant::now() + max);
     }

@@ -1,10 +1,10 @@
-//! What is said to bytes that are no request of HTTP/1.1. Looks at no route.
+//! The answers to bytes that are no request of HTTP/1.1. Looks at no route.
 
 use http::StatusCode;
 
 use super::{HEAD_BYTES_MAX, HEADERS_MAX, head::Head, requirements::Unmet};
 
-/// What the socket finds, of which the HTTP library would only say that it has failed.
+/// Faults that the socket finds. The HTTP library would only say that it has failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Flaw {
     /// The client closed its writing half within the head.
@@ -18,7 +18,7 @@ pub(super) enum Flaw {
 impl Flaw {
     pub(super) fn unmet(self) -> Unmet {
         match self {
-            // RFC 9112, section 8: an answer to it may be sent.
+            // RFC 9112, section 8: an incomplete request may be answered.
             Self::Half => Unmet::bad("the request ends within its head"),
             // RFC 9110, section 15.5.9.
             Self::Late => Unmet::new(
@@ -36,7 +36,7 @@ fn other_version() -> Unmet {
     Unmet::new(StatusCode::HTTP_VERSION_NOT_SUPPORTED, message)
 }
 
-/// What the HTTP library has answered with this status, in more words.
+/// More words for the status with which the HTTP library refused.
 pub(super) fn of_library(status: StatusCode, head: &Head) -> Unmet {
     let over = |status: StatusCode, what: &str, came: usize, max: usize| Unmet {
         message: format!("{what} has {came} or more, and may have {max}").into(),

@@ -1,5 +1,6 @@
-//! How many connections a listener holds at a time, and who goes when one more comes: whoever asks
-//! for nothing. Those that find no place are told so, a few at a time.
+//! How many connections a listener has at a time, and which one is closed when one more comes: one
+//! on which nothing is being asked. Connections for which there is no place are told so, a few at a
+//! time.
 
 use std::{
     collections::VecDeque,
@@ -15,19 +16,19 @@ use tokio::{
 use super::exchange::{Exchange, Phase};
 use crate::tasks::locked;
 
-/// How long a connection that has to go may take to do so.
+/// How long a connection that is asked to close may take.
 const EVICTION_PATIENCE: Duration = Duration::from_millis(500);
-/// Connections that are asked to go, or found busy, for one newcomer.
+/// How many connections, idle or busy, are asked for the sake of one newcomer.
 const EVICTION_LOOKS_MAX: usize = 256;
 
-/// How much a listener may hold.
+/// How many connections a listener may have.
 #[derive(Clone, Copy, Debug)]
 pub struct Capacity {
     /// Connections, upgraded ones among them.
     pub connections: usize,
-    /// Connections beyond those, which are only told that there is no place.
+    /// Connections beyond those, which only learn that there is no place.
     pub refusals: usize,
-    /// What the first number comes from, as clients and metrics are told.
+    /// The limit's name, for clients and metrics.
     pub limit: &'static str,
 }
 
@@ -50,7 +51,7 @@ pub(super) struct Place {
 }
 
 impl Place {
-    /// Whether it is only good for being told that there is none.
+    /// Whether the connection on this place only learns that there is none.
     pub(super) fn is_refusal(&self) -> bool {
         self.is_refusal
     }
@@ -70,8 +71,8 @@ impl Places {
         &self.capacity
     }
 
-    /// A place for a connection that has come: a free one, that of a connection on which nothing is
-    /// asked, or one for being refused. Waits only while even those are taken. Cancel safe.
+    /// A place for a connection that has come: a free one, that of an idle connection, or one for a
+    /// refusal. Waits only while even those for refusals are taken. Cancel safe.
     pub(super) async fn take(&self) -> Place {
         if let Ok(permit) = Arc::clone(&self.free).try_acquire_owned() {
             return Place { is_refusal: false, _permit: permit };
@@ -82,7 +83,7 @@ impl Places {
                 return Place { is_refusal: false, _permit: permit };
             }
         }
-        // Those that are refused may take their time: a place that is freed meanwhile is as good.
+        // A refusal may take its time, so a place that is freed meanwhile will do as well.
         let (permit, is_refusal) = tokio::select! {
             biased;
             permit = Arc::clone(&self.free).acquire_owned() => (permit, false),
@@ -101,7 +102,7 @@ impl Places {
         held.push_back(Arc::downgrade(exchange));
     }
 
-    /// Asks the oldest connection on which nothing is asked to go.
+    /// Asks the oldest idle connection to close.
     fn evict(&self) -> bool {
         let mut held = locked(&self.held);
         for _ in 0..held.len().min(EVICTION_LOOKS_MAX) {

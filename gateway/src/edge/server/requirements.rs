@@ -10,7 +10,7 @@ use http::{
 
 use super::super::authority::Authority;
 
-/// What the server can do at all; what a resource allows is less.
+/// The methods that the server knows; a resource may allow fewer.
 const METHODS: &str = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS";
 const KNOWN: [Method; 8] = [
     Method::GET,
@@ -20,11 +20,11 @@ const KNOWN: [Method; 8] = [
     Method::PATCH,
     Method::DELETE,
     Method::OPTIONS,
-    // Known, and allowed nowhere.
+    // Known, but allowed nowhere.
     Method::TRACE,
 ];
 
-/// Why a request is answered without a look at what it is about.
+/// Why a request is refused before any route sees it.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Unmet {
     pub(super) status: StatusCode,

@@ -1,7 +1,7 @@
-//! The socket of a connection, between the kernel and the HTTP library. It does what RFC 9112 leaves
-//! to whoever owns the socket: a client that closes its writing half still gets its answer, one that
-//! is still sending does not lose it to a reset, one that is slow to ask or to read is not waited for
-//! for ever, and what was no request is answered in the words of the listener.
+//! The socket of a connection, between the kernel and the HTTP library. It does what RFC 9112
+//! leaves to the owner of the socket: a client that closes its writing half still gets its answer,
+//! a client that is still sending does not lose the answer to a reset, slow clients are given up
+//! after a time, and bytes that are no request get an answer of the listener's own.
 
 use std::{
     io::{self, IoSlice},
@@ -34,17 +34,18 @@ use half_close::HalfClose;
 use linger::{Linger, poll_discard};
 use verdict::Verdict;
 
-/// How long a request's head may take to arrive, from the connection or its first byte on.
+/// How long a request's head may take to arrive, counted from the connection or from the head's
+/// first byte.
 const HEAD_MAX: Duration = Duration::from_secs(10);
 /// How long a connection may be kept without a request: longer than proxies keep theirs, which
 /// would otherwise send a request into a connection that is being closed.
 const IDLE_MAX: Duration = Duration::from_secs(75);
-/// How long one is listened to that is only told that there is no place.
+/// How long a client is read from that only learns that there is no place.
 const REFUSED_MAX: Duration = Duration::from_secs(1);
 /// How long a client may leave an answer unread.
 const WRITE_STALL_MAX: Duration = Duration::from_secs(30);
-/// What no head has in it, anywhere. The library says no to it, at once as a line ends, and what it
-/// says is the listener's to put into words.
+/// Bytes that no head may contain. The library refuses them as soon as a line ends, and the
+/// listener puts its own answer in the place of the library's.
 const NO_HEAD: &[u8] = b"\0\r\n\r\n";
 
 /// A socket that counts against its listener for as long as this lives.
@@ -52,22 +53,22 @@ const NO_HEAD: &[u8] = b"\0\r\n\r\n";
 pub(super) struct Transport {
     stream: TcpStream,
     exchange: Arc<Exchange>,
-    /// How the listener answers what is no request; `None` once it has.
+    /// Answers for the listener what is no request; `None` once it has.
     voice: Option<Arc<Voice>>,
     stop: CancellationToken,
     /// Whether the client has closed its writing half.
     ended: bool,
-    /// What has come of the next request.
+    /// The bytes of the next request's head, as far as they have come.
     head: Head,
-    /// Whether no request has been answered yet: to connect is to begin one.
+    /// Whether no request has been answered yet: a connection begins with the wait for a head.
     is_first: bool,
-    /// What is wrong with the head, where the library is not to find it out by itself.
+    /// What is wrong with the head, if the library cannot find it out by itself.
     flaw: Option<Flaw>,
-    /// What it still has to be given for that.
+    /// The bytes that the library still has to read in order to refuse the head.
     no_head: &'static [u8],
     half_close: Option<HalfClose>,
     stall: Option<Pin<Box<Sleep>>>,
-    /// The answer to what was no request, as far as it is not written yet.
+    /// The answer to bytes that were no request, until it is written.
     verdict: Option<Verdict>,
     linger: Option<Linger>,
     place: Place,
@@ -104,7 +105,7 @@ impl Transport {
         self.exchange.phase() == Phase::Idle && self.head.has_begun() && !self.head.is_over()
     }
 
-    /// Has the library refuse the head.
+    /// Makes the library refuse the head.
     fn refuse(&mut self, flaw: Flaw, buf: &mut ReadBuf<'_>) {
         self.flaw = Some(flaw);
         self.no_head = NO_HEAD;
@@ -117,7 +118,7 @@ impl Transport {
         self.no_head = later;
     }
 
-    /// The client has sent this. Whether the library is to see it.
+    /// Takes bytes that the client has sent. False if the library must not see them.
     fn take(&mut self, new: &[u8]) -> bool {
         if self.exchange.phase() != Phase::Idle {
             return true;
@@ -157,7 +158,7 @@ impl Transport {
         }
     }
 
-    /// Nothing has come. What is awaited has to come in time.
+    /// Nothing has come. If it is late, the head is refused or the connection ends.
     fn poll_late(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         if self.exchange.phase() != Phase::Idle || self.flaw.is_some() {
             return Poll::Pending;
@@ -176,15 +177,15 @@ impl Transport {
         Poll::Ready(Ok(()))
     }
 
-    /// Whether the HTTP library is about to answer what was no request: nobody else has an answer on
-    /// the way, and it writes no body.
+    /// Whether the HTTP library is about to refuse bytes that were no request: no other answer is
+    /// on its way, and this one has no body.
     fn is_verdict(&self, bytes: &[u8]) -> bool {
         self.exchange.phase() == Phase::Idle
             && (bytes.starts_with(b"HTTP/1.1 4") || bytes.starts_with(b"HTTP/1.0 4"))
             && bytes.ends_with(b"\r\n\r\n")
     }
 
-    /// Takes the library's answer, and puts the listener's in its place.
+    /// Discards the library's answer, and queues the listener's own.
     fn take_verdict(&mut self, bytes: &[u8]) -> bool {
         if self.verdict.is_some() {
             return true;
@@ -206,7 +207,8 @@ impl Transport {
         }
     }
 
-    /// A write that does not get on ends the connection. Upgraded ones have heartbeats of their own.
+    /// Gives up a connection whose writes make no progress. Upgraded ones have heartbeats of their
+    /// own.
     fn bounded<T>(
         &mut self,
         cx: &mut Context<'_>,
@@ -221,12 +223,12 @@ impl Transport {
         Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
     }
 
-    /// Reads on to the end of what the client still sends, if it does.
+    /// Reads and discards the rest of what the client sends, if it still sends.
     fn poll_linger(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         if self.linger.is_none() {
             match poll_discard(&mut self.stream, cx) {
                 Poll::Ready(false) => return Poll::Ready(()),
-                // One that has sent nothing more has read the answer, or will.
+                // A client that has sent nothing more has read the answer, or will.
                 Poll::Pending if !self.exchange.lingers() => return Poll::Ready(()),
                 Poll::Ready(true) | Poll::Pending => {}
             }
@@ -244,7 +246,7 @@ impl AsyncRead for Transport {
     ) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         if this.exchange.phase() != Phase::Idle {
-            // Its head is over: what waits for an answer holds no memory for it.
+            // The head is over: a request that waits for its answer keeps no memory for it.
             this.head = Head::default();
         }
         if !this.no_head.is_empty() {
@@ -309,7 +311,7 @@ impl AsyncWrite for Transport {
         let this = self.get_mut();
         let is_answered = this.exchange.flushed();
         if is_answered || this.exchange.phase() == Phase::Upgraded {
-            // A WebSocket, too, holds no memory for what asked for it.
+            // A WebSocket keeps no memory for its handshake's head either.
             this.head = Head::default();
         }
         if is_answered {

@@ -1,5 +1,5 @@
-//! How a listener answers what never reaches its routes, and what it adds to every answer: in problem
-//! documents or in plain words.
+//! How a listener answers what never reaches its routes, and what it adds to every answer. The
+//! public one answers with problem documents, the internal one in plain text.
 
 use std::sync::Arc;
 
@@ -15,16 +15,16 @@ use crate::{
     telemetry::HttpRefusals,
 };
 
-/// The words of one listener.
+/// How one listener answers.
 #[derive(Debug)]
 pub enum Voice {
     /// For clients: problem documents.
     Problems {
-        /// Which node speaks.
+        /// The node, which every answer names.
         node: HeaderValue,
-        /// Which pages may listen.
+        /// The pages that may read answers.
         origins: Arc<Origins>,
-        /// Where it is counted what never reaches a route.
+        /// The counters of what never reaches a route.
         refusals: HttpRefusals,
     },
     /// For peers and probes.
@@ -32,7 +32,7 @@ pub enum Voice {
 }
 
 impl Voice {
-    /// The origin of the page that has sent a request, where there is one that may read its answer.
+    /// The origin of the page that has sent a request, if it may read the answer.
     pub(super) fn page(&self, request: &HeaderMap) -> Option<HeaderValue> {
         match self {
             Self::Problems { origins, .. } => origins.page(request).cloned(),
@@ -40,7 +40,7 @@ impl Voice {
         }
     }
 
-    /// Adds what every answer has, whoever it is from.
+    /// Adds what every answer has, from a route or not.
     pub(super) fn sign<B>(&self, answer: &mut Response<B>, page: Option<HeaderValue>) {
         if let Self::Problems { node, .. } = self {
             let is_upgrade = answer.status() == StatusCode::SWITCHING_PROTOCOLS;
@@ -56,8 +56,8 @@ impl Voice {
         self.answer(failure.code.status(), failure)
     }
 
-    /// The answer to a request that lacks what HTTP asks of it, or that asks for nothing more than
-    /// what the server can do.
+    /// The answer to a request that breaks a rule of HTTP, or that asks the server itself what it
+    /// can do.
     pub(super) fn unmet(&self, unmet: &Unmet) -> Answer {
         let mut answer = if unmet.status == StatusCode::NO_CONTENT {
             let mut answer = Response::new(Vec::new());
@@ -73,8 +73,8 @@ impl Voice {
         answer
     }
 
-    /// The text of the last answer on a connection, to what was no request, though it has begun like
-    /// one.
+    /// The text of the last answer on a connection, to bytes that were no request although they
+    /// began like one.
     pub(super) fn verdict(&self, unmet: &Unmet, head: &Head, date: &[u8]) -> Box<[u8]> {
         let mut answer = self.unmet(unmet);
         self.sign(&mut answer, self.page(&head.caller()));
@@ -96,7 +96,7 @@ impl Voice {
         text.into()
     }
 
-    /// What never reaches a route is counted here.
+    /// Makes an answer and counts it, because what never reaches a route is counted nowhere else.
     fn answer(&self, status: u16, failure: &Failure) -> Answer {
         match self {
             Self::Problems { refusals, .. } => {
@@ -158,7 +158,7 @@ mod tests {
                 (&"bad_request".into(), &false.into(), &"too long".into())
             );
         }
-        // RFC 9110, section 9.3.2: the same, without content.
+        // RFC 9110, section 9.3.2: the same answer, without content.
         let (get, head) = (verdict(&voice, "GET / "), verdict(&voice, "HEAD / "));
         assert!(head.ends_with("\r\n\r\n") && get.starts_with(&head), "{head}");
     }

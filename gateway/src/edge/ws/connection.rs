@@ -1,5 +1,5 @@
 //! One WebSocket connection: begins a session or goes on with one, reads its client's frames,
-//! writes what its session is owed, watches its heart. One task per connection.
+//! writes what its session is owed, and keeps its heartbeat. One task for each connection.
 
 use std::sync::Arc;
 
@@ -25,12 +25,13 @@ use crate::{
     wire::{BadFrame, ClientFrame, ClientId, Frame, Welcome},
 };
 
-/// What a client wants to go on with.
+/// What a client asks for when it connects.
 #[derive(Debug, Default)]
 pub struct Wish {
-    /// Whether it acknowledges frames. A session that is resumed is as it was.
+    /// Whether it acknowledges frames. A session that is resumed keeps what it had.
     pub is_reliable: bool,
-    /// The session's token, none when it is no token at all, and the last frame that has come.
+    /// The session's token (`None` if the client's is malformed), and the number of the last frame
+    /// that the client has.
     pub resume: Option<(Option<Token>, u64)>,
 }
 
@@ -41,8 +42,8 @@ pub(super) struct Place {
     is_dismissed: bool,
 }
 
-/// A connection of a session. Dropping it, also half-way through a panic, leaves the session to wait
-/// for its client.
+/// A connection of a session. When it is dropped, also by a panic, the session waits for its
+/// client.
 #[derive(Debug)]
 struct Connection {
     relay: Arc<Relay>,
@@ -62,14 +63,14 @@ enum Next {
 }
 
 impl Place {
-    /// Takes one, whether or not there is one left.
+    /// Counts one socket more, even beyond the limit.
     pub(super) fn take(relay: &Arc<Relay>) -> Self {
         relay.gate.connection_opened();
         relay.telemetry.connections.inc();
         Self { relay: Arc::clone(relay), is_dismissed: false }
     }
 
-    /// Nothing is served on the socket any more: a node that stops need not wait for it.
+    /// Nothing is served on the socket any more, so a node that stops need not wait for it.
     fn dismiss(&mut self) {
         if !std::mem::replace(&mut self.is_dismissed, true) {
             self.relay.gate.connection_dismissed();
@@ -141,14 +142,14 @@ pub(super) async fn serve<S>(
 }
 
 impl Connection {
-    /// Serves the connection until its end; why this node ends it, if it does.
+    /// Serves the connection until its end. Returns why this node ends it, if it does.
     async fn run<S>(&self, socket: &mut Socket<S>) -> Option<CloseCode>
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
         socket.start(Message::text(self.welcome())).ok()?;
         if self.resumed {
-            // Its pong tells that the client has got its new token.
+            // The pong to this ping shows that the client has its new token.
             socket.ping(&self.session);
         }
         let mut is_heard = !self.resumed;
@@ -175,7 +176,7 @@ impl Connection {
         }
     }
 
-    /// The connection is over; its session is too, or waits for its client.
+    /// The connection is over; its session ends too, or waits for its client.
     fn leave(self, is_over: bool) {
         if is_over {
             self.relay.lifecycle.end(&self.session, self.id);
@@ -213,12 +214,13 @@ impl Connection {
             Message::Pong(payload) => match socket.pong(&payload) {
                 Some(seq) => {
                     if !self.session.is_reliable() {
-                        // Whatever left before the ping has come too.
+                        // Everything that was written before the ping has arrived too.
                         self.relay.completion.confirm_on(&self.session, self.id, seq);
                     }
                     Next::Heard
                 }
-                // Nobody has asked for it: it says that the client lives, and not what it has read.
+                // A pong that belongs to no ping of ours: the client lives, but this does not say
+                // what it has read.
                 None => Next::Nothing,
             },
             // The end of the stream follows.
@@ -226,7 +228,7 @@ impl Connection {
                 socket.is_over = frame.is_some_and(|frame| frame.code == FrameCode::Normal);
                 Next::Nothing
             }
-            // Answered by the library.
+            // The library answers it.
             Message::Ping(_) | Message::Frame(_) => Next::Nothing,
         }
     }
@@ -258,7 +260,7 @@ impl Connection {
     }
 
     fn on_cancel(&self, id: ClientId) {
-        // In flight but not pending: its answer is on its way and stands.
+        // In flight but no longer pending: the answer is on its way, and cannot be cancelled.
         match self.session.requests().get(&id) {
             Some(request) => {
                 self.relay.completion.cancel(request);
@@ -272,7 +274,7 @@ impl Connection {
     }
 
     fn tell_bad(&self, BadFrame { id, message }: BadFrame) {
-        // Only `duplicate` may name a request in flight without ending it.
+        // Only the error `duplicate` may name a request in flight without being its end.
         let in_flight = id.as_ref().is_some_and(|id| self.session.requests().get(id).is_some());
         let code = if in_flight { ErrorCode::Duplicate } else { ErrorCode::BadRequest };
         self.tell(id, Failure::new(code, message));

@@ -1,4 +1,5 @@
-//! The pings of one connection and what their pongs prove. Plain state: sends nothing, reads no clock.
+//! The pings of one connection, and what their pongs prove. Plain state: sends nothing, and reads
+//! no clock.
 //!
 //! A pong counts only as the answer to a ping of ours, whose payload it repeats (RFC 6455, section
 //! 5.5.3): it comes from a client that has read the ping, and so all that was written before it. A
@@ -10,15 +11,15 @@ use std::{collections::VecDeque, time::Duration};
 use bytes::Bytes;
 use tokio::time::Instant;
 
-/// Pings that wait for their pongs at a time: one behind a welcome, one behind what the client has
-/// missed, one of the heartbeat.
+/// How many pings may wait for their pongs at a time: one after a welcome, one after the frames
+/// that the client has missed, and one of the heartbeat.
 const PINGS_MAX: usize = 3;
 
-/// The pings that are out, the oldest first.
+/// The pings without a pong, the oldest first.
 #[derive(Debug)]
 pub(super) struct Pings {
     out: VecDeque<Ping>,
-    /// The next one's payload: no other connection's, and never the same twice.
+    /// The next ping's payload: different from all others of this and of every other connection.
     next: u64,
     interval: Duration,
     patience: Duration,
@@ -28,23 +29,23 @@ pub(super) struct Pings {
 struct Ping {
     payload: u64,
     at: Instant,
-    /// The last frame that was written before it.
+    /// The number of the last frame that was written before it.
     seq: u64,
 }
 
 impl Pings {
-    /// None out. They are sent at `interval`, and answered within `patience`.
+    /// Nothing has been sent. Pings go out every `interval`, and are answered within `patience`.
     pub(super) fn new(interval: Duration, patience: Duration) -> Self {
         Self { out: VecDeque::new(), next: rand::random(), interval, patience }
     }
 
-    /// Whether one is out.
+    /// Whether a ping waits for its pong.
     pub(super) fn is_out(&self) -> bool {
         !self.out.is_empty()
     }
 
-    /// The payload of the next one, which goes out now behind the frame `seq`; none when enough are
-    /// out.
+    /// The payload of the next ping, which goes out now, after the frame `seq`. `None` if enough
+    /// pings wait already.
     pub(super) fn begin(&mut self, at: Instant, seq: u64) -> Option<Bytes> {
         if self.out.len() == PINGS_MAX {
             return None;
@@ -55,16 +56,16 @@ impl Pings {
         Some(Bytes::copy_from_slice(&payload.to_be_bytes()))
     }
 
-    /// The last frame that the client has for sure, when this is the pong to a ping that is out. A
-    /// client may answer the latest of several alone.
+    /// The last frame that the client certainly has, if this is the pong to a ping that was sent. A
+    /// client may answer only the latest of several pings.
     pub(super) fn end(&mut self, payload: &[u8]) -> Option<(Instant, u64)> {
         let payload = u64::from_be_bytes(payload.try_into().ok()?);
         let at = self.out.iter().position(|ping| ping.payload == payload)?;
         self.out.drain(..=at).next_back().map(|ping| (ping.at, ping.seq))
     }
 
-    /// When the heartbeat's time comes: the oldest ping has waited for long enough, or, after the one
-    /// sent at `last`, it is time for another one.
+    /// When the heartbeat is due: when the oldest ping has waited for long enough, or, after the
+    /// ping that was sent at `last`, when it is time for another one.
     pub(super) fn due(&self, last: Instant) -> Instant {
         match self.out.front() {
             Some(oldest) => oldest.at + self.patience,
@@ -72,9 +73,9 @@ impl Pings {
         }
     }
 
-    /// Until when a client may go on without the pong that is due, provided that it says anything
-    /// else: it lives, and may be in the middle of a long message. Not for ever, since who never
-    /// answers a ping breaks the protocol.
+    /// Until when a client may leave out the pong that is due, if it sends anything else: it lives,
+    /// and may be in the middle of a long message. There is an end to this, because a client that
+    /// never answers a ping breaks the protocol.
     pub(super) fn due_at_last(&self) -> Option<Instant> {
         self.out.front().map(|oldest| oldest.at + self.interval + self.patience)
     }

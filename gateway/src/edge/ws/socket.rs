@@ -1,7 +1,8 @@
-//! A WebSocket as its connection sees it: one future that drives both directions, so that a client which
-//! does not read cannot keep the connection from noticing anything else.
+//! A WebSocket as its connection sees it: one future that drives both directions, so that a client
+//! which does not read cannot keep the connection from noticing anything else.
 //!
-//! Knows the session as far as it pulls frames from it; decides nothing but what the protocol does.
+//! Pulls frames from the session. Follows the WebSocket protocol by itself, and leaves all other
+//! decisions to the connection.
 
 use std::{
     collections::VecDeque,
@@ -41,7 +42,7 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(10);
 const LINGER_TIMEOUT: Duration = Duration::from_secs(2);
 /// Frames written before reading gets its turn.
 const WRITES_MAX: usize = 64;
-/// Written frames that nobody has confirmed, at which a ping asks whether they have come.
+/// How many written frames nobody has confirmed when a ping asks whether they have come.
 const UNCONFIRMED_MAX: usize = 64;
 
 /// Bytes of a close frame's reason (RFC 6455 section 5.5, less the code).
@@ -50,7 +51,7 @@ const REASON_BYTES_MAX: usize = 123;
 /// Messages that are read while a session is on its way here.
 const EARLY_MAX: usize = 16;
 
-/// What a connection meets.
+/// What a connection has to react to.
 #[derive(Debug)]
 pub(super) enum Event {
     Message(Message),
@@ -58,7 +59,7 @@ pub(super) enum Event {
     Close(CloseCode),
     /// The client has closed, or the network has.
     Gone,
-    /// The heartbeat's time has come.
+    /// It is time to look at the heartbeat.
     Beat,
 }
 
@@ -66,11 +67,11 @@ pub(super) enum Event {
 #[derive(Debug)]
 pub(super) struct Socket<S> {
     stream: WebSocketStream<Listening<S>>,
-    /// What came before the session was there.
+    /// Messages that came before the session was there.
     early: VecDeque<Message>,
     /// Which of its session's connections this is, once there is a session.
     connection: ConnectionId,
-    /// Written, but perhaps not to the network yet.
+    /// Written to the socket, but perhaps not to the network yet.
     unflushed: bool,
     beat: Pin<Box<Sleep>>,
     pings: Pings,
@@ -78,7 +79,7 @@ pub(super) struct Socket<S> {
     outbox_bytes_max: usize,
     /// The client has closed, and said that it will not come back.
     pub(super) is_over: bool,
-    /// What was wrong, where the code alone would not tell.
+    /// What was wrong, if the close code alone does not say it.
     why: Option<String>,
 }
 
@@ -107,7 +108,7 @@ where
         self.connection = connection;
     }
 
-    /// Drives everything that can go on; ready with what the connection has to decide.
+    /// Drives everything that can make progress; ready when the connection has to decide something.
     pub(super) fn poll_event(&mut self, session: &Session, cx: &mut Context<'_>) -> Poll<Event> {
         if let Some(event) = self.poll_write(session, cx) {
             return Poll::Ready(event);
@@ -133,7 +134,7 @@ where
         self.beat.as_mut().poll(cx).map(|()| Event::Beat)
     }
 
-    /// What the session wants to be closed for.
+    /// Why the session wants to be closed, if it does.
     fn close(&mut self, closing: Closing) -> Event {
         if let Some(bytes) = closing.waiting_bytes {
             let max = self.outbox_bytes_max;
@@ -185,7 +186,7 @@ where
         None
     }
 
-    /// Whether the client is there still, as far as has been heard.
+    /// Whether the client still seems to be there.
     pub(super) fn is_open(&mut self) -> bool {
         let mut context = Context::from_waker(Waker::noop());
         while self.early.len() < EARLY_MAX {
@@ -207,9 +208,9 @@ where
         Pin::new(&mut self.stream).start_send(message)
     }
 
-    /// Asks the client to prove that it has read what was written so far; false when that cannot be
-    /// written. Behind what the client does not read, it waits like all else, and the client is lost
-    /// after the same time.
+    /// Sends a ping, with which the client proves that it has read what was written before it;
+    /// false if the ping cannot be written. If the client does not read, the ping waits like
+    /// everything else, and the client counts as lost after the same time.
     pub(super) fn ping(&mut self, session: &Session) -> bool {
         let now = Instant::now();
         if !self.pings.is_out() {
@@ -222,8 +223,8 @@ where
         self.start(Message::Ping(payload)).is_ok()
     }
 
-    /// Whether a client that owes a pong may have more time, because it says other things; then it
-    /// has.
+    /// Whether a client that owes a pong gets more time because it sends other things; if so, its
+    /// time is extended.
     pub(super) fn still_waits(&mut self) -> bool {
         let now = Instant::now();
         let end = self.pings.due_at_last().filter(|end| *end > now);
@@ -232,8 +233,8 @@ where
         true
     }
 
-    /// Says why, and gives the client time to read it: closing at once would let the network drop
-    /// what is not read yet.
+    /// Sends the reason for the close, and gives the client time to read it: if the connection were
+    /// closed at once, the network could drop what is not read yet.
     pub(super) async fn say_goodbye(&mut self, relay: &Relay, code: CloseCode) {
         relay.telemetry.closed(code.number());
         match code {
@@ -255,17 +256,18 @@ where
 }
 
 impl<S> Socket<S> {
-    /// Has the good-bye say what was wrong.
+    /// Lets the close frame say what was wrong.
     pub(super) fn explain(&mut self, why: String) {
         self.why = Some(why);
     }
 
-    /// Whether a ping is out.
+    /// Whether a ping waits for its pong.
     pub(super) fn is_pinged(&self) -> bool {
         self.pings.is_out()
     }
 
-    /// A pong has come: the last frame that the client has for sure, if it proves anything.
+    /// A pong has come. Returns the last frame that the client certainly has, if the pong proves
+    /// any.
     pub(super) fn pong(&mut self, payload: &[u8]) -> Option<u64> {
         let (at, seq) = self.pings.end(payload)?;
         self.beat.as_mut().reset(self.pings.due(at));
@@ -277,8 +279,8 @@ impl<S> Socket<S>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    /// Reads on to the end of what the client still sends, unseen. The protocol is over by now, so
-    /// the bytes are read past it.
+    /// Reads and discards the rest of what the client sends. The WebSocket protocol is over by now,
+    /// so the bytes are read from the stream below it.
     async fn linger(&mut self) {
         let io = self.stream.get_mut();
         if io.shutdown().await.is_err() {
@@ -289,7 +291,7 @@ where
     }
 }
 
-/// The close code for what went wrong with reading; none when the network itself is gone.
+/// The close code for a failed read; `None` if the network itself is gone.
 fn close_code(error: &SocketError) -> Option<CloseCode> {
     match error {
         SocketError::Capacity(CapacityError::MessageTooLong { .. }) => Some(CloseCode::TooLarge),

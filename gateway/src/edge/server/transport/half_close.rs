@@ -1,4 +1,5 @@
-//! A client that has closed its writing half while it waits for its answer: is it there, or gone?
+//! A client that has closed its writing half while it waits for its answer: finds out whether it is
+//! still there.
 
 use std::{
     io,
@@ -14,9 +15,9 @@ use tokio::{
 
 /// How long after its half-close a client is left alone. Most answers are there by then.
 const PATIENCE: Duration = Duration::from_secs(2);
-/// How long the kernel of a client that has gone may take to say so.
+/// How long the kernel of a client that is gone may take to answer with a reset.
 const PROBE: Duration = Duration::from_millis(300);
-/// From one such question to the next.
+/// The pause between two interim answers.
 const INTERVAL: Duration = Duration::from_secs(10);
 /// An interim answer, which every client of HTTP/1.1 has to pass over (RFC 9110, section 15.2). The
 /// kernel of one that is gone answers it with a reset: nothing else tells the two apart.
@@ -29,12 +30,12 @@ pub(super) struct HalfClose {
 }
 
 impl HalfClose {
-    /// It has just been closed.
+    /// The client has just closed its writing half.
     pub(super) fn new() -> Self {
         Self { timer: Box::pin(sleep(PATIENCE)), is_asked: false }
     }
 
-    /// Asks now and then; ready when the client is gone for good.
+    /// Sends interim answers now and then; ready when the client is gone for good.
     pub(super) fn poll(&mut self, stream: &TcpStream, cx: &mut Context<'_>) -> Poll<io::Error> {
         loop {
             ready!(self.timer.as_mut().poll(cx));
@@ -47,7 +48,7 @@ impl HalfClose {
                 match stream.try_write(INTERIM) {
                     Ok(written) if written == INTERIM.len() => {}
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                    // Half of it would spoil the answer.
+                    // An interim answer that is written in part would break the final one.
                     Ok(_) => return Poll::Ready(io::ErrorKind::WriteZero.into()),
                     Err(error) => return Poll::Ready(error),
                 }

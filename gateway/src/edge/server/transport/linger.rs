@@ -1,5 +1,6 @@
-//! A client that has its last answer, and may still be sending: it is read to (RFC 9112, section 9.6).
-//! To close at once would reset the connection, and a reset overtakes the answer.
+//! A client that has its last answer may still be sending, so its bytes are read and discarded for
+//! a while (RFC 9112, section 9.6). If the connection were closed at once, it would be reset, and
+//! the client could lose the answer to the reset.
 
 use std::{
     pin::Pin,
@@ -17,12 +18,12 @@ use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 /// How long a client may go on sending after its last answer, in all and without a byte.
 const MAX: Duration = Duration::from_secs(30);
 const IDLE_MAX: Duration = Duration::from_secs(5);
-/// The same where the client was let in only to be told that there is no place.
+/// The same for a client that only learns that there is no place.
 const REFUSED_MAX: Duration = Duration::from_secs(1);
-/// Bytes that are thrown away at once.
+/// How many bytes are discarded at once.
 const DISCARDED_BYTES: usize = 16 * 1024;
 
-/// How long it is read to.
+/// Until when the client is read from.
 #[derive(Debug)]
 pub(super) struct Linger {
     deadline: Instant,
@@ -32,7 +33,7 @@ pub(super) struct Linger {
 }
 
 impl Linger {
-    /// From now on, at most until the node has no time any more.
+    /// Begins now, and ends at the latest when the node stops.
     pub(super) fn new(is_refusal: bool, stop: &CancellationToken) -> Self {
         let (max, idle_max) = if is_refusal { (REFUSED_MAX, REFUSED_MAX) } else { (MAX, IDLE_MAX) };
         Self {
@@ -43,7 +44,7 @@ impl Linger {
         }
     }
 
-    /// Throws away what comes; ready when enough was waited for.
+    /// Discards what comes; ready when the client is done or its time is over.
     pub(super) fn poll(&mut self, stream: &mut TcpStream, cx: &mut Context<'_>) -> Poll<()> {
         loop {
             match poll_discard(stream, cx) {
@@ -65,7 +66,7 @@ impl Linger {
     }
 }
 
-/// Throws away what has come: false when nothing more will.
+/// Discards what has come; false if nothing more will come.
 pub(super) fn poll_discard(stream: &mut TcpStream, cx: &mut Context<'_>) -> Poll<bool> {
     let mut discarded = [0; DISCARDED_BYTES];
     let mut bytes = ReadBuf::new(&mut discarded);

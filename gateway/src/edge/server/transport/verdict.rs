@@ -1,4 +1,4 @@
-//! The answer to what was no request, in the place of the HTTP library's own, which has no body.
+//! The answer to bytes that were no request. It replaces the HTTP library's own, which has no body.
 
 use std::{
     io,
@@ -22,26 +22,26 @@ use super::super::{
     voice::Voice,
 };
 
-/// How long the rest of a head is read on that is too large. The page that has sent it may read the
-/// answer, if only the head says which page it is: browsers say so behind the page's own headers.
+/// How long the rest of a head is read that is too large. The page that sent it may read the answer
+/// only if the head names the page, and browsers put `Origin` after the page's own headers.
 const REST_MAX: Duration = Duration::from_secs(1);
-/// Bytes of it that are read at once.
+/// How many bytes of it are read at once.
 const REST_BYTES: usize = 4 * 1024;
 
 #[derive(Debug)]
 pub(super) struct Verdict {
     voice: Arc<Voice>,
     unmet: Unmet,
-    /// The line with the date, as the library has it.
+    /// The line with the date, from the library's answer.
     date: Box<[u8]>,
-    /// Until when the rest of the head is read; none where nothing more is wanted of it.
+    /// Until when the rest of the head is read; `None` if it need not be read.
     rest: Option<Pin<Box<Sleep>>>,
-    /// What is written, once it is known, and how much of it has been.
+    /// The text of the answer, once it is known, and how much of it is written.
     text: Option<(Box<[u8]>, usize)>,
 }
 
 impl Verdict {
-    /// In the place of what the library says. `flaw`: what only the socket knows.
+    /// Replaces the library's answer. `flaw` is what only the socket knows.
     pub(super) fn new(voice: Arc<Voice>, library: &[u8], flaw: Option<Flaw>, head: &Head) -> Self {
         let status = library.get(9..12).and_then(|status| StatusCode::from_bytes(status).ok());
         let status = status.unwrap_or(StatusCode::BAD_REQUEST);
@@ -58,7 +58,7 @@ impl Verdict {
         }
     }
 
-    /// Writes it; ready when all of it has been.
+    /// Writes the answer; ready when all of it is written.
     pub(super) fn poll(
         &mut self,
         stream: &mut TcpStream,
@@ -81,7 +81,7 @@ impl Verdict {
     }
 }
 
-/// Reads a head to its end, or as far as it is remembered, or as long as there is time.
+/// Reads a head to its end, but only as far as it is remembered, and as long as there is time.
 fn poll_rest(
     stream: &mut TcpStream,
     head: &mut Head,
