@@ -81,8 +81,8 @@ pub enum ProduceError {
 pub struct RecordSize {
     /// Bytes of its key and its value.
     pub bytes: usize,
-    /// What the client library takes, where it was that which refused it. A broker does not say what
-    /// it takes.
+    /// What the client library accepts, if the library refused the record. A broker does not say
+    /// what it accepts.
     pub bytes_max: Option<usize>,
 }
 
@@ -103,7 +103,7 @@ impl ProduceError {
     }
 }
 
-/// Whoever waits for a record that [`Producer::produce`] took.
+/// Is told what becomes of a record that [`Producer::produce`] took.
 ///
 /// Called by `produce` itself or from a thread or task of the adapter's, perhaps before `produce` has
 /// returned: it must be short, must not block, and must not call the producer. A closure that takes
@@ -134,25 +134,26 @@ impl<F: FnOnce(Result<Position, ProduceError>) + Send> Callback for F {
     }
 }
 
-/// Who is told of a record.
+/// The callback of one record.
 pub type OnDelivery = Box<dyn Callback>;
 
 /// Writes records, acknowledged by all in-sync replicas, each at most once.
 #[async_trait]
 pub trait Producer: Send + Sync + Debug + 'static {
-    /// Queues a record and returns at once. On an error nothing was written, and `on_delivery` is
-    /// told nothing.
+    /// Queues a record and returns at once. If it fails, nothing was written, and `on_delivery` is
+    /// not called.
     ///
     /// # Errors
-    /// [`ProduceError::QueueFull`] is the back-pressure: shed the request, do not wait.
+    /// [`ProduceError::QueueFull`] is the back-pressure: refuse the request, do not wait.
     fn produce(&self, record: &Outgoing<'_>, on_delivery: OnDelivery) -> Result<(), ProduceError>;
 
-    /// Whether a broker can be reached, as far as is known: `false` until one has answered. A broker
-    /// that hangs is noticed within seconds while records are waiting, else with the next record.
+    /// Whether a broker can be reached, as far as is known: `false` until one has answered. A
+    /// broker that hangs is noticed within seconds if records are waiting, otherwise with the next
+    /// record.
     fn is_available(&self) -> bool;
 
-    /// Whether the producer has just been started and has not met a broker yet: a record is worth
-    /// queueing all the same, for the first answer should come at any moment. Ends by itself.
+    /// Whether the producer has just been started and no broker has answered yet. Records should be
+    /// queued all the same, because the first answer may come at any moment. Ends by itself.
     fn is_starting(&self) -> bool {
         false
     }
@@ -181,7 +182,7 @@ pub struct Incoming<'a> {
     pub headers: &'a [(&'a str, Option<&'a [u8]>)],
 }
 
-/// What a consumer of one topic meets, in order.
+/// What the reader of one topic is told, in order.
 #[derive(Clone, Copy, Debug)]
 pub enum BusEvent<'a> {
     /// These partitions are read from now on, from their committed offsets (the beginning where
@@ -206,16 +207,17 @@ pub enum BusEvent<'a> {
     Record(Incoming<'a>),
 }
 
-/// A batch of records that cannot be handed over.
+/// A batch of records that cannot be read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Unreadable {
     /// Topic name.
     pub topic: String,
     /// Partition number.
     pub partition: i32,
-    /// Where reading stops.
+    /// The offset at which reading stops.
     pub offset: i64,
-    /// Where it goes on: what is before is skipped. `None`: nowhere, until what is wrong is mended.
+    /// The offset at which reading goes on; everything before it is skipped. `None`: it does not go
+    /// on until the cause is removed.
     pub next: Option<i64>,
     /// What is wrong with it.
     pub reason: UnreadableReason,
@@ -226,15 +228,15 @@ pub struct Unreadable {
 /// What is wrong with a batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum UnreadableReason {
-    /// Its checksum is not that of its bytes, or they make no records.
+    /// Its checksum does not match its bytes, or the bytes are no records.
     Corrupt,
-    /// Larger than what the client takes in.
+    /// It is larger than the client accepts.
     TooLarge,
-    /// It cannot be unpacked, or is too large when it is.
+    /// It cannot be decompressed, or is too large when it is.
     Undecodable,
-    /// In a format, or packed by a codec, that the client does not know.
+    /// It has a format or a compression that the client does not know.
     Unsupported,
-    /// Nothing comes, and nothing says why.
+    /// No records come, for an unknown reason.
     Stalled,
 }
 
@@ -251,7 +253,8 @@ impl UnreadableReason {
     }
 }
 
-/// What keeps a consumer from its work, for as long as it does. `Display` says it to an operator.
+/// What keeps a consumer from reading, for as long as it does. `Display` explains it to an
+/// operator.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Trouble {
     /// A broker cannot be talked to: which, and why. Others may answer.
@@ -260,7 +263,7 @@ pub enum Trouble {
     /// There is no such topic.
     #[error("topic {0} does not exist: `roundtrip topics` creates it")]
     MissingTopic(String),
-    /// A partition is not read on.
+    /// A partition cannot be read on.
     #[error(
         "partition {} of {} is not read on from offset {}: {}",
         .0.partition, .0.topic, .0.offset, .0.reason.as_str()
@@ -277,7 +280,7 @@ pub struct Lag {
     pub records: i64,
 }
 
-/// Where a consumer puts what it meets: called once for each event, in order. It must not block.
+/// Receives a consumer's events: called once for each, in order. It must not block.
 pub type Sink<'a> = dyn for<'event> FnMut(BusEvent<'event>) + Send + 'a;
 
 /// Reads one topic as a member of a group.
@@ -290,7 +293,7 @@ pub trait Consumer: Send + Debug + 'static {
     /// Cancel safe: an event is either handed to `sink` or stays.
     async fn next(&mut self, max: usize, sink: &mut Sink<'_>);
 
-    /// The handle for what may be done from elsewhere.
+    /// The handle for calls from elsewhere while the consumer is read.
     fn control(&self) -> Arc<dyn ConsumerControl>;
 
     /// Commits what is stored, leaves the group so that its partitions move at once, and closes;
@@ -318,6 +321,6 @@ pub trait ConsumerControl: Send + Sync + Debug + 'static {
     /// Lag of the assigned partitions, as last seen, some seconds ago at most.
     fn lag(&self) -> Vec<Lag>;
 
-    /// What keeps the consumer from its work now.
+    /// What keeps the consumer from reading at present.
     fn troubles(&self) -> Vec<Trouble>;
 }

@@ -34,11 +34,11 @@ mod positions;
 mod reader;
 mod records;
 
-/// Nothing takes longer than this, or it does not happen at all. Rebalances of the mock broker take
-/// three session time-outs.
+/// Everything must happen within this time. Rebalances of the mock broker take three session
+/// time-outs.
 const DEADLINE: Duration = Duration::from_secs(40);
 
-/// A bus to be checked, and what has to be done to it from outside.
+/// A bus to be checked, and the means to set it up and to break it.
 #[async_trait(?Send)]
 pub trait Bed {
     /// A producer whose queue takes `queue` records.
@@ -103,7 +103,7 @@ pub async fn write(producer: &dyn Producer, record: &Outgoing<'_>) -> Position {
     told.expect("delivery in time").expect("told before it is dropped").expect("recorded")
 }
 
-/// Looks again and again, without blocking the runtime.
+/// Looks again and again until it is so, without blocking the runtime.
 pub(super) async fn eventually(what: &str, holds: impl Fn() -> bool) {
     let deadline = Instant::now() + DEADLINE;
     while !holds() {

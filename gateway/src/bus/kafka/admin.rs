@@ -26,7 +26,7 @@ const ANSWER_PATIENCE: Duration = Duration::from_secs(4);
 /// How long it has for each question once it has answered.
 const PATIENCE: Duration = Duration::from_secs(15);
 
-/// So many things a client may have to say before it is asked no more.
+/// How many events a client may deliver before the attempt is given up.
 const COMPLAINTS_MAX: usize = 100;
 
 /// Kafka's word for "the broker's default".
@@ -50,7 +50,7 @@ pub struct TopicSpec {
 pub struct TopicOutcome {
     /// Topic name.
     pub name: String,
-    /// What was done, or would be.
+    /// What was done, or with a dry run, what would be done.
     pub result: TopicResult,
 }
 
@@ -63,7 +63,7 @@ pub enum TopicResult {
     WouldCreate,
     /// It is there, and was left as it is.
     Exists {
-        /// One sentence for each way in which it is not what it should be.
+        /// One sentence for each difference from what it should be.
         differences: Vec<String>,
     },
     /// The broker refused, or did not answer.
@@ -117,7 +117,7 @@ pub async fn missing_topics(
     settings: &KafkaSettings,
     names: &BTreeSet<String>,
 ) -> Result<Vec<String>, AdminError> {
-    // The node's other clients tell of the cluster.
+    // The node's other clients log what is wrong with the cluster.
     let existing = existing_topics(settings, AdminContext::new(true)).await?;
     Ok(names.iter().filter(|name| !existing.contains_key(*name)).cloned().collect())
 }
@@ -137,7 +137,7 @@ type Admin = AdminClient<AdminContext>;
 
 struct AdminContext {
     log: ClientLog,
-    /// Others tell of the cluster.
+    /// Other clients log what is wrong with the cluster.
     quiet: bool,
 }
 
@@ -207,7 +207,7 @@ async fn existing_topics(
     })
 }
 
-/// Why a client gets no answer, by what it has been left.
+/// Why a client gets no answer, by the events that it has left.
 fn hear_why(client: &BaseConsumer<AdminContext>) -> Option<String> {
     for _ in 0..COMPLAINTS_MAX {
         drop(client.poll(Duration::ZERO));
@@ -247,7 +247,7 @@ async fn create(admin: &Admin, spec: &TopicSpec, dry_run: bool) -> TopicResult {
         Ok(results) => match results.into_iter().next() {
             Some(Ok(_)) if dry_run => TopicResult::WouldCreate,
             Some(Ok(_)) => TopicResult::Created,
-            // Somebody else was quicker, perhaps another node's deployment.
+            // Somebody else has created it meanwhile, perhaps another node's deployment.
             Some(Err((_, RDKafkaErrorCode::TopicAlreadyExists))) => {
                 TopicResult::Exists { differences: Vec::new() }
             }

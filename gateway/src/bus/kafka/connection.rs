@@ -1,17 +1,17 @@
-//! Why a broker cannot be talked to, by librdkafka's words. Pure: no client, no IO.
+//! Why a broker cannot be talked to, according to librdkafka's messages. Pure: no client, no I/O.
 
 use std::{collections::BTreeMap, fmt, time::Duration};
 
 use rdkafka::error::RDKafkaErrorCode;
 use tokio::time::Instant;
 
-/// Brokers that are remembered.
+/// How many brokers are remembered.
 const BROKERS_MAX: usize = 64;
 
 /// After this long without it the same failure is news again. librdkafka repeats itself every 30 s.
 const FORGOTTEN: Duration = Duration::from_secs(60);
 
-/// A broker that could not be talked to, and why.
+/// A broker that could not be talked to, and the reason.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Failure {
     /// Host and port.
@@ -21,7 +21,7 @@ pub(super) struct Failure {
     cause: String,
 }
 
-/// What of a connection failed.
+/// The step of a connection that failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Fault {
     Resolve,
@@ -97,14 +97,14 @@ impl fmt::Display for Failure {
     }
 }
 
-/// How the brokers' connections are, as far as they have failed.
+/// The failed connections of the brokers.
 #[derive(Debug, Default)]
 pub(super) struct Connections {
     failures: BTreeMap<String, (Failure, Instant)>,
 }
 
 impl Connections {
-    /// Another failure. Returns whether it is news.
+    /// Takes a failure. Returns whether it is new.
     pub(super) fn failed(&mut self, failure: &Failure, now: Instant) -> bool {
         self.failures.retain(|_, (_, at)| now.duration_since(*at) < FORGOTTEN);
         let known = self.failures.get(&failure.broker);
@@ -115,7 +115,7 @@ impl Connections {
         is_news
     }
 
-    /// A broker has answered: what failed before is over.
+    /// A broker has answered, so earlier failures are over.
     pub(super) fn answered(&mut self) {
         self.failures.clear();
     }

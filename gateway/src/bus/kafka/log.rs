@@ -1,4 +1,4 @@
-//! librdkafka's log lines as tracing events, never a flood of them.
+//! librdkafka's log lines as tracing events, limited in number.
 
 use std::{
     sync::{Mutex, PoisonError},
@@ -15,10 +15,10 @@ use super::{
 };
 use crate::tasks::locked;
 
-/// A client logs so many lines in [`WINDOW`] at most.
+/// How many lines a client may log in one [`WINDOW`].
 const LINES_MAX: u32 = 5;
 
-/// See [`LINES_MAX`].
+/// The time in which [`LINES_MAX`] lines may be logged.
 const WINDOW: Duration = Duration::from_secs(30);
 
 /// The log of one client. A broker that is down makes librdkafka repeat itself with every attempt
@@ -48,7 +48,7 @@ impl ClientLog {
             }
             let is_error = matches!(level, RDKafkaLogLevel::Error | RDKafkaLogLevel::Critical);
             if is_error {
-                // Comes as an error of the client, too.
+                // The client reports the same as an error, too.
                 debug!(target: "librdkafka", client = %self.client, facility, "{message}");
                 return;
             }
@@ -101,7 +101,7 @@ impl ClientLog {
         locked(&self.connections).answered();
     }
 
-    /// Why no broker answers, as far as is known: where, and what fails.
+    /// Why no broker answers, as far as is known.
     pub(super) fn disconnected(&self) -> Option<String> {
         locked(&self.connections).latest(Instant::now()).map(ToString::to_string)
     }

@@ -16,12 +16,12 @@ use crate::bus::Lag;
 /// A heartbeat of the next generation's protocol, as brokers have it by default.
 const SETTLED_MS: i64 = 5000;
 
-/// The latest sight of one topic.
+/// What was last seen of one topic.
 #[derive(Debug)]
 pub(super) struct Observed {
     /// -1: nobody has looked yet. 0: there is no such topic.
     partition_count: AtomicI32,
-    /// One that is there; -1: none has been seen.
+    /// The id of a broker that is there; -1 if none has been seen.
     broker: AtomicI32,
     lag: Mutex<Vec<Lag>>,
 }
@@ -34,7 +34,7 @@ impl Default for Observed {
 }
 
 impl Observed {
-    /// Somebody has looked, and there is no such topic.
+    /// Whether somebody has looked and there is no such topic.
     pub(super) fn is_missing(&self) -> bool {
         self.partition_count.load(Ordering::Relaxed) == 0
     }

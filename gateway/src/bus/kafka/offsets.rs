@@ -1,4 +1,4 @@
-//! What may be stored for a partition, and how. Plain state: no client, no IO.
+//! What may be stored for a partition, and how. Plain state: no client, no I/O.
 //!
 //! An offset means something in one topic only. So each is committed with its topic's id, and none is
 //! stored for a partition before it is known that what the group had committed there is of this very
@@ -21,11 +21,11 @@ pub(super) struct Offsets {
 enum Known {
     /// Nothing yet; what has been handled meanwhile is held back.
     Unchecked { handled: Option<i64> },
-    /// It is of this topic; `None`: there is none.
+    /// It is of this topic; `None` if nothing is committed.
     Checked { committed: Option<i64> },
 }
 
-/// What is to be done with an offset.
+/// What has to be done with an offset.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Put {
     /// Nothing, for now.
@@ -57,7 +57,7 @@ impl Offsets {
         partitions.map(|(&partition, _)| partition).collect()
     }
 
-    /// Whether something has been handled that is not stored.
+    /// Whether something has been handled that is not stored yet.
     pub(super) fn is_holding_back(&self) -> bool {
         self.partitions.values().any(|known| matches!(known, Known::Unchecked { handled: Some(_) }))
     }

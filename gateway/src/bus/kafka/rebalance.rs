@@ -1,12 +1,12 @@
-//! What a group's rebalances mean for the reader of one topic, and what else it is to be told among
-//! its records. Plain state: no client, no IO.
+//! What a group's rebalances mean for the reader of one topic, and what else it has to be told in
+//! order with its records. Plain state: no client, no I/O.
 
 use std::collections::{BTreeSet, VecDeque};
 
 use super::topic_id::TopicId;
 use crate::bus::Unreadable;
 
-/// What the reader has not been told of yet.
+/// An event that the reader has not been told yet.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Untold {
     Assigned(Vec<i32>),
@@ -23,7 +23,7 @@ pub(super) enum Untold {
     Unreadable(Unreadable),
 }
 
-/// Where a partition begins anew.
+/// The offset at which a partition begins anew.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Start {
     pub(super) partition: i32,

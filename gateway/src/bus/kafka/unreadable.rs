@@ -1,4 +1,5 @@
-//! What of a topic cannot be read, by librdkafka's words. Pure: no client, no IO.
+//! Which batches of a topic cannot be read, according to librdkafka's messages. Pure: no client, no
+//! I/O.
 //!
 //! librdkafka tells of a batch that it cannot hand over with a code and a sentence, which has the
 //! batch's offset but not its partition; then it fetches the same again, for ever.
@@ -66,12 +67,12 @@ pub(super) fn after(
     Some(outside)
 }
 
-/// What speaks for partitions that are not read on, until somebody has looked.
+/// The signs that partitions are not read on, kept until somebody has looked.
 #[derive(Debug, Default)]
 pub(super) struct Suspicions {
     /// Offsets of batches that librdkafka complained about, in some partition.
     offsets: Vec<i64>,
-    /// Something was complained about, be it without an offset.
+    /// Whether anything was complained about, even without an offset.
     complained: bool,
     /// Partitions that stand still though there is more to read, with their positions.
     standing: BTreeMap<i32, i64>,
@@ -79,7 +80,7 @@ pub(super) struct Suspicions {
     positions: BTreeMap<i32, i64>,
 }
 
-/// Where a partition stands.
+/// The position in a partition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Standing {
     pub(super) partition: i32,

@@ -23,7 +23,7 @@ pub struct MemoryConsumer {
     closed: bool,
 }
 
-/// A place in a group.
+/// A member's place in a group.
 #[derive(Debug)]
 struct Seat {
     shared: Arc<Shared>,
@@ -53,7 +53,7 @@ impl MemoryConsumer {
 }
 
 impl Seat {
-    /// Does `what` in the group; a closed member's group may be without it.
+    /// Calls `what` with the group. If the member is closed, the group may no longer have it.
     fn in_group<T: Default>(&self, what: impl FnOnce(&mut Group, u64) -> T) -> T {
         let mut state = self.shared.broker.lock();
         state.groups.get_mut(&self.key).map(|group| what(group, self.member)).unwrap_or_default()

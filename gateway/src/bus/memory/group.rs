@@ -1,5 +1,6 @@
-//! Who of a group reads which partition. Partition `p` of `n` members' goes to the one who came
-//! `p mod n`th; it moves once its reader has let go of it, as in Kafka's cooperative protocol.
+//! Which member of a group reads which partition. Of `n` members, the one that came `p mod n`th
+//! reads partition `p`. A partition moves once its reader has let go of it, as in Kafka's
+//! cooperative protocol.
 
 use std::{collections::BTreeMap, ops::Bound, sync::Arc};
 
@@ -43,7 +44,7 @@ struct Progress {
     generation: u64,
 }
 
-/// What a member meets next.
+/// The next event of a member.
 #[derive(Debug)]
 pub(super) enum Step {
     Assigned(Vec<i32>),
@@ -195,7 +196,7 @@ impl Progress {
     }
 }
 
-/// Who of the members is to read the partition.
+/// The member that has to read the partition.
 fn owner(members: &[u64], partition: i32) -> Option<u64> {
     members.get(usize::try_from(partition).ok()?.checked_rem(members.len())?).copied()
 }

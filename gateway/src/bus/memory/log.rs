@@ -90,7 +90,7 @@ impl Topic {
         Some(Position { partition, offset })
     }
 
-    /// The first record at or after `offset`, and where it is.
+    /// The first record at or after `offset`, and its own offset.
     pub(super) fn read(&self, partition: i32, offset: i64) -> Option<(i64, Arc<Record>)> {
         let log = self.partition(partition)?;
         let offset = offset.max(log.start);
@@ -98,7 +98,7 @@ impl Topic {
         log.records.get(index).map(|record| (offset, Arc::clone(record)))
     }
 
-    /// Where the next record of the partition will be.
+    /// The offset of the partition's next record.
     pub(super) fn end(&self, partition: i32) -> i64 {
         self.partition(partition).map_or(0, Partition::end)
     }

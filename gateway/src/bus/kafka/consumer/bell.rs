@@ -1,11 +1,11 @@
-//! What wakes a consumer's watch, and what ends it. Knows nothing of either.
+//! Wakes the thread of a consumer's watch, and ends it.
 
 use std::{
     sync::{Condvar, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
-/// Rung by whoever wants something looked at.
+/// Rung by any thread that wants the topic looked at.
 #[derive(Debug, Default)]
 pub(super) struct Bell {
     state: Mutex<State>,
@@ -24,7 +24,7 @@ impl Bell {
         self.changed.notify_one();
     }
 
-    /// Nobody wants anything any more. Waits for nothing.
+    /// Ends the watch. Does not wait for it.
     pub(super) fn end(&self) {
         self.lock().is_over = true;
         self.changed.notify_one();
@@ -34,13 +34,13 @@ impl Bell {
         self.lock().is_over
     }
 
-    /// Waits, whether it is rung or not, but not beyond the end.
+    /// Waits at least this long, even if it is rung, but not beyond the end.
     pub(super) fn rest(&self, length: Duration) {
         drop(self.wait(length, |state| !state.is_over));
     }
 
-    /// Waits until it is rung, or `longest` is over; one that has rung since the last time is heard at
-    /// once. `false`: it is the end.
+    /// Waits until it is rung, or until `longest` is over. If it has rung since the last call, it
+    /// returns at once. `false`: the watch has to end.
     pub(super) fn heard(&self, longest: Duration) -> bool {
         let mut state = self.wait(longest, |state| !(state.has_rung || state.is_over));
         state.has_rung = false;

@@ -15,10 +15,10 @@ use super::{
     reading::Reading,
 };
 
-/// What librdkafka calls.
+/// The callbacks of one client.
 pub(super) struct Context {
     pub(super) reading: Arc<Reading>,
-    /// Of the group protocol: KIP-848.
+    /// Whether the group protocol is that of KIP-848.
     next_generation: bool,
     /// Rung when the topic is to be looked at.
     bell: Arc<Bell>,
@@ -61,7 +61,8 @@ impl ClientContext for Context {
             && reading.observed.partition_count().is_some()
             && statistics.is_settled()
         {
-            // A member that gets nothing has no callback there, and no state that tells.
+            // With this protocol a member that gets no partition has no callback for it, and its
+            // state does not show it.
             rebalances.assigned(Vec::new());
         }
         let lag = statistics.lag(&reading.topic, |partition| rebalances.is_assigned(partition));

@@ -1,4 +1,4 @@
-//! What may be done to a Kafka consumer from elsewhere.
+//! What may be done to a Kafka consumer while it is read, from any thread.
 
 use std::{
     fmt,
@@ -14,7 +14,7 @@ use super::{
 };
 use crate::bus::{ConsumerControl, Lag, Trouble};
 
-/// Lets go of the client when the consumer is closed, so that whoever still holds the control does
+/// Lets go of the client when the consumer is closed, so that a control which is still held does
 /// not keep it in the group.
 pub(super) struct Control {
     /// Read for the length of a call, never across an await.
@@ -33,7 +33,7 @@ impl Control {
         self.member.write().unwrap_or_else(PoisonError::into_inner).take();
     }
 
-    /// Does `what` while the client is there. Failures mean that the partition has gone meanwhile.
+    /// Calls `what` while the client exists. If it fails, the partition has been revoked meanwhile.
     fn with_client(&self, what: impl FnOnce(&Client) -> KafkaResult<()>) {
         let member = self.member.read().unwrap_or_else(PoisonError::into_inner);
         if let Some(Err(error)) = member.as_ref().map(|member| what(member)) {

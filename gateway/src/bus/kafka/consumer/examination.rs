@@ -1,7 +1,7 @@
-//! Finds out which partition is not read on, and why; and where reading can go on.
+//! Finds out which partition cannot be read on, why, and where reading can go on.
 //!
-//! Blocks: the consumer's watch calls it, and only where something speaks for it. It looks with clients
-//! of its own, and holds up nobody else's. What it finds the reader is told in its turn.
+//! Blocks: the consumer's watch calls it, and only if there is a reason to suspect something. It
+//! uses clients of its own, so that it delays no others. The reader learns the result in its turn.
 
 use rdkafka::{consumer::Consumer as _, error::KafkaResult};
 
@@ -20,22 +20,22 @@ pub(super) struct Examination<'a> {
     pub(super) reading: &'a Reading,
     /// Where the reader is in a partition, if that is known.
     pub(super) position: &'a dyn Fn(i32) -> KafkaResult<Option<i64>>,
-    /// Whether anybody still wants to know: nothing is concluded from a look that was broken off.
+    /// Whether the answer is still wanted: nothing follows from a look that was broken off.
     pub(super) goes_on: &'a dyn Fn() -> bool,
 }
 
-/// What is at a place.
+/// What is found at an offset.
 enum Found {
     /// What can be read.
     Nothing,
     /// What cannot.
     Batch(Unreadable),
-    /// It cannot be told.
+    /// The answer is not known.
     Silence,
 }
 
 impl Examination<'_> {
-    /// # Errors
+    /// No answer; the look has to be repeated.
     /// No answer: to be repeated.
     pub(super) fn carry_out(&self) -> KafkaResult<()> {
         let reading = self.reading;

@@ -1,6 +1,7 @@
-//! A look at one place of a partition, by a client of its own: what a reader would meet there.
+//! A look at one offset of a partition, by a client of its own: what would a reader meet there?
 //!
-//! A client for each look: what one has fetched, or complained about, is never another's.
+//! Each look has its own client, so that what one has fetched, or complained about, is never taken
+//! for another's.
 
 use std::{
     sync::{Arc, Mutex},
@@ -21,10 +22,10 @@ use crate::{
     tasks::locked,
 };
 
-/// How often it is asked whether there is something to see.
+/// The time between two polls for a result.
 const POLL: Duration = Duration::from_millis(50);
 
-/// What a client that looks has to be.
+/// The properties that such a client must have.
 pub(super) const FIXED: &[(&str, &str)] = &[
     ("auto.offset.reset", "error"),
     ("enable.auto.commit", "false"),
@@ -33,7 +34,7 @@ pub(super) const FIXED: &[(&str, &str)] = &[
     ("statistics.interval.ms", "0"),
 ];
 
-/// What is there.
+/// What is at the offset.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Sight {
     /// A record, there or after it, or the end of what may be read.
@@ -80,7 +81,7 @@ pub(super) fn look(
     while Instant::now() < end && goes_on() {
         match client.poll(POLL) {
             Some(Ok(_) | Err(KafkaError::PartitionEOF(_))) => return Ok(Sight::Readable),
-            // Told to the ear before.
+            // The ear has heard of it already.
             Some(Err(_)) | None => {
                 if let Some(sight) = locked(&heard).take() {
                     return Ok(sight);
@@ -91,13 +92,13 @@ pub(super) fn look(
     Ok(Sight::Nothing)
 }
 
-/// Hears complaints about batches.
+/// Receives the client's complaints about batches.
 struct Ear {
     heard: Arc<Mutex<Option<Sight>>>,
 }
 
 impl ClientContext for Ear {
-    /// Lost connections are the business of those clients that need them.
+    /// Lost connections are logged by the clients that matter.
     fn log(&self, _: RDKafkaLogLevel, _: &str, _: &str) {}
 
     fn error(&self, error: KafkaError, text: &str) {

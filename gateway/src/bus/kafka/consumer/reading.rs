@@ -1,5 +1,5 @@
-//! What a consumer knows of the topic that it reads, and what its reader has yet to be told. State
-//! only: callbacks, control and watch share it, and it knows none of them.
+//! What a consumer knows of the topic that it reads, and what its reader has not been told yet.
+//! State only: the callbacks, the control and the watch share it, and it knows none of them.
 
 use std::{
     collections::BTreeMap,
@@ -19,19 +19,19 @@ use super::super::{
 };
 use crate::{bus::Unreadable, tasks::locked};
 
-/// How one member's reading of a topic stands.
+/// The state of one member's reading of a topic.
 pub(super) struct Reading {
     pub(super) topic: String,
     pub(super) observed: Observed,
     pub(super) log: ClientLog,
-    /// For clients that look at one place of the topic.
+    /// The configuration of clients that look at one offset of the topic.
     pub(super) probe: ClientConfig,
-    /// The reader, while it waits.
+    /// Wakes the reader.
     pub(super) reader: AtomicWaker,
     rebalances: Mutex<Rebalances>,
     offsets: Mutex<Offsets>,
     suspicions: Mutex<Suspicions>,
-    /// What keeps which partition from being read on.
+    /// The batches that keep partitions from being read on.
     stuck: Mutex<BTreeMap<i32, Unreadable>>,
 }
 
@@ -66,7 +66,7 @@ impl Reading {
         locked(&self.stuck)
     }
 
-    /// Leaves something for the reader and wakes it.
+    /// Leaves an event for the reader and wakes it.
     pub(super) fn tell(&self, untold: Untold) {
         self.rebalances().tell(untold);
         self.reader.wake();

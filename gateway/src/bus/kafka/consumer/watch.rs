@@ -28,14 +28,14 @@ use super::{
 };
 use crate::bus::{Unreadable, kafka::StartError};
 
-/// From one look to the next: as long as a topic that was made anew may go unnoticed.
+/// The time between two looks: for so long a topic that was created anew may go unnoticed.
 const INTERVAL: Duration = Duration::from_secs(5);
 
 /// The same while the topic has not been seen, something about it could not be told, or one of its
 /// partitions is not read on.
 const INTERVAL_UNKNOWN: Duration = Duration::from_secs(1);
 
-/// From one look to the next, even if somebody wants one.
+/// The least time between two looks, however often one is wanted.
 const REST: Duration = Duration::from_millis(100);
 
 /// Starts the thread. It ends by itself some time after `bell` says so.
@@ -94,7 +94,8 @@ impl Watch {
         if reading.observed.partition_count().is_none() {
             return false;
         }
-        // Each for itself: what keeps a partition from being read may keep the client from asking, too.
+        // Each check is made whatever the other says: what keeps a partition from being read may
+        // keep the client from asking, too.
         let checked = self.ask(|client| topic::check(client, goes_on)).unwrap_or(Ok(()));
         if let Err(error) = &checked
             && reading.offsets().is_holding_back()
@@ -118,7 +119,7 @@ fn rest(before: &BTreeMap<i32, Unreadable>, after: &BTreeMap<i32, Unreadable>) -
     if !before.is_empty() && before == after { INTERVAL_UNKNOWN } else { REST }
 }
 
-/// One look. Without an answer, what was seen last stays.
+/// Looks once. Without an answer, what was last seen stays.
 fn observe(client: &Client, reading: &Reading) {
     let Ok(metadata) = client.fetch_metadata(Some(&reading.topic), ANSWER) else { return };
     reading.log.connected();

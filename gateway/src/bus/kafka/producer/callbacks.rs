@@ -1,5 +1,5 @@
-//! What librdkafka says of records and of the cluster, and what that means. Its callbacks run on the
-//! polling thread of their client.
+//! The callbacks in which librdkafka reports on records and on the cluster, and what its codes
+//! mean. They run on the polling thread of their client.
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
@@ -47,7 +47,7 @@ pub(super) fn produce_error(code: RDKafkaErrorCode, size: RecordSize) -> Produce
     }
 }
 
-/// What comes back with librdkafka's word on a record.
+/// Travels with a record, and comes back with librdkafka's report on it.
 pub(super) struct Ticket {
     pub(super) place: SharedLane,
     pub(super) on_delivery: OnDelivery,
@@ -84,7 +84,8 @@ impl ClientContext for Context {
 }
 
 impl ProducerContext for Context {
-    /// librdkafka carries a thin pointer that may be shared; an [`OnDelivery`] is neither.
+    /// librdkafka carries one pointer, which its threads may share; an [`OnDelivery`] is wider, and
+    /// may not be shared.
     type DeliveryOpaque = Box<Mutex<Ticket>>;
 
     fn delivery(&self, result: &DeliveryResult<'_>, opaque: Self::DeliveryOpaque) {

@@ -1,5 +1,5 @@
-//! Whether the cluster can be reached, and what is to be done to find out. Decides; the producer's
-//! health thread does.
+//! Whether the cluster can be reached, and what to do in order to find out. Only decides; the
+//! producer's health thread acts.
 
 use std::{
     sync::{
@@ -21,7 +21,7 @@ pub(super) const PATIENCE: Duration = Duration::from_secs(2);
 /// acknowledged before there is a question.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// What the health thread does next.
+/// What the health thread has to do next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Task {
     /// Ask the brokers, and say [`Health::answered`].
@@ -47,11 +47,11 @@ struct State {
     doubtful: bool,
     /// Somebody wants to know what only the brokers can tell.
     curious: bool,
-    /// A broker has answered, ever.
+    /// Whether a broker has ever answered.
     has_met: bool,
-    /// When something was done last: the next thing waits a little.
+    /// When something was last done: there is a pause before the next.
     done: Option<Instant>,
-    /// The client will not produce any more.
+    /// The client has failed for good.
     broken: bool,
     /// How many records were acknowledged when this was looked at last.
     delivered: u64,
@@ -89,7 +89,7 @@ impl Health {
         self.change(|state| state.curious = true);
     }
 
-    /// What a question has come to.
+    /// Takes the outcome of a question.
     pub(super) fn answered(&self, answered: bool) {
         self.change(|state| {
             // A failure after the question may be newer than the answer: then ask again. While brokers

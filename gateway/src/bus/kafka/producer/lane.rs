@@ -1,4 +1,5 @@
-//! What is under way to one partition, and what has to wait for it. Decides; the producer does.
+//! The records that are under way to one partition, and those that have to wait for them. Only
+//! decides; the producer acts.
 //!
 //! librdkafka's idempotent producer sends nothing more to a partition while five of its records are
 //! unacknowledged, and until the acknowledgement comes it spins on a core over whatever it has been
@@ -72,7 +73,7 @@ pub(super) struct Step {
 }
 
 impl<R> Lane<R> {
-    /// An empty one. A closed one keeps everything back until it is looked at.
+    /// An empty lane. A closed one keeps everything back until it is looked after.
     pub(super) fn new(is_closed: bool) -> Self {
         let kept = VecDeque::new();
         let state = State { kept, finished: 0, still: 0, prompt: 0, paused: None, is_slow: false };
@@ -202,7 +203,7 @@ impl<R> State<R> {
     }
 }
 
-/// What [`Lane::enter`] says of a record.
+/// What becomes of a record in [`Lane::enter`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Entered {
     /// It goes to librdkafka. `is_beyond`: it is the first that has to wait there for

@@ -1,6 +1,7 @@
-//! The lanes to all partitions, and what is kept back in them together.
+//! The lanes of all partitions, and the limits of what is kept back in them together.
 //!
-//! Knows of librdkafka only what it is handed: a way to send, and a way to pause.
+//! Knows librdkafka only through the functions that it is given: one that sends, and one that
+//! pauses.
 
 use std::{
     collections::HashMap,
@@ -30,10 +31,10 @@ const HAND_OVER_MAX: usize = 2_000;
 /// How long records are kept back for a broker that has never answered yet.
 const START_PATIENCE: Duration = Duration::from_secs(5);
 
-/// The lane of a record, by which librdkafka's word on it finds back.
+/// The lane of a record; librdkafka's report on the record names it.
 pub(super) type SharedLane = Arc<Place>;
 
-/// Where a lane leads to.
+/// The destination of a lane.
 pub(super) struct Place {
     pub(super) topic: String,
     /// `None`: to a partition that is librdkafka's choice, or not known yet.
@@ -60,7 +61,7 @@ pub(super) struct Lanes {
     turns: Turns,
 }
 
-/// What may be kept back.
+/// The limits of what may be kept back.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Limits {
     /// All records together.
@@ -70,7 +71,7 @@ pub(super) struct Limits {
     pub(super) record_bytes_max: usize,
 }
 
-/// What librdkafka is to be told of partitions, in this order.
+/// The partitions that librdkafka has to pause and to resume, in this order.
 #[derive(Default)]
 pub(super) struct Orders {
     pub(super) resume: Vec<SharedLane>,
@@ -104,7 +105,7 @@ impl Lanes {
         self.turns.wake();
     }
 
-    /// Where a record goes; and whether the topic is not known yet.
+    /// The lane of a record, and whether its topic is not known yet.
     pub(super) fn place(&self, record: &Outgoing<'_>) -> (SharedLane, bool) {
         if let Some(found) = self.find(record) {
             return (found, false);

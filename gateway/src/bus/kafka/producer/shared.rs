@@ -38,8 +38,7 @@ type Client = BaseProducer<Context>;
 /// What the caller and the health thread hold in common.
 pub(super) struct Shared {
     pub(super) settings: KafkaSettings,
-    /// Replaced by a new client after a fatal error, which is librdkafka's word for a client that
-    /// will never produce again.
+    /// Replaced by a new client after a fatal error, after which a client never produces again.
     client: ArcSwap<Client>,
     pub(super) parts: Parts,
     pub(super) records_max: usize,

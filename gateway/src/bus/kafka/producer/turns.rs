@@ -1,5 +1,5 @@
-//! When lanes are looked after: at once where something has happened, and every few milliseconds while
-//! one of them is busy. Else nobody does anything.
+//! When lanes are looked after: at once if something has happened, and every few milliseconds while
+//! one of them is busy. Otherwise nothing runs.
 
 use std::{
     sync::{
