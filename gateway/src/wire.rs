@@ -1,5 +1,5 @@
-//! The frames of the WebSocket contract: [`inbound`] reads what a client sent, [`outbound`] writes
-//! what it gets. Here is what both have in common.
+//! The frames of the WebSocket contract: [`inbound`] reads what a client sent, and [`outbound`]
+//! writes what it gets. This file has what both need.
 //!
 //! Owns the JSON texts. Payload bytes go through untouched in both directions; nothing here knows
 //! a socket, a limit or a service.
@@ -63,7 +63,7 @@ impl ClientId {
 #[derive(Deserialize)]
 struct Borrowed<'a>(#[serde(borrow)] Cow<'a, str>);
 
-/// What a service answered, or what a caller gets instead: the part of a reply that goes through.
+/// The content of a service's answer, in the form in which it passes through the gateway.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Reply {
     /// The service's own status, 200–599, where it gave one.

@@ -1,5 +1,6 @@
-//! What reading the options has found out: which there are, which are set without effect, and what is
-//! wrong. The reference and the effective configuration are rendered from it. Reads nothing itself.
+//! What was found while the options were read: which there are, which are set without effect, and
+//! which are wrong. The reference and the effective configuration are rendered from it. Reads
+//! nothing itself.
 
 use super::{
     PropertyCheck, Unused,
@@ -14,7 +15,7 @@ pub(super) struct Declared {
     pub(super) path: KeyPath,
     /// What kind of value it takes.
     pub(super) kind: String,
-    /// What holds where nothing is set.
+    /// The value that applies if nothing is set.
     pub(super) default: String,
     /// What it means.
     pub(super) help: &'static str,
@@ -33,11 +34,11 @@ pub(super) struct Findings {
     pub(super) sections: Vec<(KeyPath, &'static str)>,
     /// Keys that were set and have no effect.
     pub(super) unused: Vec<Unused>,
-    /// What librdkafka says of a property.
+    /// What librdkafka says about a property.
     pub(super) check_property: Option<PropertyCheck>,
     /// What is wrong.
     pub(super) problems: Vec<Problem>,
-    /// What nobody asked for.
+    /// Keys that no option has.
     pub(super) left: Vec<(KeyPath, Setting)>,
     /// The names of the options that every service has, also where there is no service.
     pub(super) service_options: Vec<String>,

@@ -16,15 +16,15 @@ use super::{
     tree::{Setting, Table, Value},
 };
 
-/// What holds where nothing is set.
+/// What applies if an option is not set.
 pub(super) enum Preset<T> {
     /// Nothing: the option must be set.
     Required,
-    /// No value, which means this.
+    /// No value; the text says what that means.
     Absent(&'static str),
     /// This value.
     Value(T),
-    /// A value found out at the start, if it was, and how the reference calls it.
+    /// A value that is found out at the start, if it can be, and how the reference describes it.
     Found(Option<T>, &'static str),
 }
 
@@ -191,13 +191,14 @@ impl<'f> Section<'f> {
     /// Records that the option `name` is missing, unless it is there and has a problem.
     pub(super) fn add_missing(&mut self, name: &str, reason: &str) {
         let path = self.path.child(name);
-        // What should be a table and is none has been told of.
+        // It was reported already that this is no table.
         let is_told = self.findings.has_problem(&path) || self.findings.has_problem(&self.path);
         if self.findings.lacks_file || is_told {
             return;
         }
         let source = match &self.source {
-            // A variable makes a service that nobody meant, but not a table of a fixed name.
+            // A variable creates a service that nobody meant; it cannot create a table with a fixed
+            // name.
             Source::Variable(_) if self.path.0.len() < 2 => Source::Unset,
             source => source.clone(),
         };

@@ -1,5 +1,5 @@
-//! What options must be to each other, and which have no effect beside others. Owns the checks that
-//! need more than one of them.
+//! The rules between options, and which options have no effect because of others. Owns the checks
+//! that need more than one option.
 
 use super::{
     Config, InternalConfig,
@@ -51,7 +51,7 @@ fn check_listeners(config: &Config, findings: &mut Findings) {
     }
 }
 
-/// Whoever reaches a listener beyond this machine may try secrets at leisure.
+/// From other machines, anybody who reaches a listener may try one secret after the other.
 fn check_secret(config: &Config, findings: &mut Findings) {
     let InternalConfig { listen, secret, .. } = &config.internal;
     let length = secret.expose().len();

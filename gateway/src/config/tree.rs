@@ -1,7 +1,7 @@
-//! What the sources say, before anybody knows what it means: a tree of values that remember where
-//! they stand. Owns the reading of TOML; knows no option.
+//! The content of the sources before anybody knows what it means: a tree of values that know where
+//! they were set. Owns the parsing of TOML; knows no option.
 //!
-//! Nothing here is `Debug`: the tree holds secrets.
+//! Nothing here is `Debug`, because the tree contains secrets.
 
 use std::{collections::BTreeMap, path::Path};
 
@@ -60,8 +60,8 @@ impl Value {
     }
 }
 
-/// Reads a file's text. With a syntax error there is no tree: what recovery makes up would only
-/// cause problems that are none.
+/// Reads a file's text. With a syntax error there is no tree: a parser that recovers makes up
+/// values, and those would only cause problems that are none.
 ///
 /// # Errors
 /// Every syntax error, with its line.

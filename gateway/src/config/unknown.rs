@@ -73,7 +73,7 @@ impl Findings {
         })
     }
 
-    /// The known key that an unknown one is nearest to: a neighbour with a similar name, else the
+    /// The known key that is most like an unknown one: one in the same table, else one with the
     /// same name elsewhere.
     pub(super) fn suggest(&self, unknown: &KeyPath) -> Option<String> {
         let (name, table) = unknown.0.split_last()?;

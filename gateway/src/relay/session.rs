@@ -3,7 +3,7 @@
 //! A frame stays here until its client is known to have it: by an `ack` in a reliable session, by
 //! the pong to a later ping in any other. So a client that comes back gets what it has missed. The
 //! relay pushes, the connection pulls and says what it has written. Knows no socket: its other end
-//! is a [`Waker`]; knows no registry: `backup` copies what is here.
+//! is a [`Waker`]; knows no registry: `checkpoints` copies what is here.
 
 use std::{
     collections::HashMap,

@@ -35,11 +35,11 @@ pub enum ClientFrame<'a> {
     Cancel(ClientId),
     /// Everything up to this number has arrived.
     Ack(u64),
-    /// Are you there?
+    /// The client asks for a sign of life.
     Ping(Option<ClientId>),
 }
 
-/// Why a message is no frame, with the id to answer to where it has a good one.
+/// Why a message is no frame, with the frame's id if it has a good one, for the answer.
 #[derive(Debug, PartialEq, Eq)]
 pub struct BadFrame {
     /// The frame's id.
@@ -54,7 +54,7 @@ impl BadFrame {
     }
 }
 
-/// The fields of all frames, each left as JSON: so one bad field does not hide the frame's id.
+/// The fields of all frames, each left as JSON, so that one bad field does not hide the frame's id.
 #[derive(Deserialize)]
 struct Envelope<'a> {
     #[serde(borrow, rename = "type")]

@@ -15,7 +15,7 @@ pub struct Welcome<'a> {
     pub session: SessionId,
     /// The secret that resumes it.
     pub resume: &'a str,
-    /// Whether it goes on: nothing is missing.
+    /// Whether an earlier session goes on, with nothing missing.
     pub resumed: bool,
     /// Whether the session is reliable: its client acknowledges frames.
     pub reliable: bool,
@@ -56,14 +56,14 @@ impl Welcome<'_> {
     }
 }
 
-/// What a session's client is told, in order.
+/// The frames of a session, in order.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Frame {
     /// The broker has recorded the request.
     Receipt {
-        /// Which request, by the client's id.
+        /// The request, by the client's id.
         id: ClientId,
-        /// Which request, by ours.
+        /// The request, by the gateway's id.
         request: RequestId,
         /// The service's request topic.
         topic: Arc<str>,
@@ -74,27 +74,27 @@ pub enum Frame {
     },
     /// The request's answer.
     Response {
-        /// Which request, by the client's id.
+        /// The request, by the client's id.
         id: ClientId,
-        /// Which request, by ours.
+        /// The request, by the gateway's id.
         request: RequestId,
         /// What the service answered.
         reply: Reply,
     },
     /// A request that ended without an answer, or a frame that could not be read.
     Error {
-        /// Which request, by the client's id.
+        /// The request, by the client's id.
         id: Option<ClientId>,
-        /// Which request, by ours.
+        /// The request, by the gateway's id.
         request: Option<RequestId>,
         /// What went wrong.
         failure: Failure,
         /// The service's own words on a `service_error`.
         reply: Option<Reply>,
     },
-    /// Here I am. The only frame that has no number.
+    /// The answer to a ping. The only frame without a number.
     Pong {
-        /// What the ping named.
+        /// The value in the ping.
         id: Option<ClientId>,
     },
 }
@@ -124,10 +124,10 @@ impl Frame {
         }
     }
 
-    /// The request that was not taken, by the client's id.
+    /// The request that was refused, by the client's id.
     pub const fn refuses(&self) -> Option<&ClientId> {
         match self {
-            // Those two codes are about a request that was taken before, or none.
+            // These two codes are about a request that was taken before, or about none.
             Self::Error { id: Some(id), request: None, failure, .. }
                 if !matches!(failure.code, ErrorCode::Duplicate | ErrorCode::NotFound) =>
             {

@@ -45,7 +45,7 @@ pub struct Due {
 /// A session is about to be held here for as long as this lives.
 #[derive(Debug)]
 pub struct Arrival<'h> {
-    hub: &'h Sessions,
+    all: &'h Sessions,
     session: SessionId,
 }
 
@@ -77,7 +77,7 @@ impl Sessions {
         }
         drop(state);
         // Not made unless it is the first: its drop would end the first one's.
-        is_first.then(|| Arrival { hub: self, session })
+        is_first.then(|| Arrival { all: self, session })
     }
 
     /// Whether a session is about to come.
@@ -181,7 +181,7 @@ fn take_due<T>(queue: &mut VecDeque<T>, is_due: impl Fn(&T) -> bool) -> Option<T
 impl Arrival<'_> {
     /// The session has been claimed, for this epoch.
     pub fn claimed(&self, epoch: u64) {
-        locked(&self.hub.state).arriving.insert(self.session, epoch);
+        locked(&self.all.state).arriving.insert(self.session, epoch);
     }
 
     /// Which session.
@@ -192,7 +192,7 @@ impl Arrival<'_> {
 
 impl Drop for Arrival<'_> {
     fn drop(&mut self) {
-        locked(&self.hub.state).arriving.remove(&self.session);
+        locked(&self.all.state).arriving.remove(&self.session);
     }
 }
 

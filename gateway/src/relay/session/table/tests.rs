@@ -10,19 +10,19 @@ fn beginning(id: SessionId) -> Beginning {
     Beginning { epoch: 1, token: Token::random(id), former_token: None, last_seq: 0 }
 }
 
-fn session(hub: &Sessions, number: u8) -> Arc<Session> {
+fn session(table: &Sessions, number: u8) -> Arc<Session> {
     let id = SessionId::from_bytes([number; 16]);
     let limits = SessionLimits { outbox_bytes_max: 1, mailbox_bytes_max: 1, mailbox_frames_max: 1 };
     let session = Arc::new(Session::new(id, true, limits, beginning(id)));
-    hub.add(&session);
+    table.add(&session);
     session
 }
 
 /// A session that waits for its client from now on.
-fn waiting(hub: &Sessions, number: u8) -> Arc<Session> {
-    let session = session(hub, number);
+fn waiting(table: &Sessions, number: u8) -> Arc<Session> {
+    let session = session(table, number);
     session.on(session.connection()).detach();
-    hub.wait_for_client(&session, WINDOW);
+    table.wait_for_client(&session, WINDOW);
     session
 }
 
@@ -32,38 +32,38 @@ fn ids(sessions: &[Arc<Session>]) -> Vec<SessionId> {
 
 #[tokio::test(start_paused = true)]
 async fn a_window_is_over_unless_the_client_came_back() {
-    let hub = Sessions::default();
-    let (stays_away, comes_back) = (waiting(&hub, 1), waiting(&hub, 2));
+    let table = Sessions::default();
+    let (stays_away, comes_back) = (waiting(&table, 1), waiting(&table, 2));
     tokio::time::advance(WINDOW / 2).await;
     let connection = comes_back.ownership().resume(0, beginning(comes_back.id())).unwrap();
     comes_back.on(connection).detach();
-    hub.wait_for_client(&comes_back, WINDOW);
-    assert!(hub.due(Instant::now(), MANY).over.is_empty());
+    table.wait_for_client(&comes_back, WINDOW);
+    assert!(table.due(Instant::now(), MANY).over.is_empty());
     tokio::time::advance(WINDOW / 2).await;
-    assert_eq!(ids(&hub.due(Instant::now(), MANY).over), [stays_away.id()]);
-    assert!(hub.due(Instant::now(), MANY).over.is_empty(), "told once");
+    assert_eq!(ids(&table.due(Instant::now(), MANY).over), [stays_away.id()]);
+    assert!(table.due(Instant::now(), MANY).over.is_empty(), "told once");
     tokio::time::advance(WINDOW / 2).await;
-    assert_eq!(ids(&hub.due(Instant::now(), MANY).over), [comes_back.id()]);
+    assert_eq!(ids(&table.due(Instant::now(), MANY).over), [comes_back.id()]);
 }
 
 #[tokio::test(start_paused = true)]
 async fn of_too_many_that_wait_the_oldest_have_waited_long_enough() {
-    let hub = Sessions::default();
-    let all: Vec<_> = (0..5).map(|number| waiting(&hub, number)).collect();
-    assert_eq!(ids(&hub.due(Instant::now(), 3).over), ids(&all[..2]));
+    let table = Sessions::default();
+    let all: Vec<_> = (0..5).map(|number| waiting(&table, number)).collect();
+    assert_eq!(ids(&table.due(Instant::now(), 3).over), ids(&all[..2]));
 }
 
 #[tokio::test(start_paused = true)]
 async fn fences_and_watches_are_due_in_their_order() {
-    let hub = Sessions::default();
-    let all: Vec<_> = (0..2).map(|number| session(&hub, number)).collect();
+    let table = Sessions::default();
+    let all: Vec<_> = (0..2).map(|number| session(&table, number)).collect();
     for (session, second) in all.iter().zip(1..) {
-        hub.wait_for_holder(session, Duration::from_secs(second));
-        hub.watch(session, Instant::now() + Duration::from_secs(second));
+        table.wait_for_holder(session, Duration::from_secs(second));
+        table.watch(session, Instant::now() + Duration::from_secs(second));
     }
     for session in &all {
         tokio::time::advance(Duration::from_secs(1)).await;
-        let due = hub.due(Instant::now(), MANY);
+        let due = table.due(Instant::now(), MANY);
         assert_eq!((ids(&due.left), ids(&due.unparked)), (vec![session.id()], vec![session.id()]));
         assert!(due.over.is_empty());
     }
@@ -71,9 +71,9 @@ async fn fences_and_watches_are_due_in_their_order() {
 
 #[test]
 fn every_session_has_its_turn_once() {
-    let hub = Sessions::default();
-    let mut all = ids(&(0..100).map(|number| session(&hub, number)).collect::<Vec<_>>());
-    let mut turns: Vec<SessionId> = (0..7).flat_map(|turn| ids(&hub.turn(turn, 7))).collect();
+    let table = Sessions::default();
+    let mut all = ids(&(0..100).map(|number| session(&table, number)).collect::<Vec<_>>());
+    let mut turns: Vec<SessionId> = (0..7).flat_map(|turn| ids(&table.turn(turn, 7))).collect();
     all.sort_unstable_by_key(|id| *id.as_uuid());
     turns.sort_unstable_by_key(|id| *id.as_uuid());
     assert_eq!(all, turns);
@@ -81,24 +81,24 @@ fn every_session_has_its_turn_once() {
 
 #[test]
 fn a_session_arrives_once_at_a_time() {
-    let hub = Sessions::default();
+    let table = Sessions::default();
     let id = SessionId::from_bytes([1; 16]);
-    let arrival = hub.expect(id).unwrap();
+    let arrival = table.expect(id).unwrap();
     assert_eq!(arrival.session(), id);
-    assert!(hub.expect(id).is_none());
-    assert!(hub.is_expected(id));
+    assert!(table.expect(id).is_none());
+    assert!(table.is_expected(id));
     drop(arrival);
-    assert!(!hub.is_expected(id));
-    assert!(hub.expect(id).is_some());
+    assert!(!table.is_expected(id));
+    assert!(table.expect(id).is_some());
 }
 
 #[test]
 fn a_session_that_came_back_outlives_the_end_of_its_former_self() {
-    let hub = Sessions::default();
-    let former = session(&hub, 1);
-    let present = session(&hub, 1);
-    hub.remove(&former);
-    assert!(hub.get(present.id()).is_some_and(|held| Arc::ptr_eq(&held, &present)));
-    hub.remove(&present);
-    assert!(hub.is_empty());
+    let table = Sessions::default();
+    let former = session(&table, 1);
+    let present = session(&table, 1);
+    table.remove(&former);
+    assert!(table.get(present.id()).is_some_and(|held| Arc::ptr_eq(&held, &present)));
+    table.remove(&present);
+    assert!(table.is_empty());
 }
