@@ -23,12 +23,12 @@ pub mod format;
 mod health;
 pub mod http;
 
-/// The versions of what nodes say to each other, and of what they write for each other into the
-/// registry, that this node speaks. A version that changes nothing but by fields and variants which
-/// the one before passes over needs no number of its own.
+/// The versions that this node speaks, of what nodes say to each other and write for each other
+/// into the registry. A version that only adds fields and variants which the one before ignores
+/// needs no number of its own.
 pub const SPOKEN: Versions = Versions { lowest: 1, highest: 1 };
 
-/// What this node says that it speaks: [`SPOKEN`], but where a test has it play another version.
+/// The versions that this node names: [`SPOKEN`], unless a test makes it play another version.
 pub fn spoken() -> Versions {
     #[cfg(feature = "later")]
     if let Some(later) = registry::later::speaks() {
@@ -37,35 +37,35 @@ pub fn spoken() -> Versions {
     SPOKEN
 }
 
-/// The header in which a call and its answer say what their node speaks.
+/// The header in which a call and its answer name the versions that their node speaks.
 pub const VERSIONS_HEADER: &str = "roundtrip-peer-versions";
-/// Where a peer takes calls.
+/// The path at which a peer takes calls.
 pub const DELIVERIES_PATH: &str = "/internal/v1/deliveries";
-/// What a connection that carries many calls is upgraded to.
+/// The protocol to which a connection for many calls is upgraded.
 pub const UPGRADE: &str = "roundtrip-peer";
-/// Where a peer hands sessions over, around the session's id.
+/// The path at which a peer hands sessions over, before and after the session's id.
 pub const RELEASE_PATH: (&str, &str) = ("/internal/v1/sessions/", "/release");
 /// The media type of a call and of its verdicts.
 pub const MEDIA_TYPE: &str = "application/protobuf";
-/// Deliveries in one batch.
+/// How many deliveries may be in one batch.
 pub const BATCH_RECORDS_MAX: usize = 256;
 /// Bytes of one batch, as [`format::delivery_bytes`] counts them; one delivery always fits.
 pub const BATCH_BYTES_MAX: usize = 1024 * 1024;
 /// Bytes of the largest reply that is handed on, as [`format::reply_bytes`] counts them.
 pub const REPLY_BYTES_MAX: usize = 32 * 1024 * 1024;
-/// Largest call that is read.
+/// Bytes of the largest call that is read.
 pub const CALL_BYTES_MAX: usize = 64 * 1024 * 1024;
-/// What a call with one delivery has around its reply, at most.
+/// Bytes around the reply in a call with one delivery, at most.
 const AROUND_REPLY_BYTES: usize = 128;
 
-// Were it otherwise, a peer could be sent what it does not read, again and again.
+// Otherwise a peer could be sent again and again what it does not read.
 const _: () = assert!(CALL_BYTES_MAX >= REPLY_BYTES_MAX + AROUND_REPLY_BYTES);
 const _: () = assert!(CALL_BYTES_MAX >= BATCH_BYTES_MAX);
-/// How long a connection of calls is kept that nothing comes on. The caller gives it up after half
-/// of that, so that it is not closed under a call.
+/// How long a connection for calls is kept while nothing comes on it. The caller closes it after
+/// half of that time, so that it is not closed during a call.
 pub const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// What a call or an answer says of its node; where it says nothing, that is the first version.
+/// The versions that a call or an answer names; if it names none, it is the first version.
 pub fn spoken_by(headers: &HeaderMap) -> Versions {
     let text = headers.get(VERSIONS_HEADER).and_then(|value| value.to_str().ok());
     text.map(Versions::read).unwrap_or_default()
@@ -85,36 +85,38 @@ where
 /// A reply on its way to the node that waits for it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Delivery {
-    /// Whose reply it is.
+    /// The request that it answers.
     pub request: RequestId,
-    /// The session that waits for it, where the sender knows.
+    /// The session that waits for it, if the sender knows.
     pub session: Option<SessionId>,
-    /// How long the sender has had it when it sent it, in microseconds: clocks differ.
+    /// For how many microseconds the sender had it when it sent it; a duration, because clocks
+    /// differ.
     pub held_us: u64,
-    /// What the service said, with all the headers a client might be allowed to see.
+    /// The reply itself, with all the headers that a client might be allowed to see.
     pub reply: Reply,
 }
 
 /// What the receiving node did with one delivery.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// Whoever waited has it.
+    /// Whoever waited for it has it.
     Delivered,
-    /// It is owed to a session, and only the peer's memory has it: the sender keeps it too, and asks
-    /// later.
+    /// It is owed to a session, and only the peer's memory has it: the sender keeps it too, and
+    /// asks again later.
     Kept(SessionId),
-    /// The session is just arriving there: ask again.
+    /// The session is just arriving there: send it again.
     Later,
-    /// Its session is there, and the request has ended.
+    /// Its session is there, but the request has ended.
     Over,
     /// Nobody waits for it there (any more).
     Unknown,
-    /// The peer has not said what became of it, or in no words of this version: as if its answer had
-    /// been lost, so a repeat is harmless.
+    /// The peer has not said what became of it, or only in a way that this version does not know.
+    /// It counts as an answer that was lost, so the reply may be sent again.
     Unread,
 }
 
-/// Why a batch was not delivered; it may have been all the same, and a repeat is harmless.
+/// Why a batch was not delivered. It may have been delivered all the same, and a repeat is
+/// harmless.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PeerError {
     /// No connection, or no answer in time.
@@ -126,24 +128,24 @@ pub enum PeerError {
     /// It has another `internal.secret`.
     #[error("internal.secret differs")]
     Unauthorized,
-    /// An answer that is none: another version, an error.
+    /// An answer that is not one of these: another version, an error.
     #[error("answered with HTTP status {0}")]
     Refused(u16),
-    /// An answer that cannot be read, or the word of the peer that it cannot read the call.
+    /// An answer that cannot be read, or the peer's answer that it cannot read the call.
     #[error("this node and the peer do not understand each other: {0}")]
     Malformed(String),
     /// It speaks no version that this node speaks.
     #[error("speaks the versions {theirs} of what nodes say to each other, this node {ours}")]
     Incompatible {
-        /// Those of this node.
+        /// Those that this node speaks.
         ours: Versions,
-        /// Those of the peer.
+        /// Those that the peer speaks.
         theirs: Versions,
     },
 }
 
 impl PeerError {
-    /// Whether it may pass within moments, by itself. Anything else takes an operator, or another
+    /// Whether it may end within moments, by itself. Anything else needs an operator, or another
     /// version.
     pub const fn may_pass(&self) -> bool {
         matches!(self, Self::Unreachable(_) | Self::Unresolved(_) | Self::Refused(_))
@@ -153,11 +155,11 @@ impl PeerError {
 /// How a node reaches its peers.
 #[async_trait]
 pub trait PeerLink: Send + Sync + Debug + 'static {
-    /// Hands a batch to a node; one verdict for each delivery, in order. One that speaks no version
-    /// that this node speaks is not called at all.
+    /// Hands a batch to a node, and returns one verdict for each delivery, in order. A node that
+    /// speaks no version of ours is not called at all.
     ///
     /// # Errors
-    /// [`PeerError`] after `within` at the latest; nothing is known of the batch then.
+    /// [`PeerError`] after `within` at the latest; nothing is known about the batch then.
     async fn deliver(
         &self,
         peer: &NodeEntry,
@@ -165,7 +167,7 @@ pub trait PeerLink: Send + Sync + Debug + 'static {
         within: Duration,
     ) -> Result<Vec<Verdict>, PeerError>;
 
-    /// What has become of deliveries that the node has kept; one verdict for each, in order.
+    /// Asks what has become of replies that the node has kept; one verdict for each, in order.
     ///
     /// # Errors
     /// As [`PeerLink::deliver`].
@@ -176,7 +178,7 @@ pub trait PeerLink: Send + Sync + Debug + 'static {
         within: Duration,
     ) -> Result<Vec<Verdict>, PeerError>;
 
-    /// Asks the node for nothing, to see whether it can be called.
+    /// Makes an empty call, to see whether the node can be called.
     ///
     /// # Errors
     /// As [`PeerLink::deliver`].
@@ -184,8 +186,8 @@ pub trait PeerLink: Send + Sync + Debug + 'static {
         self.settle(peer, &[], within).await.map(drop)
     }
 
-    /// Has the node hand a session over, of which the caller is the holder from `epoch` on: the
-    /// session's state as [`crate::relay`] writes it, or none when the node has nothing of it.
+    /// Asks the node to hand over a session that the caller owns from `epoch` on: the session's
+    /// state as [`crate::relay`] writes it, or `None` if the node has nothing of it.
     ///
     /// # Errors
     /// As [`PeerLink::deliver`]; the node may have handed the session over all the same, and has

@@ -1,8 +1,8 @@
-//! The relay: takes requests from the edge, brings replies home. Everything between a socket and
-//! the bus.
+//! The relay: takes requests from the edge, and brings their replies back. Everything between a
+//! socket and the bus.
 //!
-//! A house of rooms. Each may use those above it in this list, and none below; what has to go the
-//! other way is returned, or asked for through a small trait:
+//! It consists of rooms. Each may use those above it in this list, and none below; what has to go
+//! in the other direction is returned, or asked for through a small trait:
 //!
 //! | room | owns |
 //! |---|---|
@@ -15,8 +15,8 @@
 //! | [`lifecycle`] | how sessions begin, come, go and end |
 //! | [`replies`] | what was read from the log, and to whom it goes |
 //!
-//! [`Relay`] joins them and decides nothing. No room names a socket, Kafka or Redis: the edge calls
-//! down, and answers come back as data, through a [`Session`]'s queue or an HTTP call's channel.
+//! [`Relay`] only joins them. No room names a socket, Kafka or Redis: the edge calls down, and
+//! answers come back as data, through a [`Session`]'s queue or an HTTP call's channel.
 
 use std::{
     sync::Arc,
@@ -73,23 +73,23 @@ pub struct Relay {
     pub node: NodeRef,
     /// Whether clients and requests are taken.
     pub gate: Arc<Gate>,
-    /// Who else is there.
+    /// The other nodes of the cluster.
     pub membership: Arc<Membership>,
     /// The sessions on this node.
     pub sessions: Arc<Sessions>,
-    /// What the registry has to know of them.
+    /// The checkpoints of these sessions.
     pub checkpoints: Arc<Checkpoints>,
     /// How requests are taken.
     pub requests: Arc<Requests>,
-    /// Where they wait and end.
+    /// Where requests wait and end.
     pub completion: Arc<Completion>,
     /// How sessions begin and end.
     pub lifecycle: Arc<Lifecycle>,
-    /// How they leave for other nodes.
+    /// How sessions leave for other nodes.
     pub leaving: Arc<Leaving>,
-    /// How they come from other nodes.
+    /// How sessions come from other nodes.
     pub resumption: Resumption,
-    /// The way of replies to other nodes, and from them.
+    /// Forwards replies to other nodes, and takes those that they forward.
     pub forwarding: Arc<Forwarding>,
     /// The metrics of the node.
     pub telemetry: Arc<Telemetry>,
@@ -130,7 +130,7 @@ impl Relay {
         }
     }
 
-    /// What reads replies; and what tells when it has its first assignment.
+    /// The reader of replies; and a signal for its first assignment.
     pub fn reader(&self, control: Arc<dyn ConsumerControl>) -> (Dispatch, watch::Receiver<bool>) {
         let (requests, forwarding) = (Arc::clone(&self.requests), Arc::clone(&self.forwarding));
         Dispatch::new(requests, forwarding, Arc::clone(&self.telemetry), control)
@@ -181,7 +181,7 @@ impl Relay {
         write_behind::run(&writer, &self.membership.health).await;
     }
 
-    /// Until this node has to stop.
+    /// Cancelled when this node has to stop.
     async fn run_membership(&self) {
         let heard = |table: TableState| {
             self.checkpoints.set_generation(table.generation);
@@ -192,7 +192,7 @@ impl Relay {
         let Err(Superseded) = self.membership.run(heard).await else { return };
     }
 
-    /// Whether the registry could be reached the last time.
+    /// Whether the latest call of the registry succeeded.
     pub fn is_registry_reachable(&self) -> bool {
         self.membership.health.is_reachable()
     }
@@ -202,7 +202,7 @@ impl Relay {
         self.producer.is_available()
     }
 
-    /// How many records the producer has that are not acknowledged.
+    /// How many records wait for their acknowledgement.
     pub fn unacknowledged(&self) -> usize {
         self.producer.outstanding()
     }

@@ -42,18 +42,18 @@ pub use service::{Edge, ServiceMetrics, Way};
 pub use throttle::LogThrottle;
 pub use unhandled::{Unhandled, UnhandledGauge};
 
-/// What came of a client's wish to resume its session.
+/// What became of a client's wish to resume its session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Resume {
     /// It goes on, on the node that held it.
     Here,
-    /// It goes on, handed over by the node that held it.
+    /// It goes on here: its former owner has handed it over.
     Released,
-    /// It goes on from its copy in the registry.
+    /// It goes on here, from its checkpoint in the registry.
     Copied,
-    /// It is known, and something of it is missing.
+    /// It is known, but something of it is missing.
     Incomplete,
-    /// It is not known, or the token is no good.
+    /// It is not known, or the token is not valid.
     Refused,
 }
 
@@ -102,7 +102,7 @@ pub struct Telemetry {
     resumes: Family<ResultLabels, Counter>,
     closes: Family<CloseLabels, Counter>,
     limit_hits: Family<LimitLabels, Counter>,
-    /// What the HTTP servers for clients refuse by themselves.
+    /// The requests that the HTTP servers for clients refuse by themselves.
     pub http_refusals: HttpRefusals,
     origins_refused: Counter,
     frames_abandoned: Family<ReasonLabels, Counter>,
@@ -151,7 +151,7 @@ impl Telemetry {
         self.forwards.count(peer, result, count, Instant::now());
     }
 
-    /// These are the peers, now. What was counted for others is dropped after a while.
+    /// Tells which peers there are now. The series of others are dropped after a while.
     pub fn set_peers<'p>(&self, peers: impl Iterator<Item = &'p str>) {
         self.forwards.keep(peers, Instant::now());
     }

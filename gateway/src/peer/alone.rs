@@ -8,7 +8,7 @@ use registry::{NodeEntry, RequestId, SessionId};
 
 use super::{Delivery, PeerError, PeerLink, Verdict};
 
-/// Reaches nobody.
+/// Reaches no peer.
 #[derive(Debug)]
 pub(crate) struct Alone;
 

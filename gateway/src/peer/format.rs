@@ -18,8 +18,8 @@ mod parts;
 pub use parts::reply_bytes;
 pub(crate) use parts::{Id, Reply};
 
-/// What a peer is asked. One list is filled; a question of a later version is in a list of its own,
-/// and those who do not know it answer with no verdict.
+/// A call to a peer. One of the lists is filled. A question of a later version has a list of its
+/// own, and a node that does not know it answers without verdicts.
 #[derive(Clone, PartialEq, Message)]
 struct Call {
     #[prost(message, repeated, tag = "1")]
@@ -48,7 +48,7 @@ struct Settlement {
     session: Option<Id>,
 }
 
-/// What a peer answers: a verdict on each thing in the call, or why it cannot read that.
+/// A peer's answer: a verdict on each thing in the call, or why the call cannot be read.
 #[derive(Clone, PartialEq, Message)]
 struct Answer {
     #[prost(message, repeated, tag = "1")]
@@ -61,7 +61,7 @@ struct Answer {
 struct VerdictPart {
     #[prost(enumeration = "VerdictKind", tag = "1")]
     kind: i32,
-    /// Who keeps it.
+    /// The session that keeps it.
     #[prost(message, optional, tag = "2")]
     session: Option<Id>,
 }
@@ -83,12 +83,12 @@ struct Release {
     epoch: u64,
 }
 
-/// What a peer asks, as it is read.
+/// A call to a peer, as it is read.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Asked {
     /// Replies to be delivered, in this order.
     pub deliveries: Vec<Delivery>,
-    /// Replies that were kept: what has become of them?
+    /// Replies that were kept, to learn what has become of them.
     pub settlements: Vec<(RequestId, SessionId)>,
 }
 
@@ -128,7 +128,7 @@ pub fn write_settlements(kept: &[(RequestId, SessionId)]) -> Bytes {
     encode(&Call { deliveries: Vec::new(), settlements: kept.iter().map(part).collect() })
 }
 
-/// Reads a call. What says of no request that it is for it is for one that nobody waits for.
+/// Reads a call. If a part names no request, it counts as one for which nobody waits.
 ///
 /// # Errors
 /// What is wrong with the bytes.
@@ -149,7 +149,7 @@ pub fn read_call(bytes: &Bytes) -> Result<Asked, String> {
     })
 }
 
-/// Writes the verdicts on what is in a call.
+/// Writes the verdicts on the parts of a call.
 pub fn write_verdicts(verdicts: impl IntoIterator<Item = Verdict>) -> Bytes {
     let part = |verdict| {
         let (kind, session) = match verdict {
@@ -171,7 +171,7 @@ pub fn write_trouble(trouble: String) -> Bytes {
     encode(&Answer { verdicts: Vec::new(), trouble })
 }
 
-/// Reads the verdicts on `count` things. Those that are missing count as not read.
+/// Reads the verdicts on `count` things. Missing ones count as unread.
 ///
 /// # Errors
 /// What is wrong with the bytes, or was with those of the call.
@@ -206,8 +206,8 @@ pub fn read_release(bytes: &Bytes) -> Result<u64, String> {
     decode(bytes).map(|Release { epoch }| epoch)
 }
 
-/// Bytes that the delivery of a reply takes in a call, at most: with a session, and held for as long
-/// as can be said.
+/// How many bytes the delivery of a reply takes in a call, at most: with a session, and with the
+/// longest time that it can have been held.
 pub fn delivery_bytes(reply: &wire::Reply) -> usize {
     // The largest number, and the byte before it.
     const HELD_BYTES: usize = 11;
@@ -215,7 +215,7 @@ pub fn delivery_bytes(reply: &wire::Reply) -> usize {
     field(delivery)
 }
 
-/// Bytes of a field with so many bytes in it, whose number is less than 16.
+/// How many bytes a field of this length takes, if its number is less than 16.
 fn field(bytes: usize) -> usize {
     1 + length_delimiter_len(bytes) + bytes
 }

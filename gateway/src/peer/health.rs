@@ -1,4 +1,4 @@
-//! Which peers cannot be called, and when the log says so: once for each change. Owns the words;
+//! Which peers cannot be called, and when the log says so: once for each change. Owns the messages;
 //! calls nobody.
 
 use std::{collections::HashMap, mem::discriminant, sync::Mutex, time::Duration};
@@ -8,14 +8,15 @@ use tokio::time::Instant;
 use super::PeerError;
 use crate::tasks::locked;
 
-/// How long a peer has to be out of reach before it is said: one that restarts is called in vain
-/// until the node table is read again, and needs nobody's help.
+/// How long a peer must be out of reach before it is logged: a peer that restarts is called in vain
+/// until the node table is read again, and needs no help.
 const PATIENCE: Duration = Duration::from_secs(3);
-/// The same trouble of a peer that comes and goes, or in other words, is said again after so long.
+/// After this time the same trouble of a peer is logged again, if the peer comes and goes or the
+/// reason changes.
 const SAY_INTERVAL: Duration = Duration::from_secs(10);
-/// Peers that are not called any more are forgotten after so long.
+/// After this time a peer that is not called any more is forgotten.
 const FORGET_AFTER: Duration = Duration::from_secs(60);
-/// Peers in trouble that are remembered; of more, those that are new are not said.
+/// How many peers in trouble are remembered; further ones are not logged.
 const PEERS_MAX: usize = 1024;
 
 /// All peers that were in trouble lately, by their URLs.
@@ -23,12 +24,12 @@ const PEERS_MAX: usize = 1024;
 pub(super) struct PeersHealth(Mutex<HashMap<String, PeerHealth>>);
 
 impl PeersHealth {
-    /// A call of the peer at `url` has ended so.
+    /// Takes the outcome of a call to the peer at `url`.
     pub(super) fn note<T>(&self, url: &str, result: &Result<T, PeerError>) {
         let now = Instant::now();
         let mut peers = locked(&self.0);
         let say = match result {
-            // Most calls, of most peers.
+            // This is so for most calls, and for most peers.
             Ok(_) if peers.is_empty() => return,
             Ok(_) => peers.get_mut(url).and_then(PeerHealth::succeeded),
             Err(error) => {
@@ -63,7 +64,7 @@ impl PeersHealth {
         }
     }
 
-    /// What is the matter with which peers.
+    /// Which peers are in trouble, and why.
     pub(super) fn troubles(&self) -> Vec<String> {
         let now = Instant::now();
         let peers = locked(&self.0);
@@ -76,7 +77,7 @@ impl PeersHealth {
     }
 }
 
-/// What is to be said of a peer.
+/// What has to be logged about a peer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Say {
     Well,
@@ -88,9 +89,9 @@ struct PeerHealth {
     /// Since when every call has failed.
     failing_since: Option<Instant>,
     called_at: Instant,
-    /// What was said last, be it mended since, and when.
+    /// What was logged last, even if the trouble is over, and when.
     said: Option<(PeerError, Instant)>,
-    /// Whether that was said last.
+    /// Whether that was the last thing to be logged.
     is_in_trouble: bool,
 }
 

@@ -23,15 +23,15 @@ use super::{
 };
 use crate::{config::Secret, tasks::locked};
 
-/// A session owes its client little more than its outbox and its mailbox may hold, or one frame of
-/// any size.
+/// How large a session's state may be: a little more than what outbox and mailbox may hold, or one
+/// frame of any size.
 const RELEASE_BYTES_MAX: usize = 1024 * 1024 * 1024;
 
 /// The HTTP client for all peers.
 pub struct HttpPeers {
     client: Client<HttpConnector, Full<Bytes>>,
     authorization: HeaderValue,
-    /// Connections of calls that nobody uses just now, by the peer's address.
+    /// Idle connections for calls, by the peer's address.
     idle: Mutex<HashMap<String, Idle>>,
     health: PeersHealth,
 }
@@ -45,7 +45,7 @@ impl HttpPeers {
     /// A client that shows `secret` to its peers.
     ///
     /// # Errors
-    /// When the secret holds what no HTTP header can carry.
+    /// The secret contains characters that no HTTP header can carry.
     pub fn new(secret: &Secret) -> Result<Self, header::InvalidHeaderValue> {
         let mut connector = HttpConnector::new();
         connector.set_nodelay(true);
@@ -59,7 +59,7 @@ impl HttpPeers {
         Ok(Self { client, authorization, idle: Mutex::default(), health: PeersHealth::default() })
     }
 
-    /// What is the matter with which peers, one text for each, as of the last calls.
+    /// Which peers are in trouble, with a text for each, as of the latest calls.
     pub fn troubles(&self) -> Vec<String> {
         self.health.troubles()
     }
@@ -89,7 +89,7 @@ impl HttpPeers {
             None => StatusCode::OK,
         };
         let answer = self.client.request(request).await.map_err(unreachable)?;
-        // Who does not show that it is a peer does not say what it speaks.
+        // An answer that does not prove to come from a peer is not asked for its versions.
         if answer.status() == StatusCode::UNAUTHORIZED {
             return Err(PeerError::Unauthorized);
         }
@@ -100,7 +100,7 @@ impl HttpPeers {
         }
     }
 
-    /// A connection of calls that is not in use.
+    /// An idle connection for calls.
     async fn connection(&self, url: &str) -> Result<CallStream<TokioIo<Upgraded>>, PeerError> {
         let idle = locked(&self.idle).remove(url);
         if let Some(idle) = idle.filter(Idle::is_fresh) {
@@ -111,7 +111,8 @@ impl HttpPeers {
         Ok(call_stream(TokioIo::new(socket)))
     }
 
-    /// Whoever comes next for this peer finds it; those to peers that have gone are let go.
+    /// Keeps a connection for the next call of this peer; connections of peers that are gone are
+    /// closed.
     fn keep(&self, url: &str, stream: CallStream<TokioIo<Upgraded>>) {
         let mut idle = locked(&self.idle);
         let is_new = idle.insert(url.to_owned(), Idle { stream, since: Instant::now() }).is_none();
@@ -177,14 +178,14 @@ impl Idle {
     }
 }
 
-/// The error with its causes: the outermost says no more than that there is one.
+/// The error with its causes, because the outermost one says only that there is one.
 fn unreachable(error: impl Into<Box<dyn Error + Send + Sync>>) -> PeerError {
     let error = error.into();
     let mut causes: Vec<String> = Vec::new();
     let mut next: Option<&dyn Error> = Some(&*error);
     while let Some(cause) = next {
         let text = cause.to_string();
-        // Some say what their cause says.
+        // Some errors repeat their cause.
         if causes.iter().all(|outer| !outer.contains(&text)) {
             causes.push(text);
         }

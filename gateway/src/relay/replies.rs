@@ -1,8 +1,8 @@
-//! What was read from the log, and to whom it goes.
+//! The replies that this node has read, and where they go.
 //!
-//! Owns the reader of the reply topic ([`dispatch`]) and the way to whoever waits elsewhere
-//! ([`forwarding`]); an offset is let go only when somebody has said what became of its record. Never
-//! ends a request itself: `requests` does.
+//! Owns the reader of the reply topic ([`dispatch`]) and the forwarding of replies for which nobody
+//! on this node waits ([`forwarding`]). An offset is committed only after it is known what became
+//! of its record. Never ends a request itself: `requests` does.
 
 pub mod dispatch;
 pub mod forwarding;

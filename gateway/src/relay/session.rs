@@ -54,42 +54,43 @@ pub struct Session {
 struct State {
     epoch: u64,
     token: Token,
-    /// Good too until the client is known to have the present one.
+    /// Valid until the client is known to have the present one.
     former_token: Option<Token>,
     outbox: Outbox,
     in_flight: HashMap<ClientId, InFlight>,
     connection: ConnectionId,
     phase: Phase,
-    /// Why the present connection is to be closed.
+    /// Why the present connection has to be closed.
     closing: Option<Closing>,
-    /// Closes once nothing is owed any more.
+    /// The connection is closed as soon as nothing is owed any more.
     draining: bool,
-    /// A frame waits for its time to be parked.
+    /// Whether a frame has to be parked if nobody acknowledges it in time.
     is_watched: bool,
-    /// The registry has heard of it.
+    /// Whether the registry has an entry for the session.
     is_recorded: bool,
-    /// The registry's generation in which all of its copy was written.
+    /// The registry's generation in which its whole checkpoint was written.
     generation: Option<Generation>,
     waker: Option<Waker>,
 }
 
-/// Where a session is in its life.
+/// The phase of a session's life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
     /// It has a connection, or one is about to come.
     Attached,
-    /// It waits for its client; with the frames and bytes gathered meanwhile.
+    /// It waits for its client; with the number and bytes of the frames that have gathered
+    /// meanwhile.
     Detached { frames: usize, bytes: usize },
-    /// Another node holds it, or nobody. What is left here goes there.
+    /// Another node holds it, or nobody. What is left here follows it.
     Fenced(CloseCode),
-    /// It has gone there.
+    /// What was left has followed it.
     Moved,
     /// It is over.
     Ended,
 }
 
 impl Session {
-    /// A session that owes nothing.
+    /// A session with nothing in flight and no frames.
     pub fn new(
         id: SessionId,
         is_reliable: bool,
@@ -125,9 +126,9 @@ impl Session {
         self.is_reliable
     }
 
-    /// Whether what it holds must survive this node: a reliable session's always, another one's
-    /// while it has no connection. (What was on the wire to a client that acknowledges nothing
-    /// cannot be known after a crash, so its session could not be resumed then anyway.)
+    /// Whether it must survive this node: a reliable session always, a plain one while it has no
+    /// connection. (After a crash nobody knows what was on the wire to a client that acknowledges
+    /// nothing, so a connected plain session could not be resumed anyway.)
     pub fn is_durable(&self) -> bool {
         self.is_durable_in(&locked(&self.state))
     }
@@ -136,7 +137,7 @@ impl Session {
         self.is_reliable || state.phase != Phase::Attached
     }
 
-    /// For which epoch this node holds it.
+    /// The epoch for which this node holds it.
     pub fn epoch(&self) -> u64 {
         locked(&self.state).epoch
     }
@@ -151,12 +152,12 @@ impl Session {
         locked(&self.state).phase == Phase::Attached
     }
 
-    /// The connection that counts.
+    /// The one connection that counts.
     pub fn connection(&self) -> ConnectionId {
         locked(&self.state).connection
     }
 
-    /// What the client has to show to resume.
+    /// The token with which its client may resume it.
     pub fn token(&self) -> Token {
         locked(&self.state).token.clone()
     }
@@ -212,13 +213,13 @@ impl Session {
         }
     }
 
-    /// Asks the connection to close. The first reason stands.
+    /// Asks the connection to close. Of several reasons the first one counts.
     pub fn close(&self, code: CloseCode) {
         locked(&self.state).close(code.into());
     }
 
-    /// This node stops: the connection closes once everything in flight is answered and written,
-    /// or, where the client can go on elsewhere without loss, at once.
+    /// This node stops, so the connection has to close: once everything in flight is answered and
+    /// written, or at once if the client can go on elsewhere without loss.
     pub fn drain(&self) {
         let mut state = locked(&self.state);
         state.draining = true;
@@ -228,13 +229,14 @@ impl Session {
         state.close_if_drained();
     }
 
-    /// Whether nothing new is taken from its client here.
+    /// Whether this node takes nothing new from its client.
     pub fn is_draining(&self) -> bool {
         locked(&self.state).draining
     }
 
-    /// Whether its connection is about to be closed while its client asks again, elsewhere, for what
-    /// it has no word of: what is still read on it is as good as never sent.
+    /// Whether its connection is about to be closed, after which the client asks again, on another
+    /// node, for everything that it has heard nothing about: what is still read on this connection
+    /// counts as never sent.
     pub fn is_left_behind(&self) -> bool {
         self.is_reliable && locked(&self.state).closing.is_some()
     }
@@ -296,7 +298,7 @@ impl State {
         Confirmed { over, receipts, trim }
     }
 
-    /// An idle session holds no memory for requests.
+    /// Gives memory back when the session is idle.
     fn shrink(&mut self) {
         if self.in_flight.is_empty() {
             self.in_flight.shrink_to_fit();

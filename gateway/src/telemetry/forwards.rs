@@ -1,5 +1,5 @@
-//! What was forwarded to each peer. Owns a bound on how many peers there are in the metrics: the names
-//! of nodes that come and go, as pods do, would otherwise be kept for ever.
+//! How much was forwarded to each peer. Bounds the number of peers in the metrics, because the
+//! names of nodes that come and go, as pods do, would otherwise be kept for ever.
 
 use std::{
     collections::HashMap,
@@ -16,14 +16,14 @@ use super::labels::{FORWARDS, ForwardLabels};
 const PEERS_MAX: usize = 256;
 /// How long the series of a peer that is gone stay, so that they are scraped once more.
 const GONE_TTL: Duration = Duration::from_secs(10 * 60);
-/// The label of those who found no room.
+/// The label of peers beyond that number.
 const OTHER: &str = "other";
 
 /// The counters of all peers.
 #[derive(Debug, Default)]
 pub(super) struct Forwards {
     family: Family<ForwardLabels, Counter>,
-    /// When each peer was there last.
+    /// When each peer was last there.
     seen: Mutex<HashMap<String, Instant>>,
 }
 
@@ -42,7 +42,7 @@ impl Forwards {
         self.family.get_or_create(&labels).inc_by(count);
     }
 
-    /// These are alive `now`. The series of others go after a while.
+    /// Tells which peers are alive `now`. The series of others are dropped after a while.
     pub(super) fn keep<'p>(&self, alive: impl Iterator<Item = &'p str>, now: Instant) {
         let mut seen = self.seen();
         for peer in alive {
@@ -59,7 +59,7 @@ impl Forwards {
         });
     }
 
-    /// Has the series of a peer exist; false where there is no room for one more.
+    /// Creates the series of a peer; false if there are too many already.
     fn see(&self, seen: &mut HashMap<String, Instant>, peer: &str, now: Instant) -> bool {
         if let Some(at) = seen.get_mut(peer) {
             *at = now;

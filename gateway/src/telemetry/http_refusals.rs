@@ -1,4 +1,4 @@
-//! Requests that no route has seen, by the status they were answered with.
+//! Requests that never reached a route, by the status of their answer.
 
 use prometheus_client::metrics::{counter::Counter, family::Family};
 

@@ -1,5 +1,6 @@
-//! The log: what its lines look like, and their way to standard error. Owns the one queue of lines of
-//! the process, and the thread that writes them; never makes whoever logs wait for whoever reads.
+//! The log: the form of its lines, and their way to standard error. Owns the one queue of lines of
+//! the process, and the thread that writes them. Nobody who logs ever waits for the reader of the
+//! log.
 //!
 //! A reader that hangs (a full pipe, a log collector that stands still) would otherwise stop every
 //! thread at its next line, and with them the node.
@@ -27,18 +28,19 @@ use tracing_subscriber::{
 
 use crate::config::LogFormat;
 
-/// Bytes of lines that wait to be written; as many may be on their way beside. Further lines are
-/// lost, and counted.
+/// Bytes of lines that may wait to be written; as many more may be in the middle of being written.
+/// Further lines are lost, and counted.
 const QUEUE_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// How long a process that ends waits for its last lines to be written.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
-/// Between two attempts to write to what takes nothing at the moment and does not block either.
+/// The pause between two attempts to write to a reader that takes nothing at the moment and does
+/// not block either.
 const RETRY_INTERVAL: Duration = Duration::from_millis(10);
 
-/// Lines that were lost since the process has started, whichever of its nodes has logged them.
+/// How many lines were lost since the process started, from all of its nodes.
 pub(super) static LINES_LOST: LazyLock<Counter> = LazyLock::new(Counter::default);
 
-/// There is one log in a process, as there is one standard error.
+/// A process has one log, as it has one standard error.
 static LOG: OnceLock<LineQueue> = OnceLock::new();
 
 /// Sends logs to standard error, as lines of text or of JSON; `RUST_LOG` sets the filter. Standard
@@ -95,7 +97,7 @@ pub fn flush_log() {
     }
 }
 
-/// Lines on their way to whoever reads them.
+/// The lines that are not written yet.
 struct LineQueue {
     format: LogFormat,
     state: Mutex<State>,
@@ -108,7 +110,7 @@ struct LineQueue {
 #[derive(Default)]
 struct State {
     waiting: Vec<u8>,
-    /// Lines that came after those that wait, and found no room.
+    /// How many lines found no room after those that wait.
     lost: u64,
     is_writing: bool,
 }
@@ -133,7 +135,8 @@ impl LineQueue {
         let mut state = self.state();
         let was_idle = state.is_idle();
         let has_room = state.waiting.len() + lines.len() <= QUEUE_BYTES_MAX;
-        // What comes after a lost line is lost as well, so that the gap is one, and told of in place.
+        // After a lost line all others are lost too, so that there is one gap, which is reported in
+        // its place.
         if state.lost == 0 && (has_room || state.waiting.is_empty()) {
             state.waiting.extend_from_slice(lines);
         } else {
@@ -191,20 +194,20 @@ impl LineQueue {
         }
     }
 
-    /// Waits until everything is written, or for as long as it may take.
+    /// Waits until everything is written, or until the time is over.
     fn flush(&self, within: Duration) {
         drop(self.emptied.wait_timeout_while(self.state(), within, |state| !state.is_idle()));
     }
 }
 
-/// Writes everything; false where nobody will ever read it.
+/// Writes everything; false if nobody will ever read it.
 fn write_all(sink: &mut impl Write, mut bytes: &[u8]) -> bool {
     while !bytes.is_empty() {
         match sink.write(bytes) {
             Ok(0) => return false,
             Ok(count) => bytes = &bytes[count..],
             Err(error) if error.kind() == ErrorKind::Interrupted => {}
-            // Standard error is shared with processes that may have made it so.
+            // Standard error may be non-blocking because of another process that shares it.
             Err(error) if error.kind() == ErrorKind::WouldBlock => thread::sleep(RETRY_INTERVAL),
             Err(_) => return false,
         }

@@ -81,7 +81,7 @@ impl ServiceMetrics {
         };
     }
 
-    /// A reply record came, this way.
+    /// Counts a reply by its path.
     pub fn replied(&self, way: Way) {
         self.replies[way as usize].inc();
     }

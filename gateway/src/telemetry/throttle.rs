@@ -1,11 +1,11 @@
-//! Logs that come in bursts.
+//! Throttles log lines that would come in great numbers.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// Logs the same kind of trouble once per burst: the first at once, then one line per interval
-/// that says how many there were.
+/// Logs the same kind of trouble at once when it begins, and from then on with one line per
+/// interval that says how many there were.
 #[derive(Debug, Default)]
 pub struct LogThrottle {
     since: Option<Instant>,

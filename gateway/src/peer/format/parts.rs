@@ -8,14 +8,14 @@ use uuid::Uuid;
 use super::field;
 use crate::{peer::BATCH_BYTES_MAX, wire};
 
-/// A payload that is smaller is copied out of what it came in: else it would keep all of that in
-/// memory for as long as anybody waits for it, and be counted as much less.
+/// A smaller payload is copied out of the message in which it came. Otherwise it would keep the
+/// whole message in memory while somebody waits for it, and would be counted as much less.
 const SHARED_BYTES_MIN: usize = BATCH_BYTES_MAX / 4;
-/// In place of a status that cannot be one.
+/// Stands for a status that is none.
 const BAD_GATEWAY: u16 = 502;
 
-/// Sixteen bytes, big-endian: the id of a request or a session, or a digest. Nobody has the one that
-/// is all zero.
+/// Sixteen bytes, big-endian: the id of a request or a session, or a fingerprint. The one with only
+/// zeros is never used.
 #[derive(Clone, Copy, PartialEq, Message)]
 pub(crate) struct Id {
     #[prost(fixed64, tag = "1")]
@@ -25,7 +25,7 @@ pub(crate) struct Id {
 }
 
 impl Id {
-    /// Bytes that it takes, at most.
+    /// How many bytes it takes, at most.
     pub(super) const BYTES: usize = 18;
 }
 
@@ -37,7 +37,7 @@ struct Header {
     value: Bytes,
 }
 
-/// What a service has answered.
+/// A service's answer.
 #[derive(Clone, PartialEq, Message)]
 pub(crate) struct Reply {
     #[prost(uint32, optional, tag = "1")]
@@ -113,9 +113,8 @@ fn of_its_own(bytes: Bytes) -> Bytes {
     if bytes.len() < SHARED_BYTES_MIN { Bytes::copy_from_slice(&bytes) } else { bytes }
 }
 
-/// Bytes that a reply takes in a message but for the few around its payload, by the sizes of the
-/// payload and of each header's name and value. Whoever decides whether a reply can be handed on
-/// counts with it.
+/// How many bytes a reply takes in a message, apart from the few around its payload, from the sizes
+/// of the payload and of each header's name and value. Decides whether a reply can be handed on.
 pub fn reply_bytes(payload: usize, headers: impl Iterator<Item = (usize, usize)>) -> usize {
     payload + headers.map(|(name, value)| field(text(name) + text(value))).sum::<usize>()
 }
@@ -128,7 +127,7 @@ pub(super) fn message_bytes(reply: &wire::Reply) -> usize {
     status + text(payload) - payload + reply_bytes(payload, headers)
 }
 
-/// Bytes of a field that is not there when it is empty.
+/// How many bytes a field takes that is left out if it is empty.
 fn text(bytes: usize) -> usize {
     if bytes == 0 { 0 } else { field(bytes) }
 }

@@ -1,5 +1,5 @@
-//! Reads the reply topic: each record goes to who waits here, or on its way home, or nowhere; then,
-//! and only then, its offset is stored.
+//! Reads the reply topic. Each record goes to whoever waits for it on this node, is forwarded, or
+//! is of no use; only when that is known is its offset committed.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
@@ -23,11 +23,11 @@ use crate::{
     wire::Reply,
 };
 
-/// Records taken at once, before anything else gets its turn.
+/// How many records are taken at once, before other tasks get their turn.
 const BATCH_MAX: usize = 512;
 /// How often offsets are stored, and paused partitions looked at.
 const TICK: Duration = Duration::from_millis(100);
-/// What may wait before partitions are paused.
+/// How much may wait before partitions are paused.
 const WINDOW: TrackerLimits = TrackerLimits {
     records_max: 20_000,
     bytes_max: 16 * 1024 * 1024,
@@ -52,7 +52,7 @@ pub struct Dispatch {
 }
 
 impl Dispatch {
-    /// A reader that has read nothing; and what tells when it has its first assignment.
+    /// A reader that has read nothing; and a signal for its first assignment.
     pub fn new(
         requests: Arc<Requests>,
         forwarding: Arc<Forwarding>,
@@ -141,7 +141,7 @@ impl Dispatch {
 
     fn on_record(&mut self, record: &Incoming<'_>) {
         let Some(partition) = self.partitions.get_mut(&record.partition) else {
-            // Not ours any more: its next reader will see it.
+            // The partition has been revoked; its next reader will read the record.
             return;
         };
         if record.offset < partition.next {
@@ -174,14 +174,14 @@ impl Dispatch {
             // It holds its offset itself.
             Delivery::Kept(_) => {}
             Delivery::Unknown => {
-                // Which headers may pass is known where the request waits; all that could are taken
-                // along.
+                // Only the node where the request waits knows which headers may pass, so all that
+                // might are taken along.
                 let reply = reply::read(record, |_| true);
                 let hold = partition.window.hold(record.offset, Record::new(request, reply));
                 self.forwarding.take(stray(hold));
             }
         }
-        // At once: the rest of the batch may be large.
+        // Not later, because the rest of the batch may be large.
         self.pause_if_full(record.partition);
     }
 
@@ -189,7 +189,8 @@ impl Dispatch {
         self.telemetry.unhandled.oldest(&self.topic, partition)
     }
 
-    /// Whose replies are lost in it nobody can know: they end by their deadlines.
+    /// Nobody can know which requests' replies are lost in it: these requests end at their
+    /// deadlines.
     fn on_unreadable(&mut self, batch: &Unreadable) {
         let Unreadable { topic, partition: number, offset, next, reason, cause } = batch;
         let Some(partition) = self.partitions.get_mut(number) else { return };
@@ -238,7 +239,7 @@ impl Dispatch {
         self.handle_again();
     }
 
-    /// Takes care of records that a part of this node has dropped.
+    /// Handles the records again that a part of this node has dropped.
     fn handle_again(&mut self) {
         for (&number, partition) in &self.partitions {
             let (holds, given_up) = partition.window.take_dropped();
@@ -294,7 +295,7 @@ impl Dispatch {
     }
 }
 
-/// Counts a record that is no good reply, and logs it once per burst.
+/// Counts a record that is no good reply, and logs it, throttled.
 fn skip(
     telemetry: &Telemetry,
     throttle: &mut LogThrottle,
@@ -308,7 +309,7 @@ fn skip(
     }
 }
 
-/// The reply of a waiting record, which nobody on this node waits for.
+/// The reply of a waiting record for which nobody on this node waits.
 fn stray(hold: OffsetGuard) -> ForeignReply {
     let Record { request, reply, .. } = hold.record();
     ForeignReply {

@@ -1,4 +1,4 @@
-//! One partition of the reply topic, as its reader has it.
+//! One partition of the reply topic, as its reader sees it.
 
 use crate::{
     relay::offsets::{Budget, OffsetTracker},
@@ -9,7 +9,7 @@ use crate::{
 #[derive(Debug)]
 pub(super) struct Partition {
     pub(super) window: OffsetTracker,
-    /// The least offset that the next record may have.
+    /// The lowest offset that the next record may have.
     pub(super) next: i64,
     pub(super) stored: Option<i64>,
     pub(super) paused: bool,
@@ -25,7 +25,7 @@ impl Drop for Partition {
 }
 
 impl Partition {
-    /// What was handled so far is not part of what is read from here on. What still waits in the
+    /// Separates what was handled so far from what is read from here on. What still waits in the
     /// former window holds nothing back any more: its records are gone, or are read again.
     pub(super) fn begin_anew(&mut self, budget: &Budget) {
         self.window.close();

@@ -1,4 +1,4 @@
-//! What of a session has to be in its mailbox in the registry, and is.
+//! Which frames of a session have to be in its mailbox in the registry, and which are there.
 
 use registry::RequestId;
 use tokio::time::Instant;
@@ -6,29 +6,29 @@ use tokio::time::Instant;
 use super::{Phase, Session, Unparked};
 use crate::tasks::locked;
 
-/// What of a session belongs into its mailbox.
+/// The mailbox's view of a session.
 #[derive(Clone, Copy, Debug)]
 pub struct MailboxView<'s>(&'s Session);
 
 impl Session {
-    /// What of it has to be in its mailbox, and is.
+    /// The session as its mailbox needs it.
     pub fn mailbox(&self) -> MailboxView<'_> {
         MailboxView(self)
     }
 }
 
 impl MailboxView<'_> {
-    /// The frames that the mailbox should have and has not: all of them while there is no
-    /// connection, else those that end a request and have waited since `before`. They count as on
-    /// their way from now on.
+    /// The frames that the mailbox should have and does not: all of them while there is no
+    /// connection, otherwise those that end a request and have waited since `before`. They count as
+    /// being written from now on.
     pub fn unparked(&self, before: Instant) -> Vec<Unparked> {
         let mut state = locked(&self.0.state);
         let is_away = state.phase != Phase::Attached;
         state.outbox.unparked(is_away, before)
     }
 
-    /// The frames that a mailbox which is written anew should have: all of them while there is no
-    /// connection, else those it had.
+    /// The frames for a mailbox that is written anew: all of them while there is no connection,
+    /// otherwise those that it had.
     pub fn all(&self) -> Vec<Unparked> {
         let mut state = locked(&self.0.state);
         let is_away = state.phase != Phase::Attached;
@@ -40,19 +40,19 @@ impl MailboxView<'_> {
         locked(&self.0.state).outbox.parked(seqs);
     }
 
-    /// Whether the reply to a request is owed still and only this node has it.
+    /// Whether the reply to a request is still owed and only this node has it.
     pub fn is_unsafe(&self, request: RequestId) -> bool {
         let state = locked(&self.0.state);
         self.0.is_durable_in(&state) && state.outbox.is_only_here(request)
     }
 
-    /// Whether it is owed a reply that only this node has and whose offset is not to be stored yet.
+    /// Whether a reply is owed that only this node has, and whose offset must not be committed yet.
     pub fn keeps_offsets(&self) -> bool {
         locked(&self.0.state).outbox.keeps_offsets()
     }
 
-    /// From which time on the oldest frame waits that is to be parked in time; none when nothing
-    /// has to be watched any more.
+    /// Since when the oldest frame waits that has to be parked in time; `None` if there is no such
+    /// frame any more.
     pub fn unwatch(&self) -> Option<Instant> {
         let mut state = locked(&self.0.state);
         let since = state.outbox.waits_since();

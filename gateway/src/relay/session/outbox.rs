@@ -1,5 +1,5 @@
-//! The frames that a session owes its client, in order, from the oldest that the client is not known
-//! to have.
+//! The frames that a session owes its client, in order, beginning with the oldest that the client
+//! is not known to have.
 
 use std::{
     collections::VecDeque,
@@ -15,7 +15,7 @@ use crate::{
     wire::{ClientId, Frame},
 };
 
-/// Written frames of a session that does not acknowledge them, kept for a resume: older ones are
+/// How many written frames are kept for a resume if the client acknowledges none: older ones are
 /// dropped, and a client that lacks them is not resumed.
 pub(in crate::relay) const KEPT_FRAMES_MAX: usize = 512;
 /// The same in bytes.
@@ -24,12 +24,12 @@ pub(in crate::relay) const KEPT_BYTES_MAX: usize = 256 * 1024;
 /// A frame that a client is not known to have.
 #[derive(Debug)]
 pub(super) struct Owed {
-    /// Its number; 0 when it has none: then it is for this connection alone.
+    /// Its number; 0 if it has none, in which case only this connection gets it.
     pub(super) seq: u64,
     frame: Frame,
     /// The request that it ends, by the client's id, until that is free again.
     ends: Option<ClientId>,
-    /// Keeps the reply's offset from being stored.
+    /// Keeps the reply's offset from being committed.
     pub(super) hold: Option<OffsetGuard>,
     since: Instant,
     backing: Backing,
@@ -43,21 +43,21 @@ enum Backing {
     Parked,
 }
 
-/// What went when a client had got its frames.
+/// What follows when a client has frames.
 #[derive(Debug, Default)]
 pub(super) struct Dropped {
-    /// Requests that are over with it, by the client's ids.
+    /// Requests that end with them, by the client's ids.
     pub(super) ends: Vec<ClientId>,
     /// Requests whose receipt was among them.
     pub(super) receipts: Vec<RequestId>,
-    /// The last of them that is in the mailbox, or on its way there; 0: none.
+    /// The last one that is in the mailbox, or being written there; 0 if there is none.
     pub(super) trim: u64,
 }
 
-/// All that is owed: first what the connection has taken, then what waits for it.
+/// All owed frames: first those that the connection has taken, then those that wait for it.
 #[derive(Debug)]
 pub(super) struct Outbox {
-    /// Whether the client acknowledges frames: what it has taken takes up room until then.
+    /// Whether the client acknowledges frames: until then, taken ones count against the limit.
     is_acknowledged: bool,
     /// The number of the last frame that was queued.
     seq: u64,
@@ -65,13 +65,13 @@ pub(super) struct Outbox {
     confirmed: u64,
     owed: VecDeque<Owed>,
     taken: usize,
-    /// Of the taken ones, those that have left for the network.
+    /// How many of the taken ones have left for the network.
     written: usize,
     taken_bytes: usize,
     waiting_bytes: usize,
-    /// What was there when the client came back, beyond what an outbox may hold.
+    /// How many bytes were there when the client came back, beyond the limit of an outbox.
     backlog_bytes: usize,
-    /// What the client lacked when it came back, by number.
+    /// The numbers of the frames that the client lacked when it came back.
     backlog: Range<u64>,
 }
 
@@ -92,14 +92,14 @@ impl Outbox {
         }
     }
 
-    /// After which frames a client may go on: from the last that is not kept any more to the last that
-    /// was queued.
+    /// The numbers after which a client may go on: from the last frame that is not kept any more to
+    /// the last one that was queued.
     pub(super) fn resumable(&self) -> RangeInclusive<u64> {
         self.confirmed..=self.seq
     }
 
-    /// How much would wait with a frame of this weight, where that is too much. One always fits where
-    /// none is unread.
+    /// How many bytes would wait with a frame of this weight, if that is too much. If none is
+    /// unread, one frame always fits.
     pub(super) fn overflow(&self, weight: usize, bytes_max: usize) -> Option<usize> {
         let taken = if self.is_acknowledged { self.taken_bytes } else { 0 };
         let unread = taken + self.waiting_bytes;
@@ -107,7 +107,7 @@ impl Outbox {
         (!fits).then_some(unread + weight)
     }
 
-    /// Queues a frame, with the next number if it is one of those that have numbers.
+    /// Queues a frame, with the next number if it is of a kind that has numbers.
     pub(super) fn push(&mut self, frame: Frame, ends: Option<ClientId>, hold: Option<OffsetGuard>) {
         self.seq += u64::from(frame.is_numbered());
         let seq = if frame.is_numbered() { self.seq } else { 0 };
@@ -116,8 +116,8 @@ impl Outbox {
         self.owed.push_back(Owed { seq, frame, ends, hold, since, backing });
     }
 
-    /// The same for a frame that a former holder has left: it belongs into the mailbox, where it may
-    /// have been and from where the copy of a new holder drops it.
+    /// Queues a frame that a former owner has left. It has to be in the mailbox: it may have been
+    /// there, and the new owner's checkpoint begins without it.
     pub(super) fn adopt(&mut self, frame: Frame, ends: Option<ClientId>) {
         self.push(frame, ends, None);
         let adopted = self.owed.back_mut().expect("it has just been pushed");
@@ -140,15 +140,15 @@ impl Outbox {
         Some(NextFrame { seq, frame, is_last_missed })
     }
 
-    /// All that was taken has left for the network. `free` gets the requests that are over with it
-    /// by the client's ids: none where the client acknowledges frames.
+    /// All frames that were taken have left for the network. `free` gets the requests that are over
+    /// with them, by the client's ids: none if the client acknowledges frames.
     pub(super) fn flushed(&mut self, mut free: impl FnMut(ClientId)) {
         if !self.is_acknowledged {
             let new = self.owed.range_mut(self.written..self.taken);
             new.filter_map(|owed| owed.ends.take()).for_each(&mut free);
         }
         self.written = self.taken;
-        // Nobody acknowledges what has no number, so it goes now.
+        // Nobody acknowledges a frame without a number, so it is dropped now.
         while self.written > 0 && self.owed.front().is_some_and(|owed| owed.seq == 0) {
             self.drop_front();
         }
@@ -191,7 +191,7 @@ impl Outbox {
     /// The client has every frame up to this number.
     pub(super) fn confirm(&mut self, seq: u64) -> Dropped {
         let mut dropped = Dropped::default();
-        // What has no number goes with what was taken before it; if it still waits, it is not there.
+        // A frame without a number goes with those that were taken before it. One that waits stays.
         let is_over = |owed: &Owed, taken| owed.seq <= seq && (owed.seq > 0 || taken > 0);
         while self.owed.front().is_some_and(|owed| is_over(owed, self.taken)) {
             let Some(owed) = self.drop_front() else { break };
@@ -205,8 +205,7 @@ impl Outbox {
         dropped
     }
 
-    /// Every frame after this number waits again, but for those that were for the former
-    /// connection alone.
+    /// All frames after this number wait again, but for those of the former connection alone.
     pub(super) fn rewind(&mut self, last_seq: u64) {
         self.owed.retain(|owed| owed.seq > 0);
         self.taken = self.owed.partition_point(|owed| owed.seq <= last_seq);
@@ -218,10 +217,10 @@ impl Outbox {
         self.backlog = last_seq.saturating_add(1)..self.seq.saturating_add(1);
     }
 
-    /// Whether the client is told that this request of its was refused, and did not know when it came
-    /// back. One that acknowledges frames knows once it has done so. Of another one, what it has been
-    /// sent counts as known, as with the answers that are written: it may have read that, and wait for
-    /// an answer.
+    /// Whether the client has been told that this request was refused, without knowing it when it
+    /// came back. A client that acknowledges frames knows it once it has acknowledged. For any
+    /// other client, everything that was sent counts as known, as it does for answers: the client
+    /// may have read it, and would wait for an answer.
     pub(super) fn refuses(&self, id: &ClientId) -> bool {
         let known = if self.is_acknowledged { 0 } else { self.taken };
         let is_old = |owed: &&Owed| owed.seq < self.backlog.end;
@@ -230,8 +229,8 @@ impl Outbox {
         unread.any(|owed| owed.frame.refuses() == Some(id))
     }
 
-    /// The frames that the mailbox should have and has not: all of them, or those that end a request
-    /// and have waited since `before`. They count as on their way from now on.
+    /// The frames that the mailbox should have and does not: all of them, or those that end a
+    /// request and have waited since `before`. They count as being written from now on.
     pub(super) fn unparked(&mut self, is_away: bool, before: Instant) -> Vec<Unparked> {
         self.park(|owed| {
             let is_due = is_away || (owed.since <= before && owed.ends.is_some());
@@ -239,7 +238,7 @@ impl Outbox {
         })
     }
 
-    /// The frames that a mailbox which is written anew should have: all of them, or those it had.
+    /// The frames for a mailbox that is written anew: all of them, or those that it had.
     pub(super) fn mailbox(&mut self, is_away: bool) -> Vec<Unparked> {
         self.park(|owed| is_away || owed.backing != Backing::None)
     }
@@ -261,19 +260,19 @@ impl Outbox {
         }
     }
 
-    /// Whether the end of a request is owed, and the mailbox is not known to have it.
+    /// Whether the end of a request is owed, and is not known to be in the mailbox.
     pub(super) fn is_only_here(&self, request: RequestId) -> bool {
         let is_it =
             |owed: &Owed| owed.backing != Backing::Parked && owed.frame.ends() == Some(request);
         self.owed.iter().any(is_it)
     }
 
-    /// Whether a reply is owed whose offset is not to be stored yet.
+    /// Whether a reply is owed whose offset must not be committed yet.
     pub(super) fn keeps_offsets(&self) -> bool {
         self.owed.iter().any(|owed| owed.hold.is_some())
     }
 
-    /// Since when the oldest frame waits that ends a request and is not on its way to the mailbox.
+    /// Since when the oldest frame waits that ends a request and has not gone to the mailbox.
     pub(super) fn waits_since(&self) -> Option<Instant> {
         let is_it = |owed: &&Owed| owed.ends.is_some() && owed.backing == Backing::None;
         self.owed.iter().find(is_it).map(|owed| owed.since)
@@ -286,7 +285,7 @@ impl Outbox {
         (std::mem::take(&mut self.owed), written)
     }
 
-    /// Drops the oldest frame, which the client has or will never get.
+    /// Drops the oldest frame, because the client has it or will never get it.
     fn drop_front(&mut self) -> Option<Owed> {
         let mut owed = self.owed.pop_front()?;
         let weight = owed.frame.weight();
@@ -303,7 +302,7 @@ impl Outbox {
         Some(owed)
     }
 
-    /// An idle session holds no memory for a queue.
+    /// Gives memory back when nothing is queued.
     fn shrink(&mut self) {
         if self.owed.is_empty() {
             self.backlog_bytes = 0;
@@ -313,13 +312,13 @@ impl Outbox {
 }
 
 impl Owed {
-    /// What somebody else has to know of it.
+    /// The frame as the mailbox or the next owner gets it.
     pub(super) fn copy(&self) -> Unparked {
         let request = self.ends.as_ref().and_then(|_| self.frame.ends());
         Unparked { seq: self.seq, request, frame: self.frame.clone() }
     }
 
-    /// The frame with its hold, where it has one.
+    /// The frame and its guard, if it has one.
     pub(super) fn held(self) -> Option<(Frame, OffsetGuard)> {
         Some((self.frame, self.hold?))
     }
@@ -327,7 +326,7 @@ impl Owed {
 
 #[cfg(test)]
 impl Outbox {
-    /// The numbers of what is kept, after a look at the sums.
+    /// Checks the sums, and lists the numbers of the kept frames.
     pub(super) fn checked(&self) -> Vec<u64> {
         let weight = |owed: &Owed| owed.frame.weight();
         let taken: usize = self.owed.range(..self.taken).map(weight).sum();

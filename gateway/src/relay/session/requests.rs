@@ -33,7 +33,7 @@ impl InFlightRequests<'_> {
         let mut state = locked(&self.0.state);
         let State { in_flight, outbox, .. } = &mut *state;
         match in_flight.get_mut(id) {
-            // It was sent again by a client that did not know yet, and does now.
+            // A client that did not know the refusal yet has sent it again, and knows it now.
             None if outbox.refuses(id) => Known::Joins,
             None => Known::No,
             Some(known) if known.digest != digest => Known::Conflicts,

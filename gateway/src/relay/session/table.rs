@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use super::{ConnectionId, Session};
 use crate::{error::CloseCode, tasks::locked};
 
-/// All sessions that this node holds, or still has something of.
+/// All sessions that this node holds, and those of which something is still left here.
 #[derive(Debug, Default)]
 pub struct Sessions {
     state: Mutex<State>,
@@ -22,16 +22,16 @@ pub struct Sessions {
 #[derive(Debug, Default)]
 struct State {
     sessions: HashMap<SessionId, Arc<Session>>,
-    /// Sessions that are about to be held here, so that what comes for them has to wait; with the
-    /// epoch for which they have been claimed, or 0 until that is known.
+    /// Sessions that are about to be held here, so that everything for them has to wait; with the
+    /// epoch for which they have been claimed, or 0 while that is not known.
     arriving: HashMap<SessionId, u64>,
-    /// Sessions to look at later, in the order of their times for each kind.
+    /// Sessions to look at later, for each reason in the order of their times.
     windows: VecDeque<(Instant, ConnectionId, Arc<Session>)>,
     fences: VecDeque<(Instant, Arc<Session>)>,
     watches: VecDeque<(Instant, Arc<Session>)>,
 }
 
-/// Sessions whose time has come.
+/// Sessions that something has to be done for now.
 #[derive(Debug, Default)]
 pub struct Due {
     /// Their client has not come back in time.
@@ -42,7 +42,7 @@ pub struct Due {
     pub unparked: Vec<Arc<Session>>,
 }
 
-/// A session is about to be held here for as long as this lives.
+/// While this lives, a session is about to be held here.
 #[derive(Debug)]
 pub struct Arrival<'h> {
     all: &'h Sessions,
@@ -68,7 +68,7 @@ impl Sessions {
         locked(&self.state).sessions.get(&id).cloned()
     }
 
-    /// A session is about to come; none when it is already.
+    /// A session is about to come; `None` if that is known already.
     pub fn expect(&self, session: SessionId) -> Option<Arrival<'_>> {
         let mut state = locked(&self.state);
         let is_first = !state.arriving.contains_key(&session);
@@ -76,7 +76,8 @@ impl Sessions {
             state.arriving.insert(session, 0);
         }
         drop(state);
-        // Not made unless it is the first: its drop would end the first one's.
+        // Made only for the first: if a second one were made here, its drop would end the first
+        // one's wait.
         is_first.then(|| Arrival { all: self, session })
     }
 
@@ -134,7 +135,7 @@ impl Sessions {
         locked(&self.state).watches.push_back((until, Arc::clone(session)));
     }
 
-    /// The sessions whose turn it is, out of so many turns.
+    /// The sessions that are due at this turn, out of so many turns.
     pub fn turn(&self, turn: u64, turns: u64) -> Vec<Arc<Session>> {
         let state = locked(&self.state);
         let turn_of = |id: &SessionId| id.as_uuid().as_u64_pair().1 % turns;
@@ -146,8 +147,8 @@ impl Sessions {
             .collect()
     }
 
-    /// Everything whose time has come. Of more than `waiting_max` sessions without a connection the
-    /// oldest have waited long enough.
+    /// Everything that is due. If more than `waiting_max` sessions have no connection, the oldest
+    /// of them count as having waited long enough.
     pub fn due(&self, now: Instant, waiting_max: usize) -> Due {
         let mut state = locked(&self.state);
         let mut due = Due::default();
@@ -184,7 +185,7 @@ impl Arrival<'_> {
         locked(&self.all.state).arriving.insert(self.session, epoch);
     }
 
-    /// Which session.
+    /// The session that is about to come.
     pub fn session(&self) -> SessionId {
         self.session
     }

@@ -1,4 +1,4 @@
-//! What a session is told, and what it answers.
+//! The types with which others talk to a session.
 
 use std::sync::Arc;
 
@@ -12,8 +12,8 @@ use crate::{
     wire::{ClientId, Frame},
 };
 
-/// What a request asks for, so that two with one id can be told apart: a hash over service, key,
-/// headers and payload.
+/// The fingerprint of a request, which tells two requests with one id apart: a hash over service,
+/// key, headers and payload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Digest(pub u128);
 
@@ -32,14 +32,14 @@ pub enum Known {
     Conflicts,
 }
 
-/// What a session may hold.
+/// The limits of a session.
 #[derive(Clone, Copy, Debug)]
 pub struct SessionLimits {
     /// Bytes of frames that wait for a connected client.
     pub outbox_bytes_max: usize,
-    /// Bytes of frames that are gathered while there is no connection.
+    /// Bytes of frames that may gather while there is no connection.
     pub mailbox_bytes_max: usize,
-    /// The same in frames.
+    /// Frames that may gather while there is no connection.
     pub mailbox_frames_max: usize,
 }
 
@@ -48,13 +48,13 @@ pub struct SessionLimits {
 pub struct InFlight {
     /// Its id.
     pub request: RequestId,
-    /// What it asks for.
+    /// The request's fingerprint.
     pub digest: Digest,
-    /// Who answers.
+    /// The service that answers.
     pub service: Arc<str>,
     /// Whether its last frame has been queued.
     pub has_ended: bool,
-    /// Whether nobody knows that it was produced: see [`Known::Unconfirmed`].
+    /// Whether nobody knows if it was produced: see [`Known::Unconfirmed`].
     pub is_unconfirmed: bool,
 }
 
@@ -63,21 +63,21 @@ pub struct InFlight {
 pub enum Pushed {
     /// It is owed to the client from now on.
     Queued,
-    /// The same, and from now on the session has a frame that has to be parked unless the client
+    /// Owed, and from now on the session has a frame that has to be parked unless the client
     /// acknowledges it in time.
     Watch,
-    /// The same, and the mailbox has to have it, because the client is away.
+    /// Owed, and it has to go into the mailbox, because the client is away.
     Away,
-    /// There is no such session any more, here.
+    /// The session has ended here.
     Ended(Frame, Option<OffsetGuard>),
-    /// More than this limit lets the session hold without a connection: it has to end, and the frame
-    /// is no part of it.
+    /// With this frame more would be owed without a connection than this limit allows: the session
+    /// has to end, and does not contain the frame.
     Overflowed(&'static str, Frame, Option<OffsetGuard>),
     /// The session has gone to another node, and the frame has to follow it.
     Moved(Frame, Option<OffsetGuard>),
 }
 
-/// One of a session's connections: the latest one is the only one that counts.
+/// One of a session's connections. Only the latest one counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ConnectionId(pub(super) u64);
 
@@ -93,7 +93,7 @@ impl SessionLimits {
 }
 
 impl ConnectionId {
-    /// That of no connection.
+    /// The id that no connection has.
     pub const NONE: Self = Self(0);
 }
 
@@ -102,14 +102,14 @@ impl ConnectionId {
 pub enum Duty {
     /// Write this frame.
     Write(NextFrame),
-    /// Close the socket; nothing is written any more.
+    /// Close the socket, and write nothing more.
     Close(Closing),
 }
 
 /// Why a connection is closed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Closing {
-    /// What its client is told.
+    /// The code that its client gets.
     pub code: CloseCode,
     /// Bytes of frames that waited for a client that reads too slowly.
     pub waiting_bytes: Option<usize>,
@@ -130,65 +130,65 @@ pub struct NextFrame {
 }
 
 impl NextFrame {
-    /// What to write. A large frame takes its time: never rendered under the session's lock.
+    /// The frame. Rendering a large one takes time, so it is never done under the session's lock.
     pub fn text(&self) -> String {
         self.frame.render(self.seq)
     }
 
-    /// Whether it is the last of what a client lacked when it came back that does not acknowledge
-    /// frames: with the pong to a ping behind it, all of that has come.
+    /// Whether it is the last frame that a client, which acknowledges none, lacked when it came
+    /// back: the pong to a ping behind it proves that all of them have come.
     pub fn is_last_missed(&self) -> bool {
         self.is_last_missed
     }
 }
 
-/// A frame that the mailbox should have, or the session's next holder.
+/// A frame for the mailbox, or for the session's next owner.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Unparked {
     /// Its number.
     pub seq: u64,
     /// The request that it ends.
     pub request: Option<RequestId>,
-    /// What it says.
+    /// The frame itself.
     pub frame: Frame,
 }
 
-/// What has changed by a client's having got its frames.
+/// What follows when a client has frames.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Confirmed {
     /// Requests that are over for good.
     pub over: Vec<RequestId>,
     /// Requests whose receipt has come.
     pub receipts: Vec<RequestId>,
-    /// Up to where frames were in the mailbox that are not needed there any more; 0: nowhere.
+    /// Up to which number frames may be dropped from the mailbox; 0 if there are none.
     pub trim: u64,
 }
 
-/// What a session begins with on this node.
+/// With what a session begins on this node.
 #[derive(Debug)]
 pub struct Beginning {
-    /// How often it has changed its holder, and once more.
+    /// Its epoch: one more than the number of its changes of owner.
     pub epoch: u64,
-    /// What resumes it.
+    /// The token that resumes it.
     pub token: Token,
-    /// What resumed it here.
+    /// The token that has resumed it here.
     pub former_token: Option<Token>,
     /// The number of the last frame that its client has.
     pub last_seq: u64,
 }
 
-/// What is left of a session that has ended.
+/// What an ended session leaves behind.
 #[derive(Debug)]
 pub struct Ended {
-    /// What was in flight for it.
+    /// The requests that were in flight.
     pub requests: Vec<RequestId>,
-    /// How many frames nobody has been sent.
+    /// How many frames were never sent.
     pub unread: usize,
     /// Replies among its frames whose offsets are held back here.
     pub held: Vec<(Frame, OffsetGuard)>,
 }
 
-/// What a session leaves to its next holder.
+/// What a session leaves to its next owner.
 #[derive(Debug)]
 pub struct HandedOver {
     /// The number of the last frame that was queued.

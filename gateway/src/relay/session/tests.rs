@@ -1,5 +1,5 @@
-//! A session by itself: its frames, its ids, its holds. What any order of events may do to it is in
-//! `any_order`.
+//! A session by itself: its frames, its ids, its guards. What any order of events may do to it is
+//! in `any_order`.
 
 use std::sync::{
     Arc,

@@ -1,4 +1,5 @@
-//! Lets whoever looks through a table of deadlines sleep until the next one, however many come and go.
+//! Lets the task that looks for passed deadlines sleep until the next one, however many come and
+//! go.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -7,7 +8,7 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 
-/// When deadlines are looked at next: who adds an earlier one says so.
+/// The time of the next look at the deadlines; whoever adds an earlier one moves it.
 #[derive(Debug)]
 pub(super) struct Alarm {
     origin: Instant,
@@ -19,7 +20,7 @@ pub(super) struct Alarm {
 impl Alarm {
     const ANY: u64 = u64::MAX;
 
-    /// One that every deadline is earlier than.
+    /// Later than every deadline.
     pub(super) fn new() -> Self {
         let (at, earlier) = (AtomicU64::new(Self::ANY), Notify::new());
         Self { origin: Instant::now(), at, earlier }
@@ -35,7 +36,7 @@ impl Alarm {
     /// Waits until the earliest deadline of the table has passed, as `earliest` found it. Cancel safe.
     pub(super) async fn due(&self, earliest: impl Fn() -> Option<Instant>) {
         loop {
-            // What is added from here on, behind the back of the look, says so.
+            // A deadline that is added from here on wakes the task.
             self.at.store(Self::ANY, Ordering::SeqCst);
             let Some(next) = earliest() else {
                 self.earlier.notified().await;
