@@ -16,7 +16,7 @@ use crate::{
 };
 
 /// Answered at once where it was asked, later, or later and anywhere.
-const SERVICES: [&str; 3] = ["swift", "slow", "astray"];
+pub const SERVICES: [&str; 3] = ["swift", "slow", "astray"];
 /// The slow ones answer within this.
 const SLOW_MAX: Duration = Duration::from_millis(500);
 /// Between two connections of a client that roams, so that nodes which join get some.
@@ -165,7 +165,11 @@ impl Outcome {
     }
 }
 
-fn services(cluster: &Cluster) -> Result<Vec<Worker>> {
+/// Starts the services.
+///
+/// # Errors
+/// When Kafka's client cannot be set up.
+pub fn services(cluster: &Cluster) -> Result<Vec<Worker>> {
     let late = || SLOW_MAX.mul_f64(rand::rng().random_range(0.0..1.0));
     Ok(vec![
         cluster.worker("swift").echo()?,

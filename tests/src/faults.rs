@@ -19,7 +19,7 @@ use crate::{
 
 mod brokers;
 mod descriptors;
-mod nodes;
+pub mod nodes;
 
 /// Something that happens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -217,11 +217,7 @@ impl Fault {
             Self::Pause => nodes::pause(cluster, directory, any).await,
             Self::Rolling => {
                 for index in 0..=last {
-                    nodes::drain(cluster, directory, index).await?;
-                    cluster.node_mut(index).restart().await?;
-                    directory.list(cluster.node(index));
-                    directory.well(cluster.node(index).id());
-                    cluster.balanced().await?;
+                    nodes::replace(cluster, directory, index, None).await?;
                 }
                 Ok(())
             }

@@ -39,9 +39,17 @@ pub fn free_port() -> u16 {
 /// # Errors
 /// When it has not been built.
 pub fn node_program() -> Result<PathBuf> {
-    if let Some(path) = std::env::var_os("ROUNDTRIP_TEST_NODE") {
-        return Ok(path.into());
+    match std::env::var_os("ROUNDTRIP_TEST_NODE") {
+        Some(path) => Ok(path.into()),
+        None => built_node(),
     }
+}
+
+/// The node built together with these tests, which can also play a later version.
+///
+/// # Errors
+/// When it has not been built.
+pub fn built_node() -> Result<PathBuf> {
     let own = std::env::current_exe()?;
     let mut dir = own.parent().context("a program is in a folder")?;
     if dir.ends_with("deps") {

@@ -36,6 +36,7 @@ mod scenarios {
     mod takeover;
     mod topics;
     mod unreadable;
+    mod versions;
     mod violations;
     mod ways_back;
 }

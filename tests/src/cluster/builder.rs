@@ -28,6 +28,7 @@ pub struct ClusterBuilder {
     proxied: bool,
     log_filter: Option<String>,
     program: Option<PathBuf>,
+    later: Vec<(usize, &'static str)>,
     descriptors: Option<u32>,
 }
 
@@ -44,6 +45,7 @@ impl ClusterBuilder {
             proxied: false,
             log_filter: None,
             program: None,
+            later: Vec::new(),
             descriptors: None,
         }
     }
@@ -117,6 +119,13 @@ impl ClusterBuilder {
     #[must_use]
     pub fn program(mut self, path: &Path) -> Self {
         self.program = Some(path.to_owned());
+        self
+    }
+
+    /// A node, counted from 0, that plays a later version: see [`Node::play`].
+    #[must_use]
+    pub fn later(mut self, index: usize, how: &'static str) -> Self {
+        self.later.push((index, how));
         self
     }
 
@@ -200,6 +209,8 @@ impl ClusterBuilder {
         let mut node =
             Node::new(&program, &cluster.dir, &id, &config.to_string(), log_filter, proxy)?;
         node.limit_descriptors(self.descriptors);
+        let later = self.later.iter().find(|(index, _)| *index == cluster.nodes.len());
+        node.play(later.map(|(_, how)| *how));
         Ok(node)
     }
 

@@ -14,7 +14,7 @@ use crate::{
     client::{Connect, WsClient},
     eventually,
     http::{HttpClient, Response},
-    infra::proxy::Proxy,
+    infra::{built_node, proxy::Proxy},
     metrics::Metrics,
     process::{Process, command},
 };
@@ -31,6 +31,7 @@ pub struct Node {
     log_filter: Option<String>,
     proxy: Option<Proxy>,
     descriptors: Option<u32>,
+    later: Option<&'static str>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -60,12 +61,19 @@ impl Node {
             log_filter,
             proxy,
             descriptors: None,
+            later: None,
         })
     }
 
     /// From its next start on it may have so many file descriptors, and no more.
     pub(super) fn limit_descriptors(&mut self, descriptors: Option<u32>) {
         self.descriptors = descriptors;
+    }
+
+    /// From its next start on it plays that later version, as `src/bin/test-node/main.rs` has them;
+    /// or this one.
+    pub fn play(&mut self, later: Option<&'static str>) {
+        self.later = later;
     }
 
     /// Its name in the cluster.
@@ -106,17 +114,24 @@ impl Node {
     /// # Errors
     /// When it cannot be started.
     pub fn start(&mut self) -> Result<()> {
+        let program = match self.later {
+            Some(_) => &built_node()?,
+            None => &self.program,
+        };
         let mut command = match self.descriptors {
-            None => command(&self.program),
+            None => command(program),
             // Both limits, the soft and the hard one.
             Some(descriptors) => {
                 let mut shell = command(Path::new("sh"));
                 let line = format!("ulimit -n {descriptors} && exec \"$0\" \"$@\"");
-                shell.args(["-c", &line]).arg(&self.program);
+                shell.args(["-c", &line]).arg(program);
                 shell
             }
         };
         command.args(["serve", "--config"]).arg(&self.config);
+        if let Some(later) = self.later {
+            command.env("TEST_NODE_PLAYS", later);
+        }
         if let Some(filter) = &self.log_filter {
             command.env("RUST_LOG", filter);
         }

@@ -14,7 +14,11 @@ use crate::{
 
 const PAUSE: Duration = Duration::from_secs(10);
 
-pub(super) async fn kill(
+/// Kills a node, and starts it again after a while; `listed`: clients learn where it is then.
+///
+/// # Errors
+/// When it does not come back, or the cluster does not recover.
+pub async fn kill(
     cluster: &mut Cluster,
     directory: &Directory,
     index: usize,
@@ -48,11 +52,26 @@ pub(super) async fn pause(
     cluster.balanced().await
 }
 
-pub(super) async fn drain(
+/// Drains a node, and starts it again; it may play another version then.
+///
+/// # Errors
+/// When it does not end well or does not come back, or the cluster does not recover.
+pub async fn replace(
     cluster: &mut Cluster,
     directory: &Directory,
     index: usize,
+    later: Option<&'static str>,
 ) -> Result<()> {
+    drain(cluster, directory, index).await?;
+    let node = cluster.node_mut(index);
+    node.play(later);
+    node.restart().await?;
+    directory.list(node);
+    directory.well(node.id());
+    cluster.balanced().await
+}
+
+async fn drain(cluster: &mut Cluster, directory: &Directory, index: usize) -> Result<()> {
     let node = cluster.node_mut(index);
     directory.trouble(node.id(), Trouble::Drained);
     let code = node.term().await?;
