@@ -7,10 +7,9 @@
 //! * [`reliable`], [`account`]: clients whose sessions survive, and what became of their requests
 //! * [`worker`]: those who answer
 //! * [`faults`], [`drill`]: what may happen to a cluster meanwhile
-//! * [`metrics`]: what a node says of itself
+//! * [`metrics`]: what a node says of itself; [`meter`]: what processes use
 //! * [`infra`]: Kafka and Redis, attached to or started
 //! * [`process`]: child processes that never outlive the tests, and their logs
-//! * [`load`]: the load generator's parts and the yardsticks
 //!
 //! Nothing here knows how the gateway works inside.
 
@@ -30,7 +29,7 @@ pub mod drill;
 pub mod faults;
 pub mod http;
 pub mod infra;
-pub mod load;
+pub mod meter;
 pub mod metrics;
 pub mod process;
 pub mod raw;

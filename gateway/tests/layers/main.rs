@@ -88,7 +88,9 @@ const FOREIGN: [(&str, &[&str]); 5] = [
     ),
 ];
 /// Adapters of this crate, and those of the registry's.
-const ADAPTERS: [&str; 3] = ["bus::kafka", "bus::memory", "peer::http"];
+const ADAPTERS: [&str; 2] = ["bus::kafka", "peer::http"];
+/// What only tests use. Nothing that is shipped names it, so no shipped program has it.
+const FOR_TESTS: &str = "bus::memory";
 const REGISTRIES: [&str; 2] = ["RedisRegistry", "MemoryRegistry"];
 
 /// Lines of a file, without its tests.
@@ -179,6 +181,16 @@ fn only_the_joiners_choose_adapters() {
         for name in module.named.iter().flatten().filter(|name| REGISTRIES.contains(&&***name)) {
             assert!(is_joiner(from), "{} chooses {name}: only {JOINERS:?} may", module.file);
         }
+    }
+}
+
+#[test]
+fn what_is_for_tests_is_named_by_tests_alone() {
+    let modules = sources();
+    for (from, thing) in things(&modules) {
+        let Thing::Own(to, _) = thing else { continue };
+        let may = !is_in(&to, FOR_TESTS) || is_in(from, FOR_TESTS);
+        assert!(may, "{} names {FOR_TESTS}, which is for tests", modules[from].file);
     }
 }
 

@@ -6,7 +6,7 @@ use anyhow::{Result, ensure};
 use nix::sys::signal::Signal;
 use tokio::time::sleep;
 
-use crate::{SOON, cluster::Cluster, eventually, load::meter::Meter, say};
+use crate::{SOON, cluster::Cluster, eventually, meter::Meter, say};
 
 const PAUSE: Duration = Duration::from_secs(10);
 /// How much of a core a node may use while Kafka stands still.

@@ -185,6 +185,26 @@ fn a_ledger_knows_what_may_come_again() -> Result<()> {
 }
 
 #[test]
+fn a_ledger_lets_receipt_and_answer_come_again_once_each() -> Result<()> {
+    for (trouble, expected) in [(Trouble::Lost, (2, 1)), (Trouble::Drained, (0, 3))] {
+        let (mut ledger, directory) = ledger();
+        let frames = |seq| [receipt(seq, "r"), answer(seq + 1, "r", "me")];
+        for frame in frames(1) {
+            ledger.take(&Frame::parse(&frame)?);
+        }
+        directory.trouble("gw-1", trouble);
+        ledger.connected("gw-2");
+        for frame in frames(3).into_iter().chain([answer(5, "r", "me")]) {
+            ledger.take(&Frame::parse(&frame)?);
+        }
+        let account = ledger.close();
+        ensure!((account.repeats, account.duplicated) == expected, "{trouble:?}: {account}");
+        ensure!((account.answered, account.wrong) == (1, 0), "{trouble:?}: {account}");
+    }
+    Ok(())
+}
+
+#[test]
 fn a_ledger_counts_sessions_that_were_not_resumed() -> Result<()> {
     let (mut ledger, _) = ledger();
     ledger.take(&Frame::parse(&receipt(1, "r"))?);

@@ -13,7 +13,7 @@ use tests::{
     SOON,
     cluster::Cluster,
     eventually,
-    load::meter::Meter,
+    meter::Meter,
     say,
     traffic::{Tally, Traffic},
     worker::{Reply, Worker},

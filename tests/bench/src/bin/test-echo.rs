@@ -1,6 +1,7 @@
 //! A backend that echoes, as cheaply as a service can: for measuring what stands before it.
 
 use anyhow::{Context, Result, bail};
+use bench::kafka::assign_all;
 use clap::Parser;
 use futures_util::StreamExt;
 use rdkafka::{
@@ -10,7 +11,6 @@ use rdkafka::{
     message::{BorrowedMessage, Header, Headers, OwnedHeaders},
     producer::{BaseRecord, DefaultProducerContext, ThreadedProducer},
 };
-use tests::load::kafka::assign_all;
 
 #[derive(Debug, Parser)]
 struct Options {

@@ -6,12 +6,11 @@ use anyhow::{Context, Result};
 use clap::Args;
 use futures_util::{StreamExt, stream};
 use serde::Serialize;
-use tokio::time::sleep;
-
-use crate::{
+use tests::{
     client::{Connect, WsClient},
-    load::meter::{Machine, Meter},
+    meter::{Machine, Meter},
 };
+use tokio::time::sleep;
 
 /// How long the target may settle before its memory is read.
 const SETTLE: Duration = Duration::from_secs(2);

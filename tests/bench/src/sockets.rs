@@ -11,6 +11,10 @@ use anyhow::{Context, Result, bail};
 use futures_util::{FutureExt, SinkExt, StreamExt};
 use serde::Deserialize;
 use serde_json::value::RawValue;
+use tests::{
+    client::Connect,
+    meter::{Meter, Usage},
+};
 use tokio::{
     net::TcpStream,
     sync::mpsc::Receiver,
@@ -20,13 +24,9 @@ use tokio::{
 use tokio_tungstenite::{WebSocketStream, tungstenite::Message};
 
 use crate::{
-    client::Connect,
-    load::{
-        meter::{Meter, Usage},
-        pace,
-        plan::Plan,
-        report::{Recorder, Window},
-    },
+    pace,
+    plan::Plan,
+    report::{Recorder, Window},
 };
 
 /// A reliable client acknowledges when so many frames wait for it, or none comes behind.

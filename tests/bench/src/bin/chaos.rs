@@ -173,7 +173,7 @@ fn report(options: &Options, lines: &[Line]) -> Result<String> {
          * *produced twice*: requests of which the service saw two records, under one request id.\n\
          * *of others*: the longest wait of those whose node was well.\n\
          * *resume*: from the beginning of a connection, to a node that was well, to its `welcome`.\n\n\
-         Each line again, after `cargo build --profile dist -p tests --bins`, from `target/dist`:\n\n```\n",
+         Each line again, after `cargo build --profile dist -p tests -p bench --bins`, from `target/dist`:\n\n```\n",
     );
     for line in lines {
         writeln!(text, "{}", line.command)?;

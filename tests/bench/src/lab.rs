@@ -4,15 +4,16 @@ use std::{net::SocketAddr, process::Command, sync::Arc};
 
 use anyhow::{Context, Result, ensure};
 use clap::Args;
-
-use crate::{
+use tests::{
     SOON,
     cluster::{Cluster, listening},
     eventually,
     infra::kafka::Kafka,
-    load::{bare::Topics, meter::Meter},
+    meter::Meter,
     process::{Process, run_dir},
 };
+
+use crate::bare::Topics;
 
 /// What is measured.
 #[derive(Clone, Debug)]
@@ -79,7 +80,7 @@ fn sibling(name: &str) -> Result<Command> {
     let path = std::env::current_exe()?.with_file_name(name);
     ensure!(
         path.exists(),
-        "{} is not built: cargo build --profile dist -p tests --bins",
+        "{} is not built: cargo build --profile dist -p tests -p bench --bins",
         path.display()
     );
     Ok(Command::new(path))

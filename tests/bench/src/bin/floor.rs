@@ -9,6 +9,7 @@ use std::{
 };
 
 use anyhow::{Context, Result};
+use bench::kafka::assign_all;
 use clap::Parser;
 use futures_util::{SinkExt, StreamExt};
 use mimalloc::MiMalloc;
@@ -20,7 +21,6 @@ use rdkafka::{
 };
 use serde::Deserialize;
 use serde_json::value::RawValue;
-use tests::load::kafka::assign_all;
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::mpsc,

@@ -6,15 +6,15 @@
 use std::{fs::OpenOptions, io::Write, path::PathBuf};
 
 use anyhow::Result;
-use clap::{Parser, Subcommand};
-use serde::Serialize;
-use tests::load::{
+use bench::{
     bare,
     idle::{self, IdlePlan},
     lab::{Lab, Replies, Target},
     plan::Plan,
     sockets,
 };
+use clap::{Parser, Subcommand};
+use serde::Serialize;
 
 #[derive(Debug, Parser)]
 struct Options {

@@ -15,15 +15,15 @@ use rdkafka::{
     message::{Header, Headers, OwnedHeaders},
     producer::{BaseRecord, DefaultProducerContext, ThreadedProducer},
 };
+use tests::meter::{Meter, Usage};
 use tokio::{
     sync::{Semaphore, mpsc::Receiver},
     time::timeout,
 };
 use uuid::Uuid;
 
-use crate::load::{
+use crate::{
     kafka::assign_all,
-    meter::{Meter, Usage},
     pace,
     plan::Plan,
     report::{Recorder, Window},

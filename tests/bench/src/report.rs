@@ -8,8 +8,9 @@ use std::{
 
 use hdrhistogram::Histogram;
 use serde::Serialize;
+use tests::meter::Usage;
 
-use crate::load::{meter::Usage, plan::Plan};
+use crate::plan::Plan;
 
 /// The stretch of time that is measured.
 #[derive(Clone, Copy, Debug)]
