@@ -138,7 +138,7 @@ impl Transport {
         match self.exchange.phase() {
             Phase::Waiting if self.exchange.takes_interim() => {
                 let half_close = self.half_close.get_or_insert_with(HalfClose::new);
-                half_close.poll(&self.stream, cx).map(Err)
+                half_close.poll(&self.stream, self.stall.is_some(), cx).map(Err)
             }
             Phase::Reading => {
                 // The library may hold all of the body, or none of it: the routes will tell, and a

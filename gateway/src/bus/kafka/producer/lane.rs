@@ -31,6 +31,9 @@ const PROMPT_TICKS: u32 = 10;
 /// meanwhile has its records sent again only then.
 const PAUSE_TICKS: u32 = 50;
 
+/// How many records are handed over before those who wait to enter have their turn.
+const LOCKED_MAX: usize = 64;
+
 /// One partition, or those records of a topic whose partition is not known. `R` is a record that is
 /// kept back.
 #[derive(Debug)]
@@ -152,10 +155,20 @@ impl<R> Lane<R> {
         step
     }
 
-    /// Hands over what is kept back, up to `max` records, until `send` gives one back. Nothing enters
-    /// meanwhile, so that the order is kept.
+    /// Hands over what is kept back, up to `max` records, until `send` gives one back. Whoever enters
+    /// meanwhile comes after what is kept back, so that the order is kept.
     pub(super) fn hand_over(&self, max: usize, mut send: impl FnMut(R) -> Sent<R>) {
+        for done in (0..max).step_by(LOCKED_MAX) {
+            if !self.hand_some_over(LOCKED_MAX.min(max - done), &mut send) {
+                break;
+            }
+        }
+    }
+
+    /// Returns whether it would go on.
+    fn hand_some_over(&self, max: usize, send: &mut impl FnMut(R) -> Sent<R>) -> bool {
         let mut state = self.lock();
+        let mut goes_on = true;
         for _ in 0..max {
             let Some(record) = state.kept.pop_front() else { break };
             self.outstanding.fetch_add(1, Ordering::AcqRel);
@@ -165,16 +178,23 @@ impl<R> Lane<R> {
                 Sent::Full(record) => {
                     self.outstanding.fetch_sub(1, Ordering::AcqRel);
                     state.kept.push_front(record);
+                    goes_on = false;
                     break;
                 }
             }
         }
-        self.is_closed.store(state.is_slow || !state.kept.is_empty(), Ordering::Release);
+        let is_kept = !state.kept.is_empty();
+        self.is_closed.store(state.is_slow || is_kept, Ordering::Release);
+        goes_on && is_kept
     }
 
     /// Takes out what is kept back and not to be kept any longer.
     pub(super) fn take_kept(&self, keep: impl Fn(&R) -> bool) -> Vec<R> {
         let mut state = self.lock();
+        // Nearly always so, and moving them would hold up whoever enters.
+        if state.kept.iter().all(&keep) {
+            return Vec::new();
+        }
         let (kept, taken) = std::mem::take(&mut state.kept).into_iter().partition(keep);
         state.kept = kept;
         Vec::from(taken)
@@ -362,6 +382,25 @@ mod tests {
         finish(&lane, 3);
         lane.step(false, true);
         assert_eq!(hand_over(&lane, 3), [8, 9, 10]);
+    }
+
+    #[test]
+    fn who_enters_while_many_are_handed_over_comes_after_them() {
+        let lane = Lane::new(true);
+        enter_all(&lane, 0..100);
+        lane.step(true, true);
+        let sent = Mutex::new(Vec::new());
+        std::thread::scope(|scope| {
+            lane.hand_over(80, |record| {
+                sent.lock().unwrap().push(record);
+                if record == 0 {
+                    scope.spawn(|| assert_eq!(enter(&lane, 100), Entered::Kept));
+                }
+                Sent::Taken
+            });
+        });
+        assert_eq!(hand_over(&lane, 100), Vec::from_iter(80..=100));
+        assert_eq!(sent.into_inner().unwrap(), Vec::from_iter(0..80));
     }
 
     #[test]

@@ -35,15 +35,24 @@ impl HalfClose {
         Self { timer: Box::pin(sleep(PATIENCE)), is_asked: false }
     }
 
-    /// Sends interim answers now and then; ready when the client is gone for good.
-    pub(super) fn poll(&mut self, stream: &TcpStream, cx: &mut Context<'_>) -> Poll<io::Error> {
+    /// Sends interim answers now and then, unless an earlier answer is still being written; ready when
+    /// the client is gone for good.
+    pub(super) fn poll(
+        &mut self,
+        stream: &TcpStream,
+        is_writing: bool,
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Error> {
         loop {
             ready!(self.timer.as_mut().poll(cx));
             let wait = if self.is_asked {
                 if !matches!(stream.take_error(), Ok(None)) {
                     return Poll::Ready(io::ErrorKind::ConnectionReset.into());
                 }
+                self.is_asked = false;
                 INTERVAL
+            } else if is_writing {
+                PATIENCE
             } else {
                 match stream.try_write(INTERIM) {
                     Ok(written) if written == INTERIM.len() => {}
@@ -52,9 +61,9 @@ impl HalfClose {
                     Ok(_) => return Poll::Ready(io::ErrorKind::WriteZero.into()),
                     Err(error) => return Poll::Ready(error),
                 }
+                self.is_asked = true;
                 PROBE
             };
-            self.is_asked = !self.is_asked;
             self.timer.as_mut().reset(Instant::now() + wait);
         }
     }
