@@ -110,6 +110,8 @@ impl Edge {
             |failure| self.relay.requests.services.refused(&service, EdgeKind::Rest, failure);
         self.is_open().map_err(|failure| refused(&count(failure)))?;
         rate.take(&self.relay).map_err(|failure| refused(&count(failure)))?;
+        // Before the body has been read: nobody should have to send one in vain.
+        self.relay.requests.services.find(&service).map_err(|failure| refused(&count(failure)))?;
         self.check_coding(call, &service).map_err(|failure| coded(&count(failure)))?;
         let Ok(body) = tokio::time::timeout(BODY_TIMEOUT, self.read(call, body)).await else {
             return Err(late(&count(Failure::new(

@@ -4,7 +4,7 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use crate::{
     config::{Config, Dialect, ServiceConfig},
-    error::Failure,
+    error::{ErrorCode, Failure},
     telemetry::{Edge, ServiceMetrics, Telemetry, Way},
 };
 
@@ -32,6 +32,17 @@ impl Services {
     /// The service of this name.
     pub fn get(&self, name: &str) -> Option<&Arc<Service>> {
         self.by_name.get(name)
+    }
+
+    /// The service of this name, for a request.
+    ///
+    /// # Errors
+    /// [`ErrorCode::UnknownService`].
+    pub fn find(&self, name: &str) -> Result<&Arc<Service>, Failure> {
+        self.get(name).ok_or_else(|| {
+            let shown: String = name.chars().take(64).collect();
+            Failure::new(ErrorCode::UnknownService, format!("no service is called {shown:?}"))
+        })
     }
 
     /// The names of all services, in order.

@@ -162,6 +162,8 @@ async fn whoever_expects_is_told_to_go_on_or_not() {
         raw.end().await;
         raw.ends().await;
     }
+    let unknown = head(3, "100-continue").replace("echo", "nobody");
+    Raw::send(cluster.public[0], unknown).await.answer().await.is_problem(404, "unknown_service");
     cluster.finish().await;
 }
 

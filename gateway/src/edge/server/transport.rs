@@ -163,18 +163,23 @@ impl Transport {
         if self.exchange.phase() != Phase::Idle || self.flaw.is_some() {
             return Poll::Pending;
         }
-        let max = match self.is_first || self.head.has_begun() {
-            _ if self.place.is_refusal() => REFUSED_MAX,
-            true => HEAD_MAX,
-            false => IDLE_MAX,
-        };
-        ready!(self.head.timer(max).poll(cx));
+        ready!(self.poll_timer(cx));
         if self.is_within_head() {
             self.refuse(Flaw::Late, buf);
         } else {
             tracing::debug!("connection closed: no request came");
         }
         Poll::Ready(Ok(()))
+    }
+
+    /// Ready when what is awaited is late.
+    fn poll_timer(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let max = match self.is_first || self.head.has_begun() {
+            _ if self.place.is_refusal() => REFUSED_MAX,
+            true => HEAD_MAX,
+            false => IDLE_MAX,
+        };
+        self.head.timer(max).poll(cx)
     }
 
     /// Whether the HTTP library is about to refuse bytes that were no request: no other answer is
@@ -317,8 +322,9 @@ impl AsyncWrite for Transport {
         if is_answered {
             this.is_first = false;
             this.half_close = None;
-            if this.ended {
-                // The library was not told of the end, and has to ask again.
+            // The library reads on only once it is woken: by the next request, when that is late, or,
+            // as it was not told of the end, at once.
+            if this.ended || this.poll_timer(cx).is_ready() {
                 cx.waker().wake_by_ref();
             }
         }

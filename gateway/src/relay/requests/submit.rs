@@ -173,13 +173,7 @@ impl Requests {
         submission: &Submission<'_>,
         session: Option<&Session>,
     ) -> Result<Arc<Service>, Failure> {
-        let Some(service) = self.services.get(submission.service) else {
-            let shown: String = submission.service.chars().take(64).collect();
-            return Err(Failure::new(
-                ErrorCode::UnknownService,
-                format!("no service is called {shown:?}"),
-            ));
-        };
+        let service = self.services.find(submission.service)?;
         let max = self.limits.message_bytes_max;
         let bytes = submission.payload.len();
         if bytes > max {

@@ -7,6 +7,7 @@ use hyper_util::rt::TokioIo;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpListener,
+    task::JoinSet,
     time::{Instant, timeout},
 };
 
@@ -63,8 +64,10 @@ async fn serve(transport: Transport, exchange: Arc<Exchange>) {
         exchange.answered(false);
         async { Ok::<_, Infallible>(Response::new(String::new())) }
     });
-    let served = http().serve_connection(TokioIo::new(transport), service).await;
-    served.unwrap_or_default();
+    // A task of its own: nothing that its client does is to wake it.
+    let serves = http().serve_connection(TokioIo::new(transport), service).with_upgrades();
+    let served = JoinSet::from_iter([serves]).join_all().await;
+    served.into_iter().for_each(Result::unwrap_or_default);
 }
 
 /// As before, and each piece of a body is thought about for a second; then it is sent back.
@@ -87,8 +90,10 @@ async fn serve_slowly(transport: Transport, exchange: Arc<Exchange>) {
             Ok::<_, Infallible>(answer)
         }
     });
-    let served = http().serve_connection(TokioIo::new(transport), service).await;
-    served.unwrap_or_default();
+    // A task of its own: nothing that its client does is to wake it.
+    let serves = http().serve_connection(TokioIo::new(transport), service).with_upgrades();
+    let served = JoinSet::from_iter([serves]).join_all().await;
+    served.into_iter().for_each(Result::unwrap_or_default);
 }
 
 /// What the client gets until its connection is closed.
@@ -184,6 +189,15 @@ async fn who_has_said_it_all_before_it_is_heard_gets_every_answer() {
         assert_eq!(got, answers, "{request}");
         assert!(took < 10, "{request}: {took} s");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_connection_is_kept_no_longer_after_an_answer_that_took_its_time() {
+    let Pair { mut client, transport, exchange, .. } = pair().await;
+    client.write_all(b"POST / HTTP/1.1\r\nContent-Length: 1\r\n\r\n1").await.unwrap();
+    let ((took, ()), read) =
+        tokio::join!(seconds(serve_slowly(transport, exchange)), read_all(&mut client));
+    assert_eq!((took, read.matches("HTTP/1.1 200 ").count()), (1 + 75, 1), "{read}");
 }
 
 #[tokio::test(start_paused = true)]
