@@ -36,11 +36,11 @@ use health::readiness;
 /// TCP connections of the public listener beyond `limits.connections_max` sockets: HTTP callers,
 /// and those that are told that the node is full.
 const SPARE_CONNECTIONS: usize = 4096;
-/// The limit that clients hit who cannot have a file descriptor.
+/// The limit that is hit by clients for whom no file descriptor is left.
 const DESCRIPTORS: &str = "descriptors";
 /// How often lag and readiness are looked at.
 const UPKEEP_INTERVAL: Duration = Duration::from_millis(500);
-/// The same while the node starts: clients wait for it.
+/// The same while the node starts, because clients wait for it.
 const READINESS_INTERVAL: Duration = Duration::from_millis(20);
 
 /// Why a node stopped without being asked to.
@@ -54,7 +54,7 @@ pub enum Stopped {
     Superseded,
 }
 
-/// What the public listener may hold.
+/// How many connections the public listener may have.
 fn for_clients(config: &Config, budget: Budget) -> Capacity {
     let connections_max = config.limits.connections_max;
     let wanted = connections_max.saturating_add(SPARE_CONNECTIONS);
@@ -106,12 +106,12 @@ impl App {
         Ok(Self { config, adapters, public, internal, public_address, internal_address })
     }
 
-    /// Where clients connect.
+    /// The address at which clients connect.
     pub fn public_address(&self) -> SocketAddr {
         self.public_address
     }
 
-    /// Where peers and operators connect.
+    /// The address at which peers and operators connect.
     pub fn internal_address(&self) -> SocketAddr {
         self.internal_address
     }
@@ -245,7 +245,8 @@ impl Node {
                         None => {}
                     }
                 }
-                // What is not ready may become so at any moment, and others wait for it.
+                // A component that is not ready may become so at any moment, and others wait for
+                // it.
                 let pause = if report.ready { UPKEEP_INTERVAL } else { READINESS_INTERVAL };
                 tokio::time::sleep(pause).await;
             }

@@ -19,7 +19,7 @@ use crate::{
 const REPLY_TOPIC: &str = "roundtrip.replies";
 const REPLY_PARTITIONS: i32 = 12;
 const REQUEST_PARTITIONS: i32 = 4;
-/// The sample services, and one that waits for the user's own code.
+/// The sample services, and one more for the user's own code.
 const SERVICES: [&str; 5] = ["echo", "slow", "fail", "orders", "mine"];
 
 /// Why dev mode ended.
@@ -42,7 +42,7 @@ pub enum DevFailure {
     Stopped(#[from] Stopped),
 }
 
-/// What the user has asked for.
+/// What the user has asked for on the command line.
 #[derive(Debug)]
 pub struct Wish {
     /// How many nodes.
@@ -94,13 +94,14 @@ pub async fn run(
     let nodes: Vec<Node> = apps.into_iter().map(App::start).collect::<Result<_, _>>()?;
 
     let stop = CancellationToken::new();
-    // Nothing is said before all let clients in: whoever reads a line may connect at once.
+    // Nothing is printed before all nodes let clients in, because whoever reads a line may connect
+    // at once.
     let ready = join_all(nodes.iter().map(Node::ready).collect::<Vec<_>>());
     let run = join_all(nodes.into_iter().map(|node| {
         let (asked, stop) = (stop.clone().cancelled_owned(), stop.clone());
         async move {
             let result = node.run(asked, begins).await;
-            // One that stops takes the others along.
+            // A node that stops takes the others along.
             stop.cancel();
             result
         }
@@ -151,9 +152,10 @@ fn request_topic(service: &str) -> String {
     format!("{service}.requests")
 }
 
-/// A node that has bound its ports. What cannot be bound is told by the option of dev mode.
+/// Binds the ports of a node. An address that cannot be bound is reported with the option of dev
+/// mode.
 fn build(mut config: Config, adapters: Adapters, budget: Budget) -> Result<App, StartFailure> {
-    // Nobody has asked for the default, so that nobody has to be told that it is out of reach.
+    // Nobody has asked for the default name, so nobody has to be told that it is out of reach.
     config.limits.connections_max = config.limits.connections_max.min(budget.clients);
     App::build(config, adapters, budget).map_err(|failure| match failure {
         StartFailure::Listen { option: "public.listen", address, source } => {

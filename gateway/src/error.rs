@@ -1,4 +1,4 @@
-//! What a client is told when something goes wrong: the closed lists of error and close codes.
+//! What a client learns when something goes wrong: the closed lists of error and close codes.
 //!
 //! The only file that maps an error to an HTTP status, a close code or a retry. Never logs.
 
@@ -115,14 +115,14 @@ impl fmt::Display for ErrorCode {
     }
 }
 
-/// One error as it is told to a client: everything an `error` frame or a problem document says
-/// beside the request's ids.
+/// One error as a client gets it: everything that an `error` frame or a problem document says,
+/// apart from the request's ids.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{code}: {message}")]
 pub struct Failure {
     /// The machine-readable reason.
     pub code: ErrorCode,
-    /// The same for a person; names the limit where one was hit.
+    /// The reason for a person; names the limit if one was hit.
     pub message: Cow<'static, str>,
     /// Whether the request is, or may be, in Kafka.
     pub recorded: bool,
@@ -136,17 +136,17 @@ impl Failure {
         Self { code, message: message.into(), recorded: false, retry_after: None }
     }
 
-    /// The same, saying whether the request is, or may be, in Kafka.
+    /// This failure, with whether the request is, or may be, in Kafka.
     pub fn recorded(self, recorded: bool) -> Self {
         Self { recorded, ..self }
     }
 
-    /// The same, with what came beside what may come.
+    /// This failure, with how much came, beside the limit.
     pub fn adding(self, what_came: fmt::Arguments<'_>) -> Self {
         Self { message: format!("{}; {what_came}", self.message).into(), ..self }
     }
 
-    /// The same, saying when to come back.
+    /// This failure, with the time after which the client may try again.
     pub fn retry_after(self, after: Duration) -> Self {
         Self { retry_after: Some(after), ..self }
     }
@@ -162,7 +162,7 @@ impl Failure {
 /// Why the gateway closes a socket. 4000–4499 mean "come back", 4500–4999 "do not".
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum CloseCode {
-    /// The client said good-bye.
+    /// The client has ended the connection.
     Normal,
     /// RFC 6455 was violated.
     Protocol,

@@ -1,8 +1,8 @@
 //! Roundtrip: a WebSocket push gateway cluster in front of Kafka.
 //!
-//! Clients submit requests over WebSockets or HTTP; the gateway writes each to its service's
-//! request topic and brings the answer from the reply topic home to whoever waits, on whichever
-//! node. The modules in reading order:
+//! Clients submit requests over WebSockets or HTTP. The gateway writes each to its service's
+//! request topic, and brings the answer from the reply topic to whoever waits for it, on any node.
+//! The modules in reading order:
 //!
 //! * [`edge`]: the listeners. Bytes in, calls of the relay; answers in, bytes out.
 //! * [`relay`]: everything in between. A request's life is [`relay::requests::submit`] →

@@ -1,6 +1,6 @@
-//! Whether the node may take requests, and what else is the matter with it. Owns the list of what is
-//! looked at, how `/readyz` says it, and when the log does; knows of no part by itself: `app` lists
-//! them, and each says how it is.
+//! Whether the node may take requests, and what else is wrong with it. Owns the list of checks, the
+//! form of `/readyz`, and when the log says something. Knows no part of the node: `app` adds the
+//! checks.
 
 use std::{collections::BTreeMap, fmt, time::Duration};
 
@@ -13,7 +13,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// all the time.
 const SAY_INTERVAL: Duration = Duration::from_secs(10);
 
-/// What has a state of its own. One component may be looked at in several ways.
+/// The parts that have a state of their own. One component may have several checks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Component {
@@ -29,12 +29,12 @@ pub enum Component {
     Peers,
 }
 
-/// How a component is. A text is a whole statement for people, without secrets.
+/// The state of a component. Its text is a whole statement for people, without secrets.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Health {
     /// As it should be.
     Well,
-    /// The node takes requests, and something that it promises is not to be had just now.
+    /// The node takes requests, but cannot keep some of its promises at present.
     Degraded(String),
     /// The node must not be sent requests.
     Unready(String),
@@ -49,15 +49,15 @@ impl Health {
 
 type Check = Box<dyn Fn() -> Health + Send + Sync>;
 
-/// Everything that is looked at.
+/// All checks.
 #[derive(Default)]
 pub struct Readiness {
     checks: Vec<(Component, Check)>,
 }
 
 impl Readiness {
-    /// Looks at `component` in one more way. `check` is called often, from any thread: it looks at
-    /// what is known and waits for nothing.
+    /// Adds a check of `component`. It is called often, from any thread: it looks at what is known,
+    /// and waits for nothing.
     #[must_use]
     pub fn with(
         mut self,
@@ -73,7 +73,7 @@ impl Readiness {
         !self.checks.iter().any(|(_, check)| matches!(check(), Health::Unready(_)))
     }
 
-    /// How everything is.
+    /// The present state of everything.
     pub fn report(&self) -> Report {
         let mut report = Report::default();
         for (component, check) in &self.checks {
@@ -102,42 +102,43 @@ impl fmt::Debug for Readiness {
     }
 }
 
-/// The worst of what was seen of a component.
+/// The worst state of a component's checks.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum State {
     /// As it should be.
     #[default]
     Ok,
-    /// Something is not to be had.
+    /// Something does not work.
     Degraded,
     /// It keeps the node from taking requests.
     Unready,
 }
 
-/// What `/readyz` answers, as JSON.
+/// The answer of `/readyz`, as JSON.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Report {
     /// Whether the node may take requests.
     pub ready: bool,
     /// Why not.
     pub reasons: Vec<String>,
-    /// What is the matter beside that.
+    /// What else is wrong.
     pub degraded: Vec<String>,
     /// Each component's state.
     pub components: BTreeMap<Component, State>,
 }
 
-/// Decides when the log says how the node is: when it becomes ready, and when and why it is not.
+/// Decides when the log reports the node's state: when it becomes ready, and when and why it is
+/// not.
 #[derive(Debug)]
 pub struct Announcer {
     since: Instant,
     was_ready: bool,
-    /// The reasons that were said last, and when.
+    /// The reasons in the latest log line, and its time.
     said: Option<(Vec<String>, Instant)>,
 }
 
-/// What the log says now.
+/// What has to be logged now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Announcement {
     /// The node takes requests, from now on.
@@ -152,15 +153,15 @@ impl Announcer {
         Self { since: now, was_ready: false, said: None }
     }
 
-    /// What is to be said of this report. A drain speaks for itself: whoever looks at reports stops
-    /// when it begins.
+    /// What has to be logged about this report. A drain logs by itself: no reports are looked at
+    /// once it has begun.
     pub fn look(&mut self, report: &Report, now: Instant) -> Option<Announcement> {
         if report.ready {
             self.said = None;
             return (!std::mem::replace(&mut self.was_ready, true)).then_some(Announcement::Ready);
         }
         if std::mem::replace(&mut self.was_ready, false) {
-            // Once it was ready nothing is worth waiting for.
+            // Once the node was ready, its reasons are logged without delay.
             self.since = now.checked_sub(PATIENCE).unwrap_or(now);
         }
         let is_new = match &self.said {

@@ -20,7 +20,7 @@ pub struct Tasks {
 pub struct LostTasks(mpsc::Receiver<&'static str>);
 
 impl Tasks {
-    /// An empty set of tasks, and what tells of the lost ones.
+    /// An empty set of tasks, and the receiver of what is lost from it.
     pub fn new() -> (Self, LostTasks) {
         // One is enough to stop the node; more need not be told.
         let (lost, receiver) = mpsc::channel(1);
@@ -90,7 +90,7 @@ impl LostTasks {
     }
 }
 
-/// Rings when it is dropped before the node stops: also by a panic's unwinding.
+/// Reports a loss when it is dropped before the node stops, also while a panic unwinds.
 struct Alarm {
     name: &'static str,
     stop: CancellationToken,
@@ -105,8 +105,8 @@ impl Drop for Alarm {
     }
 }
 
-/// A lock that a panic elsewhere does not spread through: the data behind our locks is valid
-/// between any two statements, and the task that panicked has been told of.
+/// Takes a lock although a panic elsewhere may have poisoned it: the data behind our locks is valid
+/// between any two statements, and the loss of the task that panicked is reported anyway.
 pub(crate) fn locked<T>(mutex: &std::sync::Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }

@@ -90,7 +90,7 @@ impl Reply {
         self.headers.iter().find(|(name, _)| &**name == "content-type").map(|(_, value)| value)
     }
 
-    /// The same with those of its headers that pass.
+    /// This reply with only those of its headers that pass.
     pub fn passing(&self, passes: impl Fn(&str) -> bool) -> Self {
         let headers = self.headers.iter().filter(|(name, _)| passes(name)).cloned().collect();
         Self { status: self.status, headers, payload: self.payload.clone() }

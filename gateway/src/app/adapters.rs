@@ -1,4 +1,5 @@
-//! What a node stands on, as its configuration has it: the only place that chooses for `serve`.
+//! The adapters of a node, as its configuration names them: the only place that chooses them for
+//! `serve`.
 
 use std::{io, net::SocketAddr, sync::Arc};
 
@@ -14,14 +15,14 @@ use crate::{
     config::{Config, IsolationLevel},
 };
 
-/// What a node stands on.
+/// The adapters of a node.
 #[derive(Debug)]
 pub struct Adapters {
     /// Writes requests.
     pub producer: Arc<dyn Producer>,
     /// Reads replies.
     pub consumer: Box<dyn Consumer>,
-    /// The shared table.
+    /// The registry.
     pub registry: Arc<dyn Registry>,
 }
 
@@ -35,7 +36,7 @@ pub enum StartFailure {
         option: &'static str,
         /// The address.
         address: SocketAddr,
-        /// Why not.
+        /// The reason.
         source: io::Error,
     },
     /// A Kafka client cannot be set up.

@@ -1,5 +1,5 @@
-//! A node's ordered end: who is told when, what is written, what stops. Owns the order; how long a
-//! step may take, and what is said meanwhile, is in `steps`.
+//! A node's ordered end: who is told when, what is written, what stops. Owns the order of the
+//! steps; their limits and log lines are in `steps`.
 
 use std::{sync::Arc, time::Duration};
 
@@ -10,11 +10,11 @@ use tokio_util::sync::CancellationToken;
 use super::steps::{self, Steps, holds};
 use crate::{bus::Producer, config::ShutdownConfig, error::CloseCode, relay::Relay, tasks::Tasks};
 
-/// The end of `shutdown.grace` that is kept for telling those who could not be answered, and for
-/// leaving in order.
+/// The end of `shutdown.grace` that is reserved for telling those who could not be answered, and
+/// for leaving in order.
 pub(super) const FAREWELL: Duration = Duration::from_secs(2);
 
-/// When which part stops.
+/// Cancelled in this order, each to stop one part.
 #[derive(Clone, Debug, Default)]
 pub struct Stops {
     /// No more clients are let in.
@@ -25,20 +25,20 @@ pub struct Stops {
     pub internal: CancellationToken,
 }
 
-/// What is drained.
+/// The node that is drained.
 #[derive(Debug)]
 pub struct Drain {
     /// How long it may take.
     pub config: ShutdownConfig,
-    /// What the node holds.
+    /// The relay, with all that the node holds.
     pub relay: Arc<Relay>,
-    /// What has to be flushed.
+    /// The producer, which has to be flushed.
     pub producer: Arc<dyn Producer>,
-    /// Everything that runs.
+    /// All tasks of the node.
     pub tasks: Tasks,
-    /// How it is told to stop.
+    /// Tells the parts to stop.
     pub stops: Stops,
-    /// What reads replies.
+    /// The task that reads replies.
     pub reader: JoinHandle<()>,
 }
 
@@ -62,11 +62,11 @@ impl Drain {
         // 1. Not ready; peers see it.
         self.relay.gate.drain();
         self.relay.membership.set_state(NodeState::Draining);
-        // 2. No new connections. Parked HTTP calls go on.
+        // 2. No new connections. HTTP calls that wait go on.
         self.stops.accepting.cancel();
         // 3. Sockets close one after the other: those of sessions that go on elsewhere without loss
-        //    at once, the others when they are owed nothing. Parked HTTP calls are answered, as far
-        //    as the services answer in time.
+        // at once, the others when they are owed nothing. HTTP calls that wait are answered, as far
+        // as the services answer in time.
         steps.until(end, "sockets", self.relay.lifecycle.close_connections(self.pace(end))).await;
         let is_idle =
             || self.relay.completion.pending.calls() == 0 && self.relay.gate.served() == 0;
@@ -90,8 +90,8 @@ impl Drain {
             .within(steps::TABLE_WITHIN, farewell / 16, "node table", self.relay.membership.leave())
             .await;
         self.stops.internal.cancel();
-        // 8. The rest: sockets that have not read their good-bye yet. A client that reads nothing at
-        //    all keeps nothing of the above waiting.
+        // 8. The rest: sockets whose clients have not read the close frame yet. A client that reads
+        // nothing at all delays none of the above.
         steps
             .within(steps::TASKS_WITHIN, Duration::ZERO, "tasks", self.tasks.stop_and_wait())
             .await;

@@ -1,5 +1,5 @@
-//! When a node is ready, and what of its promises it cannot keep: what is looked at, and in which words
-//! it is told.
+//! When a node is ready, and which of its promises it cannot keep: what is checked, and the words
+//! for it.
 
 use std::sync::Arc;
 

@@ -1,5 +1,5 @@
-//! The steps of a drain: how long each may take, and what is said meanwhile. Their order is the
-//! drain's own.
+//! The steps of a drain: how long each may take, and what is logged meanwhile. Their order is in
+//! `drain`.
 
 use std::{sync::Arc, time::Duration};
 
@@ -7,8 +7,9 @@ use tokio::time::Instant;
 
 use crate::relay::Relay;
 
-/// How long each step of a drain may take that nobody is served in. None is a reason to use up the
-/// whole grace: what a copy or an acknowledgement has not come for by then will be found by others.
+/// How long each step of a drain may take during which nobody is served. None of these steps may
+/// use up the whole grace: other nodes will find what a checkpoint or an acknowledgement has not
+/// come for by then.
 pub(super) const COPIES_WITHIN: Duration = Duration::from_secs(5);
 pub(super) const READER_WITHIN: Duration = Duration::from_secs(4);
 pub(super) const RECORDS_WITHIN: Duration = Duration::from_secs(5);
@@ -30,7 +31,8 @@ impl Steps {
         self.deadline
     }
 
-    /// One step, for so long at most, and so that so much of the grace is left for those after it.
+    /// Runs one step, for this time at most, and so that this much of the grace is left for the
+    /// steps after it.
     pub(super) async fn within<T>(
         &self,
         within: Duration,
@@ -42,7 +44,7 @@ impl Steps {
         self.until(until, step, work).await;
     }
 
-    /// One step, until then at most. Says once a second what it still waits for.
+    /// Runs one step, until this time at most. Logs once a second what it still waits for.
     pub(super) async fn until<T>(
         &self,
         until: Instant,
@@ -63,7 +65,7 @@ impl Steps {
         }
     }
 
-    /// What there is to wait for, by kind.
+    /// How much there is to wait for, of each kind.
     pub(super) fn waits(&self) -> String {
         let relay = &self.relay;
         let (served, requests) = (relay.gate.served(), relay.completion.pending.len());
@@ -77,7 +79,7 @@ impl Steps {
     }
 }
 
-/// Ready once that holds.
+/// Ready once the condition holds.
 pub(super) async fn holds(that: impl Fn() -> bool) {
     let mut tick = tokio::time::interval(Duration::from_millis(10));
     while !that() {

@@ -9,7 +9,7 @@ use super::labels::{HTTP_REFUSALS, StatusLabels};
 pub struct HttpRefusals(Family<StatusLabels, Counter>);
 
 impl HttpRefusals {
-    /// One more.
+    /// Counts one request.
     pub fn count(&self, status: u16) {
         debug_assert!(HTTP_REFUSALS.contains(&status), "{status} is not in labels::HTTP_REFUSALS");
         self.0.get_or_create(&StatusLabels { status }).inc();
