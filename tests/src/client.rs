@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, time::Duration};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use futures_util::{SinkExt, StreamExt};
 use tokio::{net::TcpStream, time::timeout};
 use tokio_tungstenite::{
@@ -152,12 +152,43 @@ impl WsClient {
         self.message(Message::text(text.into())).await
     }
 
-    /// Sends one message of any type.
+    /// Sends one message of any type, behind the pongs to all pings that have been read.
     ///
     /// # Errors
     /// When the connection has ended.
     pub async fn message(&mut self, message: Message) -> Result<()> {
+        // A pong that is due would be written behind what is sent next.
+        self.stream.flush().await?;
         Ok(self.stream.send(message).await?)
+    }
+
+    /// Waits until the node has read everything that was sent so far.
+    ///
+    /// # Errors
+    /// When it does not say so soon.
+    pub async fn is_heard(&mut self) -> Result<()> {
+        self.send(r#"{"type":"ping","id":"heard"}"#).await?;
+        let pong = self.frame_of("pong").await?;
+        ensure!(pong.raw("id") == Some(r#""heard""#), "{}", pong.text);
+        Ok(())
+    }
+
+    /// Waits for a ping of the node; what is sent from now on comes behind its pong. Frames before
+    /// it are passed over.
+    ///
+    /// # Errors
+    /// When none comes soon.
+    pub async fn pinged(&mut self) -> Result<()> {
+        let ping = async {
+            loop {
+                match self.stream.next().await {
+                    Some(Ok(Message::Ping(_))) => break Ok(()),
+                    Some(Ok(_)) => {}
+                    other => bail!("{other:?} instead of a ping"),
+                }
+            }
+        };
+        timeout(SOON, ping).await.context("no ping")?
     }
 
     /// The next frame, or the end; pings are answered in passing.
@@ -265,5 +296,34 @@ impl WsClient {
     /// The stream itself, for what the above does not do.
     pub fn into_stream(self) -> WebSocketStream<TcpStream> {
         self.stream
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::TcpListener;
+    use tokio_tungstenite::accept_async;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_pong_that_is_due_comes_before_what_is_sent() -> Result<()> {
+        let listener = TcpListener::bind("127.0.0.1:0").await?;
+        let address = listener.local_addr()?;
+        let node = async {
+            let mut stream = accept_async(listener.accept().await?.0).await?;
+            stream.send(Message::Ping("7".into())).await?;
+            let read = [stream.next().await.transpose()?, stream.next().await.transpose()?];
+            anyhow::Ok(read)
+        };
+        let client = async {
+            let mut client = Connect::to(address).open().await?;
+            client.pinged().await?;
+            client.send("behind it").await?;
+            Ok(client)
+        };
+        let (read, _client) = tokio::try_join!(node, client)?;
+        assert_eq!(read, [Some(Message::Pong("7".into())), Some(Message::text("behind it"))]);
+        Ok(())
     }
 }

@@ -36,14 +36,6 @@ fn held(cluster: &Cluster) -> Result<(Worker, watch::Sender<bool>)> {
     Ok((held, go))
 }
 
-/// Waits until the node has read everything that was sent so far.
-async fn heard(ws: &mut WsClient) -> Result<()> {
-    ws.send(r#"{"type":"ping","id":"heard"}"#).await?;
-    let pong = ws.frame_of("pong").await?;
-    ensure!(pong.raw("id") == Some(r#""heard""#), "{}", pong.text);
-    Ok(())
-}
-
 /// Reads frames numbered from `seq` on until each of these ids has ended; of those that had ended
 /// before, only the same again is allowed.
 async fn end_each(
@@ -82,7 +74,7 @@ async fn a_reliable_session_goes_on() -> Result<()> {
         answers.insert(id, ws.ask(&ask).await?);
         if id == 3 {
             ws.send(r#"{"type":"ack","seq":3}"#).await?;
-            heard(&mut ws).await?;
+            ws.is_heard().await?;
         }
     }
     for id in 7..=9 {
@@ -104,7 +96,7 @@ async fn a_reliable_session_goes_on() -> Result<()> {
     // Nothing is due any more, and the session lives on.
     let last = ends.last().map(Frame::seq).unwrap_or_default();
     ws.send(format!(r#"{{"type":"ack","seq":{last}}}"#)).await?;
-    heard(&mut ws).await?;
+    ws.is_heard().await?;
     drop(ws);
     cluster.node_mut(0).restart().await?;
     cluster.balanced().await?;
@@ -132,7 +124,7 @@ async fn what_was_in_flight_may_be_asked_again() -> Result<()> {
         request_ids.insert(receipt.need::<u64>("id")?, receipt.request_id());
     }
     ws.send(r#"{"type":"ack","seq":5}"#).await?;
-    heard(&mut ws).await?;
+    ws.is_heard().await?;
     held.has_seen(5).await?;
 
     cluster.node_mut(0).kill();
@@ -230,7 +222,7 @@ async fn both_nodes_may_die_one_after_the_other() -> Result<()> {
         cluster.node_mut(dies).kill();
         drop(ws);
         (ws, ticket) = ticket.resumes(cluster.node(lives), 0).await?;
-        heard(&mut ws).await?;
+        ws.is_heard().await?;
         cluster.node_mut(dies).restart().await?;
         cluster.balanced().await?;
     }

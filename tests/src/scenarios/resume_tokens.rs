@@ -6,17 +6,14 @@
 use std::{fs, time::Duration};
 
 use anyhow::{Result, ensure};
-use futures_util::StreamExt;
 use http::StatusCode;
 use tests::{
     SOON,
-    client::{Event, Handshake, WsClient},
+    client::{Event, Handshake},
     cluster::Cluster,
     ticket::Ticket,
     worker::Worker,
 };
-use tokio::time::timeout;
-use tokio_tungstenite::tungstenite::Message;
 
 async fn situation(config: &str) -> Result<(Cluster, Worker)> {
     let builder = Cluster::builder().nodes(2).service("echo").config(config);
@@ -90,38 +87,16 @@ async fn a_wrong_token_is_worth_nothing() -> Result<()> {
     cluster.finish().await
 }
 
-/// Waits until the node has asked for a sign of life, and has got it.
-async fn shows_life(ws: WsClient) -> Result<()> {
-    let mut stream = ws.into_stream();
-    let ping = async {
-        loop {
-            match stream.next().await {
-                Some(Ok(Message::Ping(_))) => break Ok(()),
-                Some(Ok(_)) => {}
-                other => anyhow::bail!("{other:?} instead of a ping"),
-            }
-        }
-    };
-    timeout(SOON, ping).await??;
-    // Written after the pong, so answered after it was read.
-    futures_util::SinkExt::send(&mut stream, Message::text(r#"{"type":"ping"}"#)).await?;
-    loop {
-        match timeout(SOON, stream.next()).await? {
-            Some(Ok(Message::Text(text))) if text.contains("pong") => return Ok(()),
-            Some(Ok(_)) => {}
-            other => anyhow::bail!("{other:?} instead of a pong"),
-        }
-    }
-}
-
 #[tokio::test]
 async fn the_last_token_but_one_dies_when_the_next_has_arrived() -> Result<()> {
     let config = "[session]\nping_interval = \"500ms\"";
     let (cluster, _echo) = situation(config).await?;
     let (ws, first) = Ticket::new_session(cluster.node(0), true).await?;
     drop(ws);
-    let (ws, second) = first.resumes(cluster.node(1), 0).await?;
-    shows_life(ws).await?;
+    let (mut ws, second) = first.resumes(cluster.node(1), 0).await?;
+    ws.pinged().await?;
+    // Sent behind the pong, so answered after that was read.
+    ws.is_heard().await?;
 
     for node in cluster.nodes() {
         first.is_over(node, 0).await?;
