@@ -165,8 +165,8 @@ impl Relay {
     async fn run_routes(&self) {
         let Completion { pending, routes, .. } = &*self.completion;
         let (registry, telemetry) = (&*self.registry, &*self.telemetry);
-        let writer = RouteWriter { routes, pending, registry, telemetry };
-        write_behind::run(&writer, &self.membership.health).await;
+        let health = &*self.membership.health;
+        write_behind::run(&RouteWriter { routes, pending, registry, health, telemetry }).await;
     }
 
     /// Copies sessions to the registry for as long as the node lives.
@@ -174,11 +174,12 @@ impl Relay {
         let writer = Writer {
             queue: &self.checkpoints,
             registry: &*self.registry,
+            health: &self.membership.health,
             owner: &*self.lifecycle,
             node: &self.node,
             telemetry: &self.telemetry,
         };
-        write_behind::run(&writer, &self.membership.health).await;
+        write_behind::run(&writer).await;
     }
 
     /// Cancelled when this node has to stop.

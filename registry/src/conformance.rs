@@ -13,7 +13,7 @@ use uuid::Uuid;
 use crate::{
     error::RegistryError,
     ids::{NodeId, NodeRef, RequestId},
-    tables::{NodeEntry, NodeState, Registry, Route},
+    tables::{Answers, NodeEntry, NodeState, Registry, Route, all},
     versions::Versions,
 };
 
@@ -87,8 +87,25 @@ fn request() -> RequestId {
 
 /// The value of a call that has no reason to fail.
 #[track_caller]
-fn good<T>(outcome: Result<T, RegistryError>, call: &str) -> T {
-    outcome.unwrap_or_else(|error| panic!("{call} failed: {error}"))
+fn good<T>(outcome: impl Outcome<T>, call: &str) -> T {
+    outcome.value().unwrap_or_else(|error| panic!("{call} failed: {error}"))
+}
+
+/// What came of a call about one thing, or about several.
+trait Outcome<T> {
+    fn value(self) -> Result<T, RegistryError>;
+}
+
+impl<T> Outcome<T> for Result<T, RegistryError> {
+    fn value(self) -> Self {
+        self
+    }
+}
+
+impl<T> Outcome<Vec<T>> for Answers<T> {
+    fn value(self) -> Result<Vec<T>, RegistryError> {
+        all(self)
+    }
 }
 
 #[track_caller]

@@ -2,8 +2,8 @@
 
 use std::fmt;
 
-/// A failure of the registry. No call has a partial result: on an error the caller must assume
-/// that each write of it may or may not have happened.
+/// A failure of the registry. On an error the caller must assume that what it is about may or may not
+/// have been written.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RegistryError {
     /// Not reachable, or no answer in time.
@@ -67,6 +67,11 @@ impl RegistryError {
     /// Whether the same call may succeed later without anybody mending anything.
     pub const fn is_retryable(&self) -> bool {
         matches!(self, Self::Unreachable(_) | Self::PartlyUnreachable(_) | Self::Refused(_))
+    }
+
+    /// Whether what else is in the registry can be had.
+    pub const fn is_partial(&self) -> bool {
+        matches!(self, Self::PartlyUnreachable(_))
     }
 
     /// What is wrong with the server itself, where that is known.

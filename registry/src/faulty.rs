@@ -1,34 +1,60 @@
-//! A registry in memory that can be away, and remembers what was copied to it: for the tests of those
-//! who use one.
+//! A registry in memory that can be away, whole or in part, and remembers what was copied to it: for
+//! the tests of those who use one.
 
 use std::{
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
-use crate::{
-    Announcement, BackedUp, Backup, Claim, Claimed, Generation, MailboxLimits, MemoryRegistry,
-    NodeEntry, NodeRef, NodeTable, Nodes, Recorded, RegistryError, RequestId, RequestTable, Route,
-    SessionEntry, SessionId, SessionRecord, SessionTable, TokenHash,
-};
 use async_trait::async_trait;
+use uuid::Uuid;
+
+use crate::{
+    Announcement, Answers, BackedUp, Backup, Claim, Claimed, Generation, MailboxLimits,
+    MemoryRegistry, NodeEntry, NodeRef, NodeTable, Nodes, Recorded, RegistryError, RequestId,
+    RequestTable, Route, SessionEntry, SessionId, SessionRecord, SessionTable, TokenHash,
+};
 
 /// The registry. A clone is another handle of the same.
 #[derive(Clone, Debug, Default)]
 pub struct FaultyRegistry {
     /// What is in it, also while it is away.
     pub memory: MemoryRegistry,
-    away: Arc<AtomicBool>,
+    away: Arc<Mutex<Away>>,
     backups: Arc<Mutex<Vec<Backup>>>,
 }
 
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Away {
+    #[default]
+    Nothing,
+    Part(usize),
+    All,
+}
+
+/// One of the parts into which such a registry can fall: requests and sessions are spread over them,
+/// and the first one has the node table.
+pub const PARTS: usize = 3;
+
+/// Which part has a request or a session.
+pub fn part_of(id: &Uuid) -> usize {
+    usize::from(id.as_bytes()[15]) % PARTS
+}
+
 impl FaultyRegistry {
+    /// This one, of which nothing is away.
+    pub fn in_memory(memory: MemoryRegistry) -> Self {
+        Self { memory, ..Self::default() }
+    }
+
     /// From now on every call fails, or none.
     pub fn set_away(&self, away: bool) {
-        self.away.store(away, Ordering::SeqCst);
+        *self.away() = if away { Away::All } else { Away::Nothing };
+    }
+
+    /// From now on calls fail as far as they are about what is in this part.
+    pub fn set_part_away(&self, part: usize) {
+        *self.away() = Away::Part(part);
     }
 
     /// The backups that it was given since the last time, in order.
@@ -45,29 +71,51 @@ impl FaultyRegistry {
         self.backups.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn answer(&self) -> Result<&MemoryRegistry, RegistryError> {
-        if self.away.load(Ordering::SeqCst) {
-            return Err(RegistryError::Unreachable("away".into()));
-        }
-        Ok(&self.memory)
+    fn away(&self) -> MutexGuard<'_, Away> {
+        self.away.lock().unwrap_or_else(PoisonError::into_inner)
     }
+
+    /// Whether what is in this part can be had.
+    fn has(&self, part: usize) -> Result<(), RegistryError> {
+        match *self.away() {
+            Away::All => Err(RegistryError::Unreachable("away".into())),
+            Away::Part(away) if away == part => {
+                Err(RegistryError::PartlyUnreachable("away".into()))
+            }
+            Away::Part(_) | Away::Nothing => Ok(()),
+        }
+    }
+
+    /// Those of these things that can be had, and whether each can.
+    fn there<I: Clone>(&self, of: &[I], id: impl Fn(&I) -> &Uuid) -> (Vec<I>, Answers<()>) {
+        let has: Answers<()> = of.iter().map(|one| self.has(part_of(id(one)))).collect();
+        let there = of.iter().zip(&has).filter(|(_, has)| has.is_ok());
+        (there.map(|(one, _)| one.clone()).collect(), has)
+    }
+}
+
+/// The answers to what could be had, each in its place.
+fn placed<T>(answers: Answers<T>, has: Answers<()>) -> Answers<T> {
+    let mut answers = answers.into_iter();
+    let answer = |has: Result<(), _>| has.and_then(|()| answers.next().expect("one for each"));
+    has.into_iter().map(answer).collect()
 }
 
 #[async_trait]
 impl RequestTable for FaultyRegistry {
-    async fn put_routes(&self, routes: &[(RequestId, Arc<Route>)]) -> Result<(), RegistryError> {
-        self.answer()?.put_routes(routes).await
+    async fn put_routes(&self, routes: &[(RequestId, Arc<Route>)]) -> Answers<()> {
+        let (there, has) = self.there(routes, |(id, _)| id.as_uuid());
+        placed(self.memory.put_routes(&there).await, has)
     }
 
-    async fn find_routes(
-        &self,
-        requests: &[RequestId],
-    ) -> Result<Vec<Option<Route>>, RegistryError> {
-        self.answer()?.find_routes(requests).await
+    async fn find_routes(&self, requests: &[RequestId]) -> Answers<Option<Route>> {
+        let (there, has) = self.there(requests, RequestId::as_uuid);
+        placed(self.memory.find_routes(&there).await, has)
     }
 
-    async fn remove_routes(&self, requests: &[RequestId]) -> Result<(), RegistryError> {
-        self.answer()?.remove_routes(requests).await
+    async fn remove_routes(&self, requests: &[RequestId]) -> Answers<()> {
+        let (there, has) = self.there(requests, RequestId::as_uuid);
+        placed(self.memory.remove_routes(&there).await, has)
     }
 }
 
@@ -78,47 +126,49 @@ impl NodeTable for FaultyRegistry {
         entry: &NodeEntry,
         ttl: Duration,
     ) -> Result<Announcement, RegistryError> {
-        self.answer()?.announce(entry, ttl).await
+        self.has(0)?;
+        self.memory.announce(entry, ttl).await
     }
 
     async fn nodes(&self) -> Result<Nodes, RegistryError> {
-        self.answer()?.nodes().await
+        self.has(0)?;
+        self.memory.nodes().await
+    }
+
+    fn trouble(&self) -> Option<RegistryError> {
+        (0..PARTS).find_map(|part| self.has(part).err()).filter(RegistryError::is_partial)
     }
 
     async fn generation(&self) -> Result<Option<Generation>, RegistryError> {
-        self.answer()?.generation().await
+        // Parts that are away are as they were.
+        match self.has(0) {
+            Err(error) if !error.is_partial() => Err(error),
+            _ => self.memory.generation().await,
+        }
     }
 
     async fn leave(&self, node: &NodeRef) -> Result<(), RegistryError> {
-        self.answer()?.leave(node).await
+        self.has(0)?;
+        self.memory.leave(node).await
     }
 }
 
 #[async_trait]
 impl SessionTable for FaultyRegistry {
-    async fn record(
-        &self,
-        records: &[SessionRecord],
-        ttl: Duration,
-    ) -> Result<Vec<Recorded>, RegistryError> {
-        self.answer()?.record(records, ttl).await
+    async fn record(&self, records: &[SessionRecord], ttl: Duration) -> Answers<Recorded> {
+        let (there, has) = self.there(records, |record| record.session.as_uuid());
+        placed(self.memory.record(&there, ttl).await, has)
     }
 
-    async fn back_up(
-        &self,
-        backups: &[Backup],
-        limits: MailboxLimits,
-    ) -> Result<Vec<BackedUp>, RegistryError> {
-        let memory = self.answer()?;
-        self.backups().extend_from_slice(backups);
-        memory.back_up(backups, limits).await
+    async fn back_up(&self, backups: &[Backup], limits: MailboxLimits) -> Answers<BackedUp> {
+        let (there, has) = self.there(backups, |backup| backup.session.as_uuid());
+        self.backups().extend_from_slice(&there);
+        placed(self.memory.back_up(&there, limits).await, has)
     }
 
-    async fn find_sessions(
-        &self,
-        sessions: &[SessionId],
-    ) -> Result<Vec<Option<SessionEntry>>, RegistryError> {
-        self.answer()?.find_sessions(sessions).await
+    async fn find_sessions(&self, sessions: &[SessionId]) -> Answers<Option<SessionEntry>> {
+        let (there, has) = self.there(sessions, SessionId::as_uuid);
+        placed(self.memory.find_sessions(&there).await, has)
     }
 
     async fn try_token(
@@ -126,14 +176,17 @@ impl SessionTable for FaultyRegistry {
         session: &SessionId,
         token: &TokenHash,
     ) -> Result<Option<SessionEntry>, RegistryError> {
-        self.answer()?.try_token(session, token).await
+        self.has(part_of(session.as_uuid()))?;
+        self.memory.try_token(session, token).await
     }
 
     async fn claim(&self, claim: &Claim) -> Result<Claimed, RegistryError> {
-        self.answer()?.claim(claim).await
+        self.has(part_of(claim.session.as_uuid()))?;
+        self.memory.claim(claim).await
     }
 
-    async fn end_sessions(&self, sessions: &[(SessionId, u64)]) -> Result<(), RegistryError> {
-        self.answer()?.end_sessions(sessions).await
+    async fn end_sessions(&self, sessions: &[(SessionId, u64)]) -> Answers<()> {
+        let (there, has) = self.there(sessions, |(id, _)| id.as_uuid());
+        placed(self.memory.end_sessions(&there).await, has)
     }
 }

@@ -52,7 +52,7 @@ mod clock;
 pub mod conformance;
 pub mod error;
 #[cfg(any(test, feature = "conformance"))]
-mod faulty;
+pub mod faulty;
 pub mod ids;
 #[cfg(feature = "later")]
 pub mod later;
@@ -65,13 +65,11 @@ mod versions;
 pub use self::redis::RedisRegistry;
 pub use clock::Clock;
 pub use error::{Cause, RegistryError, Trouble};
-#[cfg(any(test, feature = "conformance"))]
-pub use faulty::FaultyRegistry;
 pub use ids::{InvalidId, NodeId, NodeRef, RequestId, SessionId};
 pub use memory::{MemoryRegistry, Snapshot};
 pub use tables::{
-    Announcement, Generation, NodeEntry, NodeState, NodeTable, Nodes, Registry, RequestTable,
-    Route,
+    Announcement, Answers, Generation, NodeEntry, NodeState, NodeTable, Nodes, Registry,
+    RequestTable, Route, all,
     sessions::{
         BackedUp, Backup, BackupStep, Claim, Claimed, HeldRequest, Holding, MailboxLimits,
         ParkedFrame, Progress, Recorded, SessionEntry, SessionRecord, SessionTable, TokenHash,

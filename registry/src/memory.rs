@@ -17,7 +17,7 @@ use crate::{
     error::RegistryError,
     ids::{NodeId, NodeRef, RequestId, SessionId},
     tables::{
-        Announcement, Generation, NODE_TTL_MAX, NODE_TTL_MIN, NodeEntry, NodeTable, Nodes,
+        Announcement, Answers, Generation, NODE_TTL_MAX, NODE_TTL_MIN, NodeEntry, NodeTable, Nodes,
         RequestTable, Route,
     },
 };
@@ -72,30 +72,28 @@ impl MemoryRegistry {
 
 #[async_trait]
 impl RequestTable for MemoryRegistry {
-    async fn put_routes(&self, routes: &[(RequestId, Arc<Route>)]) -> Result<(), RegistryError> {
+    async fn put_routes(&self, routes: &[(RequestId, Arc<Route>)]) -> Answers<()> {
         let (now, now_ms) = (Instant::now(), self.clock.unix_ms());
         let table = &mut self.lock().routes;
         for (request, route) in routes {
             table.insert(*request, Arc::clone(route), now, route.ttl(now_ms));
         }
-        Ok(())
+        vec![Ok(()); routes.len()]
     }
 
-    async fn find_routes(
-        &self,
-        requests: &[RequestId],
-    ) -> Result<Vec<Option<Route>>, RegistryError> {
+    async fn find_routes(&self, requests: &[RequestId]) -> Answers<Option<Route>> {
         let now = Instant::now();
         let table = &self.lock().routes;
-        Ok(requests.iter().map(|id| table.get(id, now).map(|route| (**route).clone())).collect())
+        let find = |id| Ok(table.get(id, now).map(|route| (**route).clone()));
+        requests.iter().map(find).collect()
     }
 
-    async fn remove_routes(&self, requests: &[RequestId]) -> Result<(), RegistryError> {
+    async fn remove_routes(&self, requests: &[RequestId]) -> Answers<()> {
         let table = &mut self.lock().routes;
         for request in requests {
             table.remove(request);
         }
-        Ok(())
+        vec![Ok(()); requests.len()]
     }
 }
 

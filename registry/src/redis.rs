@@ -20,7 +20,7 @@ use crate::{
     error::RegistryError,
     ids::{NodeId, NodeRef, RequestId},
     tables::{
-        Announcement, Generation, NODE_TTL_MAX, NODE_TTL_MIN, NodeEntry, NodeTable, Nodes,
+        Announcement, Answers, Generation, NODE_TTL_MAX, NODE_TTL_MIN, NodeEntry, NodeTable, Nodes,
         RequestTable, Route, millis,
     },
     unreadable::{EntryKind, Unreadable},
@@ -111,52 +111,32 @@ impl fmt::Debug for RedisRegistry {
 
 #[async_trait]
 impl RequestTable for RedisRegistry {
-    async fn put_routes(&self, routes: &[(RequestId, Arc<Route>)]) -> Result<(), RegistryError> {
-        if routes.is_empty() {
-            return Ok(());
-        }
+    async fn put_routes(&self, routes: &[(RequestId, Arc<Route>)]) -> Answers<()> {
         let batch = self.shared.set_routes(routes);
-        all(self.shared.servers.batch(&batch).await).map(drop)
+        let answers = self.shared.servers.batch(&batch).await;
+        answers.into_iter().map(|answer| answer.map(drop)).collect()
     }
 
-    async fn find_routes(
-        &self,
-        requests: &[RequestId],
-    ) -> Result<Vec<Option<Route>>, RegistryError> {
-        if requests.is_empty() {
-            return Ok(Vec::new());
-        }
-        let batch = self.shared.of_routes("MGET", requests);
-        let answers = all(self.shared.servers.batch(&batch).await)?;
-        let mut found = Vec::with_capacity(requests.len());
-        for answer in answers {
-            match answer {
-                Value::Array(values) => found.extend(values),
-                other => return Err(malformed("routes", &other)),
+    async fn find_routes(&self, requests: &[RequestId]) -> Answers<Option<Route>> {
+        let found = self.shared.of_routes("MGET", requests, |answer, count| match answer {
+            Value::Array(values) if values.len() == count => Ok(values),
+            other => Err(malformed("routes", &other)),
+        });
+        let read = |(found, request): (Answer, &RequestId)| {
+            let Value::BulkString(bytes) = found? else { return Ok(None) };
+            let route = entries::read_route(&bytes);
+            if route.is_none() {
+                self.shared.unreadable.add(EntryKind::Route, || request.to_string());
             }
-        }
-        if found.len() != requests.len() {
-            return Err(RegistryError::Malformed("routes".to_owned()));
-        }
-        let read = |(value, request): (&Value, &RequestId)| match value {
-            Value::BulkString(bytes) => {
-                let route = entries::read_route(bytes);
-                if route.is_none() {
-                    self.shared.unreadable.add(EntryKind::Route, || request.to_string());
-                }
-                route
-            }
-            _ => None,
+            Ok(route)
         };
-        Ok(found.iter().zip(requests).map(read).collect())
+        found.await.into_iter().zip(requests).map(read).collect()
     }
 
-    async fn remove_routes(&self, requests: &[RequestId]) -> Result<(), RegistryError> {
-        if requests.is_empty() {
-            return Ok(());
-        }
-        let batch = self.shared.of_routes("UNLINK", requests);
-        all(self.shared.servers.batch(&batch).await).map(drop)
+    async fn remove_routes(&self, requests: &[RequestId]) -> Answers<()> {
+        let removed = |_, count| Ok(vec![Value::Okay; count]);
+        let answers = self.shared.of_routes("UNLINK", requests, removed).await;
+        answers.into_iter().map(|answer| answer.map(drop)).collect()
     }
 }
 
@@ -217,6 +197,10 @@ impl NodeTable for RedisRegistry {
         self.shared.unreadable.clone()
     }
 
+    fn trouble(&self) -> Option<RegistryError> {
+        self.shared.servers.trouble()
+    }
+
     async fn generation(&self) -> Result<Option<Generation>, RegistryError> {
         let Shared { servers, runs, .. } = &*self.shared;
         runs.generation(servers.everywhere(Runs::question()).await)
@@ -246,11 +230,18 @@ impl Shared {
         batch
     }
 
-    /// This command on the routes of all these requests, of as many at once as can be.
-    fn of_routes(&self, verb: &str, requests: &[RequestId]) -> Pipeline {
+    /// This command on the routes of all these requests, of as many at once as can be. `read` takes
+    /// an answer apart that is about so many of them.
+    async fn of_routes(
+        &self,
+        verb: &str,
+        requests: &[RequestId],
+        read: impl Fn(Value, usize) -> Result<Vec<Value>, RegistryError>,
+    ) -> Vec<Answer> {
         let mut key = String::new();
         let mut batch = Pipeline::new();
-        for requests in requests.chunks(self.servers.keys_max()) {
+        let parts = requests.chunks(self.servers.keys_max());
+        for requests in parts.clone() {
             let size = self.keys.route_len() * requests.len();
             let mut command = Cmd::with_capacity(requests.len() + 1, size + verb.len());
             command.arg(verb);
@@ -259,18 +250,21 @@ impl Shared {
             }
             batch.add_command(command);
         }
-        batch
+        let answers = self.servers.batch(&batch).await;
+        let mut values = Vec::with_capacity(requests.len());
+        for (answer, of) in answers.into_iter().zip(parts) {
+            match answer.and_then(|answer| read(answer, of.len())) {
+                Ok(answer) => values.extend(answer.into_iter().map(Ok)),
+                Err(error) => values.extend(vec![Err(error); of.len()]),
+            }
+        }
+        values
     }
 
     fn unanswered(&self) -> MutexGuard<'_, HashMap<NodeRef, Uuid>> {
         // A map of whole entries, whoever panicked while holding it.
         self.unanswered.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-/// The answers, if all are.
-fn all(answers: Vec<Answer>) -> Result<Vec<Value>, RegistryError> {
-    answers.into_iter().collect()
 }
 
 impl NodeRef {

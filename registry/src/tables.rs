@@ -115,6 +115,18 @@ pub enum Announcement {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Generation(pub u64);
 
+/// What became of each of the things that a call is about, in their order: one answer for each. Parts
+/// of a table may be away while others are not, so one that failed says nothing of the others.
+pub type Answers<T> = Vec<Result<T, RegistryError>>;
+
+/// The answers to a call, if there is no error among them.
+///
+/// # Errors
+/// The first that there is.
+pub fn all<T>(answers: Answers<T>) -> Result<Vec<T>, RegistryError> {
+    answers.into_iter().collect()
+}
+
 /// RequestId → [`Route`].
 #[async_trait]
 pub trait RequestTable: Send + Sync + Debug + 'static {
@@ -123,26 +135,24 @@ pub trait RequestTable: Send + Sync + Debug + 'static {
     /// their number.
     ///
     /// # Errors
-    /// Any; each route may or may not have been written, and writing them again is harmless.
+    /// Any, for each route; it may or may not have been written, and writing it again is harmless.
     /// Cancel safe in the same sense.
-    async fn put_routes(&self, routes: &[(RequestId, Arc<Route>)]) -> Result<(), RegistryError>;
+    async fn put_routes(&self, routes: &[(RequestId, Arc<Route>)]) -> Answers<()>;
 
-    /// The routes of these requests, in the same order, with `None` where there is none (any
-    /// more, or yet). One round trip whatever their number. An entry that cannot be read counts as
-    /// none, and is counted ([`NodeTable::unreadable`]).
+    /// The routes of these requests, with `None` where there is none (any more, or yet). One round
+    /// trip whatever their number. An entry that cannot be read counts as none, and is counted
+    /// ([`NodeTable::unreadable`]).
     ///
     /// # Errors
-    /// Any; then nothing is known. Cancel safe.
-    async fn find_routes(
-        &self,
-        requests: &[RequestId],
-    ) -> Result<Vec<Option<Route>>, RegistryError>;
+    /// Any, for each request; then nothing is known of it. Cancel safe.
+    async fn find_routes(&self, requests: &[RequestId]) -> Answers<Option<Route>>;
 
     /// Forgets these requests; one that is not there is no error. One round trip.
     ///
     /// # Errors
-    /// Any; what was not removed expires by itself. Cancel safe in the same sense.
-    async fn remove_routes(&self, requests: &[RequestId]) -> Result<(), RegistryError>;
+    /// Any, for each request; what was not removed expires by itself. Cancel safe in the same
+    /// sense.
+    async fn remove_routes(&self, requests: &[RequestId]) -> Answers<()>;
 }
 
 /// Which nodes are alive.
@@ -174,8 +184,15 @@ pub trait NodeTable: Send + Sync + Debug + 'static {
         Unreadable::default()
     }
 
+    /// What is the matter with a part of the table, while another one can be had.
+    fn trouble(&self) -> Option<RegistryError> {
+        None
+    }
+
     /// The present generation of the whole table; none when the table cannot tell. It changes
-    /// whenever the table may have lost writes that it had answered, and perhaps at other times.
+    /// whenever the table may have lost writes that it had answered, and perhaps at other times. It
+    /// does not change while a part of the table is away, for as long as nothing can have been read
+    /// of that.
     ///
     /// # Errors
     /// Any; then nothing is known. Cancel safe.

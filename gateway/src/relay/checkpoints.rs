@@ -7,7 +7,6 @@
 
 use std::{
     collections::HashMap,
-    fmt,
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -16,17 +15,20 @@ use registry::{BackupStep, Generation, MailboxLimits, Progress, RequestId, Route
 use tokio::time::Instant;
 
 use super::{
-    session::{KEPT_BYTES_MAX, KEPT_FRAMES_MAX, Session, Unparked},
+    session::{KEPT_BYTES_MAX, KEPT_FRAMES_MAX, Session},
     write_behind::Pace,
 };
 use crate::{config::SessionConfig, tasks::locked, wire::Frame};
 
 mod ended;
 pub mod format;
+mod work;
 mod writer;
 
 use ended::Ended;
 use format::RequestDetail;
+use work::{Aside, Work, park_steps};
+pub use work::{Continue, WholeBackup};
 pub use writer::{Owner, Writer};
 
 /// How long a reliable session's client may take to acknowledge a frame before the mailbox gets a
@@ -37,9 +39,6 @@ const LINGER: Duration = Duration::from_millis(5);
 /// A session's line in the registry is refreshed at least so often, and this part of the window.
 const REFRESHES_PER_WINDOW: u32 = 3;
 const REFRESH_INTERVAL_MIN: Duration = Duration::from_secs(1);
-
-/// Goes on once the registry has what it waits for, or cannot be reached.
-pub type Continue = Box<dyn FnOnce() + Send + Sync>;
 
 /// What is to be copied. Shared by all who change sessions.
 #[derive(Debug)]
@@ -58,22 +57,10 @@ pub struct Checkpoints {
 struct Queue {
     work: HashMap<SessionId, Work>,
     ends: Vec<(SessionId, u64)>,
+    aside: Aside,
     ended: Ended,
     /// A batch is on its way.
     is_busy: bool,
-}
-
-/// What is to be copied of one session.
-struct Work {
-    session: Arc<Session>,
-    /// Its record has changed, or has to be refreshed.
-    record: bool,
-    /// Its whole state has to be written anew; steps are part of it then.
-    rewrite: bool,
-    steps: Vec<BackupStep>,
-    routes: Vec<(RequestId, Arc<Route>)>,
-    parked: Vec<u64>,
-    then: Vec<Continue>,
 }
 
 impl Checkpoints {
@@ -216,6 +203,7 @@ impl Checkpoints {
     pub fn end(&self, id: SessionId, epoch: u64) {
         let mut queue = locked(&self.queue);
         let work = queue.work.remove(&id);
+        queue.aside.sessions.remove(&id);
         queue.ends.push((id, epoch));
         queue.ended.add(id, epoch);
         drop(queue);
@@ -244,14 +232,42 @@ impl Checkpoints {
     /// How many sessions have something to be written; a batch on its way counts as one.
     pub fn len(&self) -> usize {
         let queue = locked(&self.queue);
-        queue.work.len() + queue.ends.len() + usize::from(queue.is_busy)
+        let aside = queue.aside.sessions.len() + queue.aside.ends.len();
+        queue.work.len() + queue.ends.len() + aside + usize::from(queue.is_busy)
+    }
+
+    /// The session could not be written: what waits for its copy goes on without, and so does what
+    /// comes until all of it is tried again.
+    fn put_aside(&self, session: &Arc<Session>, then: Vec<Continue>) {
+        let mut queue = locked(&self.queue);
+        let queued = queue.work.remove(&session.id());
+        // What is queued by now may be of a later object, which has come back meanwhile.
+        let session = queued.as_ref().map_or(session, |work| &work.session);
+        queue.aside.sessions.insert(session.id(), Arc::clone(session));
+        drop(queue);
+        self.pace.later();
+        let queued = queued.into_iter().flat_map(|work| work.then);
+        then.into_iter().chain(queued).for_each(|go_on| go_on());
     }
 
     fn change(&self, session: &Arc<Session>, is_urgent: bool, change: impl FnOnce(&mut Work)) {
         let mut queue = locked(&self.queue);
+        if let Some(aside) = queue.aside.sessions.get_mut(&session.id()) {
+            // It has been elsewhere meanwhile: of what was held before nothing is written any more.
+            if session.epoch() < aside.epoch() {
+                return;
+            }
+            *aside = Arc::clone(session);
+            drop(queue);
+            // All of it is written anew.
+            let mut work = Work::new(session);
+            change(&mut work);
+            work.then.into_iter().for_each(|go_on| go_on());
+            return;
+        }
         let work = queue.work.entry(session.id()).or_insert_with(|| Work::new(session));
         if !Arc::ptr_eq(&work.session, session) {
-            // It has been elsewhere meanwhile: of what was held before nothing is written any more.
+            // The same.
             if session.epoch() < work.session.epoch() {
                 return;
             }
@@ -263,64 +279,6 @@ impl Checkpoints {
             true => self.pace.now(),
             false => self.pace.soon(),
         }
-    }
-}
-
-/// A session's whole state as the registry should have it.
-#[derive(Debug, Default)]
-pub struct WholeBackup {
-    /// From the first step on, which drops what was there.
-    pub steps: Vec<BackupStep>,
-    /// The frames that are parked by these steps.
-    pub parked: Vec<u64>,
-    /// The routes of what is in flight.
-    pub routes: Vec<(RequestId, Arc<Route>)>,
-}
-
-impl WholeBackup {
-    /// The frames of the mailbox, as its last steps.
-    pub fn park(&mut self, mailbox: Vec<Unparked>) {
-        let (seqs, steps) = park_steps(mailbox);
-        self.parked = seqs;
-        self.steps.extend(steps);
-    }
-
-    fn write_over(self, work: &mut Work) {
-        (work.steps, work.parked) = (self.steps, self.parked);
-        work.routes.extend(self.routes);
-    }
-}
-
-fn park_steps(frames: Vec<Unparked>) -> (Vec<u64>, Vec<BackupStep>) {
-    let step = |Unparked { seq, request, frame }: Unparked| {
-        (seq, BackupStep::Park { seq, request, frame: format::encode(&frame) })
-    };
-    frames.into_iter().map(step).unzip()
-}
-
-impl Work {
-    /// The session is another node's: nothing is produced for it here any more.
-    fn let_go(&mut self) {
-        self.parked.clear();
-        self.then.clear();
-    }
-
-    fn new(session: &Arc<Session>) -> Self {
-        Self {
-            session: Arc::clone(session),
-            record: false,
-            rewrite: false,
-            steps: Vec::new(),
-            routes: Vec::new(),
-            parked: Vec::new(),
-            then: Vec::new(),
-        }
-    }
-}
-
-impl fmt::Debug for Work {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Work").field("session", &self.session).finish_non_exhaustive()
     }
 }
 

@@ -6,6 +6,7 @@
 
 pub mod greetings;
 pub mod health;
+mod known;
 pub mod membership;
 pub mod tag;
 

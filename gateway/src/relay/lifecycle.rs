@@ -247,6 +247,10 @@ impl Owner for Lifecycle {
         true
     }
 
+    fn unrouted(&self, requests: Vec<RequestId>) {
+        self.completion.routes.failed(requests);
+    }
+
     fn overflowed(&self, session: &Arc<Session>, limit: &'static str) {
         self.completion.overflowed(session, limit);
     }

@@ -1,28 +1,28 @@
 //! Writes to the registry in the background: what is to be written gathers in a queue, which one
 //! loop empties batch by batch. After any failure the queue is filled again from memory.
 
-use std::time::Duration;
+use std::{pin::pin, time::Duration};
 
-use registry::RegistryError;
-use tokio::sync::Notify;
+use tokio::{sync::Notify, time::sleep};
 
-use super::cluster::RegistryHealth;
-
-/// The pause between two attempts while the registry cannot be reached.
+/// The pause between two attempts to write what could not be written.
 const RETRY_INTERVAL: Duration = Duration::from_millis(250);
 
-/// When a queue is emptied: after a moment, so that more fits into a batch, or now.
+/// When a queue is emptied: after a moment, so that more fits into a batch, or now; and a little later
+/// once more, if something could not be written.
 #[derive(Debug)]
 pub struct Pace {
     wake: Notify,
     hurry: Notify,
+    aside: Notify,
     linger: Duration,
 }
 
 impl Pace {
     /// How long a write that is not urgent waits for others to share its batch.
     pub fn new(linger: Duration) -> Self {
-        Self { wake: Notify::new(), hurry: Notify::new(), linger }
+        let (wake, hurry, aside) = Default::default();
+        Self { wake, hurry, aside, linger }
     }
 
     /// There is something to write.
@@ -36,13 +36,24 @@ impl Pace {
         self.hurry.notify_one();
     }
 
+    /// Something could not be written, and was put aside.
+    pub fn later(&self) {
+        self.aside.notify_one();
+    }
+
+    /// Whoever cancels it has something to write as well, and writes all there is.
     async fn turn(&self) {
         self.wake.notified().await;
         tokio::select! {
             biased;
             () = self.hurry.notified() => {}
-            () = tokio::time::sleep(self.linger) => {}
+            () = sleep(self.linger) => {}
         }
+    }
+
+    async fn retry(&self) {
+        self.aside.notified().await;
+        sleep(RETRY_INTERVAL).await;
     }
 }
 
@@ -51,24 +62,28 @@ pub trait Batches {
     /// When it is emptied.
     fn pace(&self) -> &Pace;
 
-    /// Writes all that is queued; `None` if the queue is empty. What could not be written is queued
-    /// again, in the state that it has by then.
-    ///
-    /// # Errors
-    /// The registry could not do it. Not cancel safe: a batch that is dropped is lost.
-    fn write(&self) -> impl Future<Output = Option<Result<(), RegistryError>>> + Send;
+    /// Writes all that is queued, and puts aside what could not be written. Not cancel safe: a batch
+    /// that is dropped is lost.
+    fn write(&self) -> impl Future<Output = ()> + Send;
+
+    /// Queues again what was put aside, as it is by now.
+    fn try_again(&self);
 }
 
-/// Empties a queue for as long as the node lives.
-pub async fn run(batches: &impl Batches, health: &RegistryHealth) {
+/// Empties a queue for as long as the node lives. What could not be written holds up nothing else: a
+/// part of the registry may be away while the rest is not.
+pub async fn run(batches: &impl Batches) {
+    let pace = batches.pace();
+    let mut retry = pin!(pace.retry());
     loop {
-        batches.pace().turn().await;
-        let Some(outcome) = batches.write().await else { continue };
-        health.set_reachable(outcome.is_ok());
-        if let Err(error) = outcome {
-            tracing::debug!(%error, "not written behind");
-            tokio::time::sleep(RETRY_INTERVAL).await;
-            batches.pace().soon();
+        tokio::select! {
+            biased;
+            () = &mut retry => {
+                batches.try_again();
+                retry.set(pace.retry());
+            }
+            () = pace.turn() => {}
         }
+        batches.write().await;
     }
 }

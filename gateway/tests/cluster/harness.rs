@@ -18,7 +18,7 @@ use hyper_util::{client::legacy::Client, rt::TokioExecutor};
 use tokio::{task::JoinSet, time::Instant};
 use tokio_util::sync::CancellationToken;
 
-use registry::FaultyRegistry;
+use registry::faulty::FaultyRegistry;
 
 pub(crate) const REPLY_PARTITIONS: i32 = 12;
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);

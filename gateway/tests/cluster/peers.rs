@@ -15,7 +15,9 @@ use gateway::{
     relay::{cluster::NodeTag, dialects::CORRELATION_ID, requests::affinity::Affinity},
 };
 use http_body_util::Full;
-use registry::{NodeEntry, NodeId, NodeRef, NodeState, NodeTable, RequestTable, Route, Versions};
+use registry::{
+    NodeEntry, NodeId, NodeRef, NodeState, NodeTable, RequestTable, Route, Versions, all,
+};
 use serde_json::Value;
 use tracing::subscriber::DefaultGuard;
 
@@ -152,7 +154,7 @@ async fn a_peer_of_other_versions_is_named_once_and_left_alone() {
 
     let request = Affinity::new(NodeTag::of(&node)).choose(1, [7; 10]).request;
     let route = Route { node, session: None, client_id: None, deadline_ms: u64::MAX };
-    cluster.registry.put_routes(&[(request, Arc::new(route))]).await.unwrap();
+    all(cluster.registry.put_routes(&[(request, Arc::new(route))]).await).unwrap();
     let id = request.to_string();
     let record = Outgoing {
         topic: "replies",

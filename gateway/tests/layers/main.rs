@@ -36,9 +36,9 @@ const ROOMS: [(&str, &[&str]); 13] = [
     ("dialects", &["services"]),
     ("surroundings", &["environment"]),
     ("cluster", &["surroundings"]),
-    ("write_behind", &["cluster"]),
+    ("write_behind", &[]),
     ("session", &["offsets"]),
-    ("checkpoints", &["session", "write_behind"]),
+    ("checkpoints", &["cluster", "session", "write_behind"]),
     (
         "requests",
         &[

@@ -37,8 +37,8 @@ struct Pages {
     wiped: Option<Instant>,
     /// The registry has gone back to what it held some time ago.
     went_back: Option<Instant>,
-    /// A node was cut off from others, or from the registry.
-    cut_off: Option<Instant>,
+    /// A node was cut off from others, or from the registry or a part of it; in order.
+    cut_off: Vec<Instant>,
     /// A node has died, or lost its sessions in its sleep.
     died: Option<Instant>,
     /// A node has stopped in order: what its sessions are is in the registry alone.
@@ -91,14 +91,14 @@ impl Book {
     /// from their copies: what it had not written there then is not known to its successor.
     pub(crate) fn forgot_since(&self, since: Option<Instant>) -> bool {
         let pages = self.pages();
-        pages.died >= since || pages.cut_off.map(|at| at + CUT_OFF_MAX) >= since
+        pages.died >= since || pages.cut_off.last().map(|at| *at + CUT_OFF_MAX) >= since
     }
 
     /// Whether a node was perhaps cut off from when a session began until its client left: so the
     /// registry never heard of the session.
     pub(crate) fn was_cut_off(&self, began_at: Instant, left_at: Instant) -> bool {
         let is_it = |at: Instant| at <= began_at + CUT_OFF_NOTICED && at + CUT_OFF_MAX >= left_at;
-        self.pages().cut_off.is_some_and(is_it)
+        self.pages().cut_off.iter().copied().any(is_it)
     }
 
     pub(crate) fn wiped(&self) {
@@ -114,7 +114,7 @@ impl Book {
     }
 
     pub(crate) fn cut_off(&self) {
-        self.pages().cut_off = Some(Instant::now());
+        self.pages().cut_off.push(Instant::now());
     }
 
     /// Whether, since then, the registry has gone back and a node was cut off or has died: its
@@ -123,7 +123,7 @@ impl Book {
     pub(crate) fn forgot_a_takeover_since(&self, since: Instant) -> bool {
         let pages = self.pages();
         let recent = |at: Option<Instant>| at.is_some_and(|at| since < at);
-        recent(pages.went_back) && (recent(pages.cut_off) || recent(pages.died))
+        recent(pages.went_back) && (recent(pages.cut_off.last().copied()) || recent(pages.died))
     }
 
     /// Whether, since then, the registry has gone back and a node has died or stopped: so the last

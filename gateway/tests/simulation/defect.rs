@@ -62,6 +62,6 @@ impl Defect {
 }
 
 async fn epoch(table: &MemoryRegistry, session: registry::SessionId) -> u64 {
-    let found = table.find_sessions(&[session]).await.unwrap_or_default();
-    found.into_iter().flatten().next().map_or(0, |entry| entry.epoch)
+    let found = table.find_sessions(&[session]).await;
+    found.into_iter().flatten().flatten().next().map_or(0, |entry| entry.epoch)
 }

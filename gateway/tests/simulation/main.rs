@@ -88,7 +88,7 @@ async fn run(world: &Arc<World>) {
     world.set_shaky(world.chance(50));
     for _ in 0..world.below(6) {
         world.is_troubled.store(true, Ordering::Relaxed);
-        let (trouble, start) = (trouble(Arc::clone(world), world.below(10)), world.ms(0, 10_000));
+        let (trouble, start) = (trouble(Arc::clone(world), world.below(11)), world.ms(0, 10_000));
         world.spawn(async move {
             sleep(start).await;
             trouble.await;

@@ -17,9 +17,9 @@ use gateway::{
     relay::Relay,
 };
 use registry::{
-    Announcement, BackedUp, Backup, Claim, Claimed, Generation, MailboxLimits, MemoryRegistry,
-    NodeEntry, NodeRef, NodeTable, Nodes, Recorded, RegistryError, RequestId, RequestTable, Route,
-    SessionEntry, SessionId, SessionRecord, SessionTable, TokenHash,
+    Announcement, Answers, BackedUp, Backup, Claim, Claimed, Generation, MailboxLimits, NodeEntry,
+    NodeRef, NodeTable, Nodes, Recorded, RegistryError, RequestId, RequestTable, Route,
+    SessionEntry, SessionId, SessionRecord, SessionTable, TokenHash, faulty::FaultyRegistry,
 };
 use tokio::{sync::oneshot, time::sleep};
 
@@ -103,7 +103,17 @@ impl Wires {
         Ok(verdicts)
     }
 
-    fn table(&self) -> MemoryRegistry {
+    /// The same for a call about several things.
+    async fn ask_each<T: Clone + Send + 'static>(
+        &self,
+        count: usize,
+        call: impl Future<Output = Answers<T>> + Send + 'static,
+    ) -> Answers<T> {
+        let answers = self.ask(async move { Ok(call.await) }).await;
+        answers.unwrap_or_else(|error| vec![Err(error); count])
+    }
+
+    fn table(&self) -> FaultyRegistry {
         self.world.table.clone()
     }
 
@@ -211,7 +221,7 @@ impl PeerLink for Wires {
 
 #[async_trait]
 impl RequestTable for Wires {
-    async fn put_routes(&self, routes: &[(RequestId, Arc<Route>)]) -> Result<(), RegistryError> {
+    async fn put_routes(&self, routes: &[(RequestId, Arc<Route>)]) -> Answers<()> {
         // A route's life is the difference of two times of the node's own clock.
         let (here, there) = (self.world.clock_of(self.life.index), &self.world.clock);
         let (here_ms, there_ms) = (here.unix_ms(), there.unix_ms());
@@ -220,17 +230,17 @@ impl RequestTable for Wires {
             (*request, Arc::new(Route { deadline_ms: there_ms + left_ms, ..(**route).clone() }))
         };
         let (table, routes) = (self.table(), routes.iter().map(by_table).collect::<Vec<_>>());
-        self.ask(async move { table.put_routes(&routes).await }).await
+        self.ask_each(routes.len(), async move { table.put_routes(&routes).await }).await
     }
 
-    async fn find_routes(&self, of: &[RequestId]) -> Result<Vec<Option<Route>>, RegistryError> {
+    async fn find_routes(&self, of: &[RequestId]) -> Answers<Option<Route>> {
         let (table, of) = (self.table(), of.to_vec());
-        self.ask(async move { table.find_routes(&of).await }).await
+        self.ask_each(of.len(), async move { table.find_routes(&of).await }).await
     }
 
-    async fn remove_routes(&self, of: &[RequestId]) -> Result<(), RegistryError> {
+    async fn remove_routes(&self, of: &[RequestId]) -> Answers<()> {
         let (table, of) = (self.table(), of.to_vec());
-        self.ask(async move { table.remove_routes(&of).await }).await
+        self.ask_each(of.len(), async move { table.remove_routes(&of).await }).await
     }
 }
 
@@ -271,35 +281,27 @@ impl NodeTable for Wires {
 
 #[async_trait]
 impl SessionTable for Wires {
-    async fn record(
-        &self,
-        records: &[SessionRecord],
-        ttl: Duration,
-    ) -> Result<Vec<Recorded>, RegistryError> {
+    async fn record(&self, records: &[SessionRecord], ttl: Duration) -> Answers<Recorded> {
         let (table, records, defect) = (self.table(), records.to_vec(), self.world.defect);
-        let call =
-            async move { table.record(&defect.spoil_records(&records, &table).await, ttl).await };
-        self.ask(call).await
-    }
-
-    async fn back_up(
-        &self,
-        backups: &[Backup],
-        limits: MailboxLimits,
-    ) -> Result<Vec<BackedUp>, RegistryError> {
-        let (table, backups, defect) = (self.table(), backups.to_vec(), self.world.defect);
+        let count = records.len();
         let call = async move {
-            table.back_up(&defect.spoil_backups(&backups, &table).await, limits).await
+            table.record(&defect.spoil_records(&records, &table.memory).await, ttl).await
         };
-        self.ask(call).await
+        self.ask_each(count, call).await
     }
 
-    async fn find_sessions(
-        &self,
-        of: &[SessionId],
-    ) -> Result<Vec<Option<SessionEntry>>, RegistryError> {
+    async fn back_up(&self, backups: &[Backup], limits: MailboxLimits) -> Answers<BackedUp> {
+        let (table, backups, defect) = (self.table(), backups.to_vec(), self.world.defect);
+        let count = backups.len();
+        let call = async move {
+            table.back_up(&defect.spoil_backups(&backups, &table.memory).await, limits).await
+        };
+        self.ask_each(count, call).await
+    }
+
+    async fn find_sessions(&self, of: &[SessionId]) -> Answers<Option<SessionEntry>> {
         let (table, of) = (self.table(), of.to_vec());
-        self.ask(async move { table.find_sessions(&of).await }).await
+        self.ask_each(of.len(), async move { table.find_sessions(&of).await }).await
     }
 
     async fn try_token(
@@ -320,9 +322,9 @@ impl SessionTable for Wires {
         Ok(claimed)
     }
 
-    async fn end_sessions(&self, sessions: &[(SessionId, u64)]) -> Result<(), RegistryError> {
+    async fn end_sessions(&self, sessions: &[(SessionId, u64)]) -> Answers<()> {
         let (table, sessions) = (self.table(), sessions.to_vec());
-        self.ask(async move { table.end_sessions(&sessions).await }).await
+        self.ask_each(sessions.len(), async move { table.end_sessions(&sessions).await }).await
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::{pin::pin, sync::Arc, time::Duration};
 
+use registry::faulty::PARTS;
 use tokio::time::Instant;
 
 use crate::{
@@ -43,15 +44,23 @@ pub(crate) async fn trouble(world: Arc<World>, kind: u64) {
         }
         6 => restart(&world, one).await,
         7 => {
-            let then = world.table.snapshot();
+            let then = world.table.memory.snapshot();
             world.sleep(100, 5000).await;
             log("the registry goes back in time");
             world.book.went_back();
-            world.table.restore(&then);
+            world.table.memory.restore(&then);
         }
         8 => {
             world.set_clock(one);
             log("has its clock set");
+        }
+        9 => {
+            let part = world.below(PARTS as u64) as usize;
+            log(&format!("nobody reaches part {part} of the registry"));
+            world.book.cut_off();
+            world.table.set_part_away(part);
+            world.sleep(300, 4000).await;
+            world.table.set_away(false);
         }
         _ => {
             if world.chance(70) {
@@ -59,7 +68,7 @@ pub(crate) async fn trouble(world: Arc<World>, kind: u64) {
             }
             log("the registry loses everything");
             world.book.wiped();
-            world.table.wipe();
+            world.table.memory.wipe();
         }
     }
 }

@@ -10,7 +10,7 @@ use std::{
 
 use gateway::bus::memory::MemoryBus;
 use rand::{RngExt, SeedableRng, rngs::StdRng};
-use registry::{Clock, MemoryRegistry};
+use registry::{Clock, MemoryRegistry, faulty::FaultyRegistry};
 use tokio::{
     sync::Notify,
     task::JoinSet,
@@ -33,7 +33,7 @@ pub(crate) struct World {
     pub(crate) clocks: [Arc<AtomicI64>; NODES],
     pub(crate) started: Instant,
     pub(crate) bus: MemoryBus,
-    pub(crate) table: MemoryRegistry,
+    pub(crate) table: FaultyRegistry,
     pub(crate) book: Book,
     /// Something has failed, or may have.
     pub(crate) is_troubled: AtomicBool,
@@ -63,7 +63,7 @@ impl World {
             clock: clock.clone(),
             started: Instant::now(),
             bus: MemoryBus::new(&[("replies", REPLY_PARTITIONS), ("echo", 2)]),
-            table: MemoryRegistry::with_clock(clock),
+            table: FaultyRegistry::in_memory(MemoryRegistry::with_clock(clock)),
             clocks: [const { AtomicI64::new(0) }; NODES].map(Arc::new),
             book: Book::default(),
             is_troubled: AtomicBool::new(false),
@@ -182,6 +182,7 @@ impl World {
     /// Ends every fault.
     pub(crate) fn calm_down(&self) {
         *self.faults() = Faults::default();
+        self.table.set_away(false);
         self.bus.set_available(true);
         self.live_nodes().iter().for_each(|node| node.life.set_asleep(false));
     }

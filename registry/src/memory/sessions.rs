@@ -16,10 +16,13 @@ use super::MemoryRegistry;
 use crate::{
     error::RegistryError,
     ids::{RequestId, SessionId},
-    tables::sessions::{
-        BackedUp, Backup, BackupStep, Claim, Claimed, HeldRequest, Holding, MailboxLimits,
-        ParkedFrame, Progress, Recorded, SESSION_TTL_MAX, SESSION_TTL_MIN, SessionEntry,
-        SessionRecord, SessionTable, TokenHash,
+    tables::{
+        Answers,
+        sessions::{
+            BackedUp, Backup, BackupStep, Claim, Claimed, HeldRequest, Holding, MailboxLimits,
+            ParkedFrame, Progress, Recorded, SESSION_TTL_MAX, SESSION_TTL_MIN, SessionEntry,
+            SessionRecord, SessionTable, TokenHash,
+        },
     },
 };
 
@@ -43,11 +46,7 @@ struct Mailbox {
 
 #[async_trait]
 impl SessionTable for MemoryRegistry {
-    async fn record(
-        &self,
-        records: &[SessionRecord],
-        ttl: Duration,
-    ) -> Result<Vec<Recorded>, RegistryError> {
+    async fn record(&self, records: &[SessionRecord], ttl: Duration) -> Answers<Recorded> {
         let (now, ttl) = (Instant::now(), ttl.clamp(SESSION_TTL_MIN, SESSION_TTL_MAX));
         let table = &mut self.lock().sessions;
         let mut write = |record: &SessionRecord| {
@@ -66,14 +65,10 @@ impl SessionTable for MemoryRegistry {
             table.insert(record.session, Session::new(record.clone()), now, ttl);
             Recorded::Created
         };
-        Ok(records.iter().map(&mut write).collect())
+        records.iter().map(|record| Ok(write(record))).collect()
     }
 
-    async fn back_up(
-        &self,
-        backups: &[Backup],
-        limits: MailboxLimits,
-    ) -> Result<Vec<BackedUp>, RegistryError> {
+    async fn back_up(&self, backups: &[Backup], limits: MailboxLimits) -> Answers<BackedUp> {
         let now = Instant::now();
         let table = &mut self.lock().sessions;
         let mut change = |backup: &Backup| match table.get_mut(&backup.session, now) {
@@ -88,16 +83,13 @@ impl SessionTable for MemoryRegistry {
                 session.change(&backup.steps, limits)
             }
         };
-        Ok(backups.iter().map(&mut change).collect())
+        backups.iter().map(|backup| Ok(change(backup))).collect()
     }
 
-    async fn find_sessions(
-        &self,
-        sessions: &[SessionId],
-    ) -> Result<Vec<Option<SessionEntry>>, RegistryError> {
+    async fn find_sessions(&self, sessions: &[SessionId]) -> Answers<Option<SessionEntry>> {
         let now = Instant::now();
         let table = &self.lock().sessions;
-        Ok(sessions.iter().map(|id| table.get(id, now).map(Session::entry)).collect())
+        sessions.iter().map(|id| Ok(table.get(id, now).map(Session::entry))).collect()
     }
 
     async fn try_token(
@@ -134,7 +126,7 @@ impl SessionTable for MemoryRegistry {
         Ok(holding.map_or(Claimed::Refused, |holding| Claimed::Taken(Box::new(holding))))
     }
 
-    async fn end_sessions(&self, sessions: &[(SessionId, u64)]) -> Result<(), RegistryError> {
+    async fn end_sessions(&self, sessions: &[(SessionId, u64)]) -> Answers<()> {
         let now = Instant::now();
         let table = &mut self.lock().sessions;
         for (session, epoch) in sessions {
@@ -142,7 +134,7 @@ impl SessionTable for MemoryRegistry {
                 table.remove(session);
             }
         }
-        Ok(())
+        vec![Ok(()); sessions.len()]
     }
 }
 

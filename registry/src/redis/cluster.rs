@@ -98,6 +98,14 @@ impl Cluster {
         told.into_iter().map(judge).collect()
     }
 
+    /// What is the matter with a master, while another one can be reached.
+    pub(super) fn trouble(&self) -> Option<RegistryError> {
+        let map = Arc::clone(&self.state().map);
+        let trouble = map.masters.iter().find_map(|master| master.link.trouble())?;
+        Some(self.partly(trouble))
+            .filter(|error| matches!(error, RegistryError::PartlyUnreachable(_)))
+    }
+
     /// Carries out what one master is asked for; what has moved, or has a new master, a second time
     /// and there.
     async fn ask(

@@ -93,6 +93,14 @@ impl Link {
         matches!(*self.shared.state.borrow(), State::Open(_))
     }
 
+    /// Why the server cannot be reached, where that is so.
+    pub(super) fn trouble(&self) -> Option<RegistryError> {
+        match &*self.shared.state.borrow() {
+            State::Down(error) => Some(error.clone()),
+            State::Opening | State::Open(_) => None,
+        }
+    }
+
     /// How many connections there have been. As long as it is the same, every answer has come from
     /// one run of the server.
     fn connections(&self) -> u64 {

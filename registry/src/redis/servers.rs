@@ -14,6 +14,7 @@ use super::{
     scripts::Lua,
     target::Target,
 };
+use crate::error::RegistryError;
 
 /// All servers of a registry.
 pub(super) enum Servers {
@@ -79,7 +80,18 @@ impl Servers {
         }
     }
 
+    /// What is the matter with some of them, while others can be reached.
+    pub(super) fn trouble(&self) -> Option<RegistryError> {
+        match self {
+            Self::One(_) => None,
+            Self::Cluster(cluster) => cluster.trouble(),
+        }
+    }
+
     async fn send(&self, batch: &Pipeline, script: Option<&Lua>) -> Vec<Answer> {
+        if batch.is_empty() {
+            return Vec::new();
+        }
         match self {
             Self::One(link) => {
                 let told = timeout(limits::CALL_TIME_MAX, link.send(batch, script)).await;

@@ -10,16 +10,17 @@ use redis::{Cmd, Pipeline, Value};
 use uuid::Uuid;
 
 use super::{
-    RedisRegistry, all,
+    RedisRegistry,
     entries::{self, sessions as text},
     keys::SessionKeys,
+    link::Answer,
     malformed, scripts,
 };
 use crate::{
     error::RegistryError,
     ids::SessionId,
     tables::{
-        millis,
+        Answers, millis,
         sessions::{
             BackedUp, Backup, BackupStep, Claim, Claimed, Holding, MailboxLimits, Recorded,
             SESSION_TTL_MAX, SESSION_TTL_MIN, SessionEntry, SessionRecord, SessionTable, TokenHash,
@@ -33,14 +34,7 @@ const ENTRY_FIELDS: [&str; 6] = ["e", "f", "n", "u", "o", "g"];
 
 #[async_trait]
 impl SessionTable for RedisRegistry {
-    async fn record(
-        &self,
-        records: &[SessionRecord],
-        ttl: Duration,
-    ) -> Result<Vec<Recorded>, RegistryError> {
-        if records.is_empty() {
-            return Ok(Vec::new());
-        }
+    async fn record(&self, records: &[SessionRecord], ttl: Duration) -> Answers<Recorded> {
         let (call, ttl) = (Uuid::new_v4(), life(ttl));
         let mut room = SessionKeys::default();
         let mut batch = Pipeline::with_capacity(records.len());
@@ -57,18 +51,11 @@ impl SessionTable for RedisRegistry {
             cmd.arg(text::write_generation(record.generation));
             batch.add_command(cmd);
         }
-        let answers = all(self.shared.servers.scripts(&scripts::RECORD, &batch).await)?;
-        answers.iter().map(read_recorded).collect()
+        let answers = self.shared.servers.scripts(&scripts::RECORD, &batch).await;
+        answers.into_iter().map(|answer| read_recorded(&answer?)).collect()
     }
 
-    async fn back_up(
-        &self,
-        backups: &[Backup],
-        limits: MailboxLimits,
-    ) -> Result<Vec<BackedUp>, RegistryError> {
-        if backups.is_empty() {
-            return Ok(Vec::new());
-        }
+    async fn back_up(&self, backups: &[Backup], limits: MailboxLimits) -> Answers<BackedUp> {
         let call = Uuid::new_v4();
         let (mut room, mut value) = (SessionKeys::default(), Vec::new());
         let mut batch = Pipeline::with_capacity(backups.len());
@@ -89,17 +76,11 @@ impl SessionTable for RedisRegistry {
             }
             batch.add_command(cmd);
         }
-        let answers = all(self.shared.servers.scripts(&scripts::BACK_UP, &batch).await)?;
-        answers.iter().map(read_backed_up).collect()
+        let answers = self.shared.servers.scripts(&scripts::BACK_UP, &batch).await;
+        answers.into_iter().map(|answer| read_backed_up(&answer?)).collect()
     }
 
-    async fn find_sessions(
-        &self,
-        sessions: &[SessionId],
-    ) -> Result<Vec<Option<SessionEntry>>, RegistryError> {
-        if sessions.is_empty() {
-            return Ok(Vec::new());
-        }
+    async fn find_sessions(&self, sessions: &[SessionId]) -> Answers<Option<SessionEntry>> {
         let mut room = SessionKeys::default();
         let mut batch = Pipeline::with_capacity(sessions.len());
         for session in sessions {
@@ -108,8 +89,9 @@ impl SessionTable for RedisRegistry {
             cmd.arg("HMGET").arg(record).arg(&ENTRY_FIELDS);
             batch.add_command(cmd);
         }
-        let found = all(self.shared.servers.batch(&batch).await)?;
-        Ok(found.iter().zip(sessions).map(|(answer, id)| self.read_found(answer, id)).collect())
+        let found = self.shared.servers.batch(&batch).await;
+        let read = |(answer, id): (Answer, _)| Ok(self.read_found(&answer?, id));
+        found.into_iter().zip(sessions).map(read).collect()
     }
 
     async fn try_token(
@@ -123,7 +105,7 @@ impl SessionTable for RedisRegistry {
         let mut cmd = Cmd::with_capacity(10, record.len() + 19);
         cmd.arg("HMGET").arg(record).arg(&ENTRY_FIELDS).arg(&["t", "p"]);
         batch.add_command(cmd);
-        let found = all(self.shared.servers.batch(&batch).await)?.pop();
+        let found = self.shared.servers.batch(&batch).await.pop().transpose()?;
         let Some(Value::Array(mut fields)) = found else { return Ok(None) };
         let tokens = fields.split_off(ENTRY_FIELDS.len().min(fields.len()));
         let opens = tokens.iter().any(|known| word(known) == token.0);
@@ -152,10 +134,7 @@ impl SessionTable for RedisRegistry {
         }
     }
 
-    async fn end_sessions(&self, sessions: &[(SessionId, u64)]) -> Result<(), RegistryError> {
-        if sessions.is_empty() {
-            return Ok(());
-        }
+    async fn end_sessions(&self, sessions: &[(SessionId, u64)]) -> Answers<()> {
         let mut room = SessionKeys::default();
         let mut batch = Pipeline::with_capacity(sessions.len());
         for (session, epoch) in sessions {
@@ -164,7 +143,8 @@ impl SessionTable for RedisRegistry {
             cmd.arg(entries::write_number(*epoch));
             batch.add_command(cmd);
         }
-        all(self.shared.servers.scripts(&scripts::END_SESSION, &batch).await).map(drop)
+        let answers = self.shared.servers.scripts(&scripts::END_SESSION, &batch).await;
+        answers.into_iter().map(|answer| answer.map(drop)).collect()
     }
 }
 

@@ -16,7 +16,7 @@ use bytes::Bytes;
 use crate::{
     error::RegistryError,
     ids::{NodeRef, RequestId, SessionId},
-    tables::Generation,
+    tables::{Answers, Generation},
 };
 
 /// The shortest life of a session: a shorter one could not be told from none.
@@ -252,41 +252,28 @@ pub struct ParkedFrame {
 #[async_trait]
 pub trait SessionTable: Send + Sync + Debug + 'static {
     /// Writes or refreshes records, each for `ttl` from now (at least one millisecond, at most
-    /// seven days), with its backup; one answer for each, in order. One round trip whatever their
-    /// number. Sessions do not come twice in a batch.
+    /// seven days), with its backup. One round trip whatever their number. Sessions do not come twice in a batch.
     ///
     /// # Errors
-    /// Any; each record may or may not have been written, and repeating the call is harmless but
+    /// Any, for each record; it may or may not have been written, and repeating it is harmless but
     /// for [`Recorded::Created`], which may then be told as [`Recorded::Refreshed`]. Cancel safe
     /// in the same sense.
-    async fn record(
-        &self,
-        records: &[SessionRecord],
-        ttl: Duration,
-    ) -> Result<Vec<Recorded>, RegistryError>;
+    async fn record(&self, records: &[SessionRecord], ttl: Duration) -> Answers<Recorded>;
 
-    /// Changes backups, one answer for each, in order. One round trip whatever their number.
-    /// Sessions do not come twice in a batch.
+    /// Changes backups. One round trip whatever their number. Sessions do not come twice in a batch.
     ///
     /// # Errors
-    /// Any; each backup may or may not have been changed. Repeating the call is harmless, except
+    /// Any, for each backup; it may or may not have been changed. Repeating it is harmless, except
     /// that a frame may be there twice that was parked without a request, or with one that the same
     /// backup also brings into flight and forgets.
-    async fn back_up(
-        &self,
-        backups: &[Backup],
-        limits: MailboxLimits,
-    ) -> Result<Vec<BackedUp>, RegistryError>;
+    async fn back_up(&self, backups: &[Backup], limits: MailboxLimits) -> Answers<BackedUp>;
 
-    /// The present entries of these sessions, in the same order, with `None` where there is none.
-    /// One round trip whatever their number. An entry that cannot be read counts as none.
+    /// The present entries of these sessions, with `None` where there is none. One round trip
+    /// whatever their number. An entry that cannot be read counts as none.
     ///
     /// # Errors
-    /// Any; then nothing is known. Cancel safe.
-    async fn find_sessions(
-        &self,
-        sessions: &[SessionId],
-    ) -> Result<Vec<Option<SessionEntry>>, RegistryError>;
+    /// Any, for each session; then nothing is known of it. Cancel safe.
+    async fn find_sessions(&self, sessions: &[SessionId]) -> Answers<Option<SessionEntry>>;
 
     /// The session's present entry, if this token resumes it; none if there is no such session, or
     /// the token is another one. Changes nothing.
@@ -312,6 +299,6 @@ pub trait SessionTable: Send + Sync + Debug + 'static {
     /// Removes sessions and their backups, each only at this epoch.
     ///
     /// # Errors
-    /// Any; what stayed expires by itself.
-    async fn end_sessions(&self, sessions: &[(SessionId, u64)]) -> Result<(), RegistryError>;
+    /// Any, for each session; what stayed expires by itself.
+    async fn end_sessions(&self, sessions: &[(SessionId, u64)]) -> Answers<()>;
 }

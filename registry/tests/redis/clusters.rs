@@ -3,7 +3,8 @@
 use std::{iter, process::Command, sync::Arc, time::Duration};
 
 use registry::{
-    Announcement, NodeTable, Nodes, RedisRegistry, RegistryError, RequestId, RequestTable,
+    Announcement, Answers, NodeTable, Nodes, Recorded, RedisRegistry, RegistryError, RequestId,
+    RequestTable, SessionId, SessionRecord, SessionTable, all,
     conformance::{self, node_entry, route},
 };
 use tokio::{
@@ -16,6 +17,7 @@ use crate::{
     faults::{CALL_TIME_MAX, recovers},
     request,
     server::{PATIENCE, Server, free_port, registry_at, wait},
+    sessions::record,
 };
 
 /// What is asked of a master that answers takes less than the second for which one that does not is
@@ -99,6 +101,13 @@ impl Cluster {
             .expect("there is no end of them")
     }
 
+    /// A session whose record belongs on this server.
+    fn session_on(&self, server: usize) -> SessionRecord {
+        let mut sessions = iter::repeat_with(SessionId::random);
+        let is_there = |id: &SessionId| self.has(server, &format!("rt:s:{{{id}}}"));
+        record(sessions.find(is_there).expect("there is no end of them"))
+    }
+
     /// The master of the node table, and two others.
     fn order(&self) -> [usize; 3] {
         let of_table = (0..3).find(|at| self.has(*at, "rt:{nodes}")).expect("it has one");
@@ -143,7 +152,11 @@ async fn finds_servers_that_were_started_again() {
     recovers(&registry, request()).await;
     assert_eq!(registry.announce(&entry, LONG).await, Ok(Announcement::Fresh));
     let batch: Vec<_> = (0..100).map(|_| (request(), Arc::new(route("gw-1")))).collect();
-    assert_eq!(registry.put_routes(&batch).await, Ok(()));
+    assert_eq!(all(registry.put_routes(&batch).await).map(drop), Ok(()));
+}
+
+async fn all_of<T>(answers: impl Future<Output = Answers<T>>) -> Result<Vec<T>, RegistryError> {
+    all(answers.await)
 }
 
 /// The result of a call that must not wait for a master that is away.
@@ -198,9 +211,11 @@ async fn a_master_is_away(
     let [_, other, away_at] = cluster.order();
     let order = cluster.order();
     let [on_table, on_other, on_away] = order.map(|at| cluster.request_on(at));
-    let all = [on_table, on_other, on_away];
-    let batch: Vec<_> = all.iter().map(|id| (*id, Arc::new(route("gw-1")))).collect();
-    assert_eq!(registry.put_routes(&batch).await, Ok(()));
+    let requests = [on_table, on_other, on_away];
+    let batch: Vec<_> = requests.iter().map(|id| (*id, Arc::new(route("gw-1")))).collect();
+    assert_eq!(all(registry.put_routes(&batch).await).map(drop), Ok(()));
+    let sessions = order.map(|at| cluster.session_on(at));
+    assert_eq!(all(registry.record(&sessions, LONG).await), Ok(vec![Recorded::Created; 3]));
     let entry = node_entry("gw-1", 1);
     assert_eq!(registry.announce(&entry, LONG).await, Ok(Announcement::Fresh));
     let generation = prompt(registry.generation()).await;
@@ -211,20 +226,32 @@ async fn a_master_is_away(
     let begun = Instant::now();
     while begun.elapsed() < OUTAGE {
         for request in [on_table, on_other] {
-            assert!(prompt(registry.find_routes(&[request])).await[0].is_some());
-            prompt(registry.put_routes(&[(request, Arc::new(route("gw-1")))])).await;
+            assert!(prompt(all_of(registry.find_routes(&[request]))).await[0].is_some());
+            prompt(all_of(registry.put_routes(&[(request, Arc::new(route("gw-1")))]))).await;
         }
         assert_eq!(prompt(registry.nodes()).await.entries, std::slice::from_ref(&entry));
         assert_eq!(prompt(registry.announce(&entry, LONG)).await, Announcement::Refreshed);
-        away(&cluster.servers[away_at], registry.find_routes(&[on_away])).await;
-        away(&cluster.servers[away_at], registry.put_routes(&batch[2..])).await;
+        away(&cluster.servers[away_at], all_of(registry.find_routes(&[on_away]))).await;
+        away(&cluster.servers[away_at], all_of(registry.put_routes(&batch[2..]))).await;
+        // Of several things at once, too.
+        let found = registry.find_routes(&requests).await;
+        let found: Vec<_> =
+            found.into_iter().map(|route| route.map(|route| route.is_some())).collect();
+        assert!(matches!(&found[..], [Ok(true), Ok(true), Err(_)]), "{found:?}");
+        let put: Vec<_> = registry.put_routes(&batch).await;
+        assert!(matches!(&put[..], [Ok(()), Ok(()), Err(_)]), "{put:?}");
+        let told = registry.record(&sessions, LONG).await;
+        assert!(
+            matches!(&told[..], [Ok(Recorded::Refreshed), Ok(Recorded::Refreshed), Err(_)]),
+            "{told:?}"
+        );
         assert_eq!(registry.generation().await, Ok(generation), "nothing has changed");
         sleep(Duration::from_millis(10)).await;
     }
     drop(pressing);
     // A process that starts now cannot know which run that one is of.
     let late = cluster.registry().await;
-    assert!(prompt(late.find_routes(&[on_other])).await[0].is_some());
+    assert!(prompt(all_of(late.find_routes(&[on_other]))).await[0].is_some());
     away(&cluster.servers[away_at], late.generation()).await;
     assert!(cluster.has(other, &format!("rt:r:{on_other}")));
 
@@ -232,8 +259,8 @@ async fn a_master_is_away(
     cluster.is_ok();
     for registry in [&registry, &late] {
         recovers(registry, on_away).await;
-        assert_eq!(registry.put_routes(&batch).await, Ok(()));
-        assert!(prompt(registry.find_routes(&all)).await.iter().all(Option::is_some));
+        assert_eq!(all(registry.put_routes(&batch).await).map(drop), Ok(()));
+        assert!(prompt(all_of(registry.find_routes(&requests))).await.iter().all(Option::is_some));
         let present = prompt(registry.generation()).await;
         assert_eq!(present != generation, is_other_run, "{present:?}");
     }
@@ -262,8 +289,8 @@ async fn without_the_master_of_the_node_table_routes_are_found() {
     for _ in 0..20 {
         away(&cluster.servers[of_table], registry.announce(&entry, LONG)).await;
         away(&cluster.servers[of_table], registry.nodes()).await;
-        prompt(registry.put_routes(&[(id, Arc::new(route("gw-1")))])).await;
-        assert!(prompt(registry.find_routes(&[id])).await[0].is_some());
+        prompt(all_of(registry.put_routes(&[(id, Arc::new(route("gw-1")))]))).await;
+        assert!(prompt(all_of(registry.find_routes(&[id]))).await[0].is_some());
     }
     cluster.servers[of_table].run();
     cluster.is_ok();
@@ -282,19 +309,21 @@ async fn a_replica_takes_a_masters_place() {
     assert_eq!(registry.announce(&entry, LONG).await, Ok(Announcement::Fresh));
     let [on_table, on_other] = [of_table, other].map(|at| cluster.request_on(at));
     let batch = [on_table, on_other].map(|id| (id, Arc::new(route("gw-1"))));
-    registry.put_routes(&batch).await.unwrap();
+    all(registry.put_routes(&batch).await).unwrap();
     let generation = registry.generation().await.unwrap();
 
     cluster.servers[of_table].stop();
     let pressing = press(&registry, on_table);
     let begun = Instant::now();
-    while registry.put_routes(&batch[..1]).await.is_err() {
-        assert!(prompt(registry.find_routes(&[on_other])).await[0].is_some());
+    while all(registry.put_routes(&batch[..1]).await).is_err() {
+        assert!(prompt(all_of(registry.find_routes(&[on_other]))).await[0].is_some());
         assert!(begun.elapsed() < PATIENCE, "the replica is not found");
         sleep(Duration::from_millis(10)).await;
     }
     drop(pressing);
-    assert!(registry.find_routes(&[on_table, on_other]).await.unwrap().iter().all(Option::is_some));
+    assert!(
+        all(registry.find_routes(&[on_table, on_other]).await).unwrap().iter().all(Option::is_some)
+    );
     assert_eq!(registry.announce(&entry, LONG).await, Ok(Announcement::Refreshed));
     let present = registry.generation().await.unwrap();
     assert!(present.is_some() && present != generation, "it may lack what was written last");
@@ -305,7 +334,7 @@ async fn a_replica_takes_a_masters_place() {
         cluster.servers[of_table].ask("INFO replication").contains("role:slave")
     });
     for _ in 0..20 {
-        assert_eq!(registry.put_routes(&batch).await, Ok(()));
+        assert_eq!(all(registry.put_routes(&batch).await).map(drop), Ok(()));
         assert_eq!(registry.generation().await, Ok(present));
     }
 }

@@ -8,7 +8,7 @@ use std::{
 use registry::{
     Announcement, BackedUp, Backup, BackupStep, MailboxLimits, NodeTable, Nodes, Recorded,
     RedisRegistry, RegistryError, RequestId, RequestTable, SessionId, SessionRecord, SessionTable,
-    TokenHash,
+    TokenHash, all,
     conformance::{node_entry, route},
 };
 use tokio::time::{Instant, sleep};
@@ -34,7 +34,7 @@ async fn comes_up_without_a_server_and_finds_it_later() {
     assert!(begun.elapsed() < CALL_TIME_MAX, "a refused connection is soon known");
     server.run();
     recovers(&registry, request()).await;
-    registry.put_routes(&[(request(), Arc::new(route("gw-1")))]).await.unwrap();
+    all(registry.put_routes(&[(request(), Arc::new(route("gw-1")))]).await).unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -43,7 +43,7 @@ async fn finds_a_server_that_was_started_again_and_says_that_it_is_empty() {
     let registry = server.registry().await;
     let entry = node_entry("gw-1", 1);
     let id = request();
-    registry.put_routes(&[(id, Arc::new(route("gw-1")))]).await.unwrap();
+    all(registry.put_routes(&[(id, Arc::new(route("gw-1")))]).await).unwrap();
     assert_eq!(registry.announce(&entry, LONG).await, Ok(Announcement::Fresh));
     assert_eq!(registry.announce(&entry, LONG).await, Ok(Announcement::Refreshed));
 
@@ -57,7 +57,7 @@ async fn finds_a_server_that_was_started_again_and_says_that_it_is_empty() {
     recovers(&registry, request()).await;
     assert_eq!(registry.announce(&entry, LONG).await, Ok(Announcement::Fresh));
     assert_eq!(registry.announce(&entry, LONG).await, Ok(Announcement::Refreshed));
-    assert_eq!(registry.find_routes(&[id]).await, Ok(vec![None]));
+    assert_eq!(all(registry.find_routes(&[id]).await), Ok(vec![None]));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -68,8 +68,11 @@ async fn does_not_lose_a_call_to_a_connection_that_was_lost_before_it() {
         assert_eq!(registry.nodes().await, Ok(Nodes::default()));
         server.ask("CLIENT KILL TYPE normal");
         let id = request();
-        assert_eq!(registry.put_routes(&[(id, Arc::new(route("gw-1")))]).await, Ok(()));
-        assert!(registry.find_routes(&[id]).await.unwrap()[0].is_some());
+        assert_eq!(
+            all(registry.put_routes(&[(id, Arc::new(route("gw-1")))]).await).map(drop),
+            Ok(())
+        );
+        assert!(all(registry.find_routes(&[id]).await).unwrap()[0].is_some());
         server.stop();
         server.run();
     }
@@ -125,14 +128,14 @@ async fn a_routes_life_is_told_by_its_nodes_clock() {
     let mut soon = route("gw-1");
     let now = SystemTime::UNIX_EPOCH.elapsed().unwrap();
     soon.deadline_ms = u64::try_from(now.as_millis()).unwrap() + 5_000;
-    registry.put_routes(&[(id, Arc::new(soon))]).await.unwrap();
+    all(registry.put_routes(&[(id, Arc::new(soon))]).await).unwrap();
     let life: u64 = server.ask(&format!("PTTL rt:r:{id}")).parse().unwrap();
     assert!((10_001..=15_000).contains(&life), "{life}");
 }
 
 async fn unreachable(registry: &RedisRegistry) {
     let begun = Instant::now();
-    let outcome = registry.find_routes(&[request()]).await;
+    let outcome = all(registry.find_routes(&[request()]).await);
     assert!(matches!(outcome, Err(RegistryError::Unreachable(_))), "{outcome:?}");
     assert!(begun.elapsed() < CALL_TIME_MAX, "the call took {:?}", begun.elapsed());
 }
@@ -141,7 +144,7 @@ async fn unreachable(registry: &RedisRegistry) {
 /// `of` is a request of the one in question.
 pub(crate) async fn recovers(registry: &RedisRegistry, of: RequestId) {
     let deadline = Instant::now() + RECOVERY_TIME_MAX;
-    while let Err(error) = registry.find_routes(&[of]).await {
+    while let Err(error) = all(registry.find_routes(&[of]).await) {
         assert!(Instant::now() < deadline, "not within {RECOVERY_TIME_MAX:?}: {error}");
         sleep(Duration::from_millis(10)).await;
     }
@@ -167,11 +170,11 @@ async fn a_server_back_from_a_dump_is_another_generation() {
         generation: registry.generation().await.unwrap(),
     };
     assert!(first.generation.is_some());
-    registry.record(std::slice::from_ref(&first), LONG).await.unwrap();
+    all(registry.record(std::slice::from_ref(&first), LONG).await).unwrap();
     assert_eq!(registry.announce(&node, LONG).await, Ok(Announcement::Fresh));
     assert_eq!(server.ask("SAVE"), "OK");
     let later = SessionRecord { epoch: 5, token: TokenHash([2; 32]), ..first.clone() };
-    registry.record(std::slice::from_ref(&later), LONG).await.unwrap();
+    all(registry.record(std::slice::from_ref(&later), LONG).await).unwrap();
 
     server.stop();
     server.run();
@@ -180,7 +183,7 @@ async fn a_server_back_from_a_dump_is_another_generation() {
     assert!(generation.is_some() && generation != first.generation);
     assert_eq!(registry.generation().await.unwrap(), generation);
     assert_eq!(registry.announce(&node, LONG).await, Ok(Announcement::Refreshed));
-    let found = registry.find_sessions(&[session]).await.unwrap();
+    let found = all(registry.find_sessions(&[session]).await).unwrap();
     let found = found[0].as_ref().map(|found| (found.epoch, found.generation));
     assert_eq!(found, Some((3, first.generation)));
     assert_eq!(registry.try_token(&session, &later.token).await, Ok(None));
@@ -188,9 +191,9 @@ async fn a_server_back_from_a_dump_is_another_generation() {
     let steps = vec![BackupStep::Trim { seq: 1 }];
     let backup = Backup { session, epoch: 5, orphan: false, steps };
     let limits = MailboxLimits { frames_max: 1, bytes_max: 1 };
-    assert_eq!(registry.back_up(&[backup], limits).await, Ok(vec![BackedUp::Missing]));
+    assert_eq!(all(registry.back_up(&[backup], limits).await), Ok(vec![BackedUp::Missing]));
     assert_eq!(
-        registry.record(std::slice::from_ref(&later), LONG).await,
+        all(registry.record(std::slice::from_ref(&later), LONG).await),
         Ok(vec![Recorded::Created])
     );
     assert!(registry.try_token(&session, &later.token).await.unwrap().is_some());

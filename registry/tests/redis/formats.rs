@@ -18,6 +18,7 @@ use registry::{
     Backup, BackupStep, Claim, Claimed, Generation, HeldRequest, Holding, MailboxLimits, NodeEntry,
     NodeId, NodeRef, NodeState, NodeTable, Nodes, ParkedFrame, Progress, RedisRegistry, RequestId,
     RequestTable, Route, SessionEntry, SessionId, SessionRecord, SessionTable, TokenHash, Versions,
+    all,
 };
 
 use crate::{LONG, server::Server};
@@ -174,7 +175,7 @@ async fn what_is_written_is_in_the_newest_folder() {
     let server = Server::start("");
     let (registry, mut connection) = connect(&server).await;
     let written = routes().map(|(id, route)| (id, Arc::new(route)));
-    registry.put_routes(&written).await.unwrap();
+    all(registry.put_routes(&written).await).unwrap();
     let mut lines = Vec::new();
     for (id, _) in routes() {
         let key = format!("rt:r:{id}");
@@ -193,8 +194,8 @@ async fn what_is_written_is_in_the_newest_folder() {
     }
     is_as_written("nodes", &nodes);
 
-    registry.record(&[record()], LONG).await.unwrap();
-    registry.back_up(&[backup()], LIMITS).await.unwrap();
+    all(registry.record(&[record()], LONG).await).unwrap();
+    all(registry.back_up(&[backup()], LIMITS).await).unwrap();
     let key = format!("rt:s:{{{}}}", session());
     let mut fields_of_record = fields(&mut connection, &key).await;
     for field in fields_of_record.iter_mut().filter(|field| field[0] == b"c") {
@@ -292,12 +293,12 @@ async fn is_read(version: &str, more: &More) {
 
     let (ids, written): (Vec<_>, Vec<_>) =
         routes().into_iter().map(|(id, route)| (id, Some(route))).unzip();
-    assert_eq!(registry.find_routes(&ids).await.unwrap(), written);
+    assert_eq!(all(registry.find_routes(&ids).await).unwrap(), written);
     let nodes = Nodes { entries: vec![entry()], unread: Vec::new() };
     assert_eq!(registry.nodes().await.unwrap(), nodes);
 
     let Holding { former, .. } = holding();
-    let found = registry.find_sessions(&[session()]).await.unwrap();
+    let found = all(registry.find_sessions(&[session()]).await).unwrap();
     assert_eq!(found, [Some(former.clone())]);
     for token in [record().token, record().former_token.unwrap()] {
         let tried = registry.try_token(&session(), &token).await.unwrap();
@@ -321,9 +322,9 @@ async fn is_read(version: &str, more: &More) {
     assert_eq!(*taken, holding());
     // It goes on as if this version had begun it.
     let again = Backup { epoch: 10, steps: vec![BackupStep::Trim { seq: 12 }], ..backup() };
-    registry.back_up(&[again], LIMITS).await.unwrap();
+    all(registry.back_up(&[again], LIMITS).await).unwrap();
     let record = SessionRecord { epoch: 10, node: node("gw-2"), ..record() };
-    registry.record(&[record], LONG).await.unwrap();
+    all(registry.record(&[record], LONG).await).unwrap();
     let claim = Claim { token: TokenHash([0xa1; 32]), ..claim };
     let Claimed::Taken(taken) = registry.claim(&claim).await.unwrap() else {
         panic!("a claim was refused")

@@ -15,7 +15,7 @@ use std::{sync::Arc, time::Duration};
 
 use registry::{
     Announcement, Cause, EntryKind, NodeTable, Nodes, RedisRegistry, RegistryError, RequestId,
-    RequestTable,
+    RequestTable, all,
     conformance::{self, node_entry, route},
 };
 use server::{Server, given_url, registry_at};
@@ -38,7 +38,7 @@ async fn every_key_ends_by_itself() {
     let server = Server::start("");
     let registry = RedisRegistry::connect(&server.url(), "rt:").await.unwrap();
     let id = request();
-    registry.put_routes(&[(id, Arc::new(route("gw-1")))]).await.unwrap();
+    all(registry.put_routes(&[(id, Arc::new(route("gw-1")))]).await).unwrap();
     registry.announce(&node_entry("gw-1", 1), Duration::from_secs(6)).await.unwrap();
     assert_eq!(server.ask("DBSIZE"), "2");
     let life = |key: &str| server.ask(&format!("PTTL {key}")).parse::<u64>().unwrap();
@@ -58,8 +58,8 @@ async fn what_cannot_be_read_is_no_route_and_no_silent_node() {
     server.ask(&format!("SET rt:r:{text} what"));
     server.ask(&format!("RPUSH rt:r:{list} what"));
     let written = route("gw-1");
-    registry.put_routes(&[(good, Arc::new(written.clone()))]).await.unwrap();
-    let found = registry.find_routes(&[text, list, good]).await;
+    all(registry.put_routes(&[(good, Arc::new(written.clone()))]).await).unwrap();
+    let found = all(registry.find_routes(&[text, list, good]).await);
     assert_eq!(found, Ok(vec![None, None, Some(written)]));
 
     registry.announce(&node_entry("gw-1", 1), LONG).await.unwrap();
@@ -95,16 +95,16 @@ async fn tells_a_refusal_with_its_reason() {
     let registry = server.registry().await;
     server.ask("CONFIG SET maxmemory 1");
     let batch: Vec<_> = (0..3).map(|_| (request(), Arc::new(route("gw-1")))).collect();
-    let outcome = registry.put_routes(&batch).await;
+    let outcome = all(registry.put_routes(&batch).await);
     let Err(RegistryError::Refused(reason)) = &outcome else { panic!("{outcome:?}") };
     let reason = reason.to_string();
     assert!(reason.contains("OOM") && reason.contains(&server.address()), "{reason}");
     let ids: Vec<_> = batch.iter().map(|(id, _)| *id).collect();
-    assert_eq!(registry.find_routes(&ids).await, Ok(vec![None; 3]));
-    assert_eq!(registry.remove_routes(&ids).await, Ok(()));
+    assert_eq!(all(registry.find_routes(&ids).await), Ok(vec![None; 3]));
+    assert_eq!(all(registry.remove_routes(&ids).await).map(drop), Ok(()));
 
     server.ask("CONFIG SET maxmemory 0");
-    assert_eq!(registry.put_routes(&batch).await, Ok(()));
+    assert_eq!(all(registry.put_routes(&batch).await).map(drop), Ok(()));
 }
 
 #[tokio::test(flavor = "multi_thread")]

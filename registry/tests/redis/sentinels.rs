@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use registry::{
-    RequestTable,
+    RequestTable, all,
     conformance::{self, route},
 };
 use tokio::time::{Instant, sleep};
@@ -49,7 +49,7 @@ async fn follows_the_master_to_another_server() {
     let registry = registry_at(&watched.url()).await;
     let route = route("gw-1");
     let batch = [(request(), Arc::new(route.clone()))];
-    registry.put_routes(&batch).await.unwrap();
+    all(registry.put_routes(&batch).await).unwrap();
 
     // What a sentinel does in a failover, without its ten seconds of making sure. The former
     // master stays up, as a replica: the registry's connection to it is alive, and useless.
@@ -61,10 +61,10 @@ async fn follows_the_master_to_another_server() {
     assert_eq!(watched.sentinel.ask(&monitor), "OK");
 
     let deadline = Instant::now() + Duration::from_secs(3);
-    while let Err(error) = registry.put_routes(&batch).await {
+    while let Err(error) = all(registry.put_routes(&batch).await) {
         assert!(Instant::now() < deadline, "the registry stays behind: {error}");
         sleep(Duration::from_millis(10)).await;
     }
-    assert_eq!(registry.find_routes(&[batch[0].0]).await, Ok(vec![Some(route)]));
+    assert_eq!(all(registry.find_routes(&[batch[0].0]).await), Ok(vec![Some(route)]));
     assert!(later.ask("INFO keyspace").contains("db1:keys=1,expires=1"));
 }

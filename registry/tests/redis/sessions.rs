@@ -5,7 +5,7 @@ use std::time::Duration;
 use registry::{
     BackedUp, Backup, BackupStep, Claim, Claimed, EntryKind, MailboxLimits, NodeId, NodeRef,
     NodeTable, Progress, Recorded, RedisRegistry, RegistryError, SessionId, SessionRecord,
-    SessionTable, TokenHash,
+    SessionTable, TokenHash, all,
 };
 
 use crate::{LONG, lossy::Lossy, request, server::Server};
@@ -16,7 +16,7 @@ fn node(id: &str) -> NodeRef {
     NodeRef { id: NodeId::parse(id).expect("a valid node id"), incarnation: 1 }
 }
 
-fn record(session: SessionId) -> SessionRecord {
+pub(crate) fn record(session: SessionId) -> SessionRecord {
     SessionRecord {
         session,
         epoch: 1,
@@ -71,23 +71,23 @@ async fn a_session_and_its_backup_have_one_life() {
         assert!(largest - least < 1_000, "{lives:?} are of one life");
     };
 
-    registry.record(&[record(session)], Duration::from_secs(20)).await.unwrap();
-    registry.back_up(&[backup(session)], ROOMY).await.unwrap();
+    all(registry.record(&[record(session)], Duration::from_secs(20)).await).unwrap();
+    all(registry.back_up(&[backup(session)], ROOMY).await).unwrap();
     assert_eq!(server.ask("DBSIZE"), "3");
     within(lives(), 20_000);
-    registry.record(&[record(session)], Duration::from_secs(40)).await.unwrap();
+    all(registry.record(&[record(session)], Duration::from_secs(40)).await).unwrap();
     within(lives(), 40_000);
-    registry.back_up(&[backup(session)], ROOMY).await.unwrap();
+    all(registry.back_up(&[backup(session)], ROOMY).await).unwrap();
     within(lives(), 40_000);
     // Both keys go with their last entry, and come back with the record's life.
     let emptied = Backup { steps: vec![BackupStep::Reset], ..backup(session) };
-    registry.back_up(&[emptied], ROOMY).await.unwrap();
-    registry.back_up(&[backup(session)], ROOMY).await.unwrap();
+    all(registry.back_up(&[emptied], ROOMY).await).unwrap();
+    all(registry.back_up(&[backup(session)], ROOMY).await).unwrap();
     within(lives(), 40_000);
     registry.claim(&claim(session)).await.unwrap();
     within(lives(), 60_000);
 
-    registry.end_sessions(&[(session, 2)]).await.unwrap();
+    all(registry.end_sessions(&[(session, 2)]).await).unwrap();
     assert_eq!(server.ask("DBSIZE"), "0");
 }
 
@@ -98,11 +98,12 @@ async fn what_cannot_be_read_is_no_session() {
     let [other_type, other_fields, bad_epoch, good] = std::array::from_fn(|_| SessionId::random());
     server.ask(&format!("SET rt:s:{{{other_type}}} what"));
     server.ask(&format!("HSET rt:s:{{{other_fields}}} what ever"));
-    registry.record(&[record(bad_epoch), record(good)], LONG).await.unwrap();
+    all(registry.record(&[record(bad_epoch), record(good)], LONG).await).unwrap();
     server.ask(&format!("HSET rt:s:{{{bad_epoch}}} e 1"));
     server.ask(&format!("RPUSH rt:s:{{{other_fields}}}:m what"));
 
-    let found = registry.find_sessions(&[other_type, other_fields, bad_epoch, good]).await.unwrap();
+    let found =
+        all(registry.find_sessions(&[other_type, other_fields, bad_epoch, good]).await).unwrap();
     let read: Vec<_> = found.iter().map(Option::is_some).collect();
     assert_eq!(read, [false, false, false, true]);
     for session in [other_fields, bad_epoch] {
@@ -110,15 +111,18 @@ async fn what_cannot_be_read_is_no_session() {
     }
     assert_eq!(registry.claim(&claim(other_type)).await, Ok(Claimed::Refused));
     let backups = [backup(other_type), backup(good)];
-    let told = registry.back_up(&backups, ROOMY).await;
+    let told = all(registry.back_up(&backups, ROOMY).await);
     assert_eq!(told, Ok(vec![BackedUp::Missing, BackedUp::Done]), "one is no other one's trouble");
-    assert_eq!(registry.end_sessions(&[(other_type, 1), (bad_epoch, 7)]).await, Ok(()));
+    assert_eq!(
+        all(registry.end_sessions(&[(other_type, 1), (bad_epoch, 7)]).await).map(drop),
+        Ok(())
+    );
 
     let records = [record(other_type), record(other_fields), record(bad_epoch), record(good)];
     let [created, refreshed] = [Recorded::Created, Recorded::Refreshed];
     let expected = vec![created, created, created, refreshed];
-    assert_eq!(registry.record(&records, LONG).await, Ok(expected));
-    let told = registry.back_up(&[backup(other_fields)], ROOMY).await;
+    assert_eq!(all(registry.record(&records, LONG).await), Ok(expected));
+    let told = all(registry.back_up(&[backup(other_fields)], ROOMY).await);
     assert_eq!(told, Ok(vec![BackedUp::Done]), "nothing is left of what was there");
 }
 
@@ -128,8 +132,8 @@ async fn what_cannot_be_read_of_a_copy_is_left_out_and_said() {
     let registry = at(&server).await;
     let [damaged, replaced, whole] = std::array::from_fn(|_| SessionId::random());
     for session in [damaged, replaced, whole] {
-        registry.record(&[record(session)], LONG).await.unwrap();
-        registry.back_up(&[backup(session)], ROOMY).await.unwrap();
+        all(registry.record(&[record(session)], LONG).await).unwrap();
+        all(registry.back_up(&[backup(session)], ROOMY).await).unwrap();
     }
     server.ask(&format!("HSET rt:s:{{{damaged}}}:q what ever"));
     server.ask(&format!("ZADD rt:s:{{{damaged}}}:m 0 what"));
@@ -148,7 +152,7 @@ async fn what_cannot_be_read_of_a_copy_is_left_out_and_said() {
     // What a holder writes anew replaces what could not be read.
     let steps = [BackupStep::Reset].into_iter().chain(backup(replaced).steps).collect();
     let anew = Backup { epoch: 2, steps, ..backup(replaced) };
-    assert_eq!(registry.back_up(&[anew], ROOMY).await, Ok(vec![BackedUp::Done]));
+    assert_eq!(all(registry.back_up(&[anew], ROOMY).await), Ok(vec![BackedUp::Done]));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -159,9 +163,9 @@ async fn a_server_that_forgot_the_scripts_is_told_them_again() {
     let backups: Vec<_> = records.iter().map(|record| backup(record.session)).collect();
     for expected in [Recorded::Created, Recorded::Refreshed] {
         server.ask("SCRIPT FLUSH");
-        let told = registry.record(&records, LONG).await;
+        let told = all(registry.record(&records, LONG).await);
         assert_eq!(told, Ok(vec![expected; 500]));
-        let told = registry.back_up(&backups, ROOMY).await;
+        let told = all(registry.back_up(&backups, ROOMY).await);
         assert_eq!(told, Ok(vec![BackedUp::Done; 500]));
     }
     let Claimed::Taken(holding) = registry.claim(&claim(records[499].session)).await.unwrap()
@@ -176,13 +180,13 @@ async fn a_server_that_is_full_changes_nothing() {
     let server = Server::start("");
     let registry = at(&server).await;
     let session = SessionId::random();
-    registry.record(&[record(session)], LONG).await.unwrap();
+    all(registry.record(&[record(session)], LONG).await).unwrap();
     server.ask("CONFIG SET maxmemory 1");
-    let outcome = registry.back_up(&[backup(session)], ROOMY).await;
+    let outcome = all(registry.back_up(&[backup(session)], ROOMY).await);
     assert!(matches!(outcome, Err(RegistryError::Refused(_))), "{outcome:?}");
     let outcome = registry.claim(&claim(session)).await;
     assert!(matches!(outcome, Err(RegistryError::Refused(_))), "{outcome:?}");
-    let outcome = registry.record(&[record(SessionId::random())], LONG).await;
+    let outcome = all(registry.record(&[record(SessionId::random())], LONG).await);
     assert!(matches!(outcome, Err(RegistryError::Refused(_))), "{outcome:?}");
     assert_eq!(server.ask("DBSIZE"), "1");
 
@@ -201,17 +205,17 @@ async fn a_call_whose_answer_was_lost_is_carried_out_once() {
     let session = SessionId::random();
     // The server knows the scripts from here on, so each call below has one answer to lose.
     let known = SessionId::random();
-    registry.record(&[record(known)], LONG).await.unwrap();
-    registry.back_up(&[backup(known)], ROOMY).await.unwrap();
+    all(registry.record(&[record(known)], LONG).await).unwrap();
+    all(registry.back_up(&[backup(known)], ROOMY).await).unwrap();
     registry.claim(&claim(known)).await.unwrap();
 
     lossy.lose_the_next_answer();
-    let told = registry.record(&[record(session)], LONG).await;
+    let told = all(registry.record(&[record(session)], LONG).await);
     assert_eq!(told, Ok(vec![Recorded::Created]));
-    let told = registry.record(&[record(session)], LONG).await;
+    let told = all(registry.record(&[record(session)], LONG).await);
     assert_eq!(told, Ok(vec![Recorded::Refreshed]));
     lossy.lose_the_next_answer();
-    let told = registry.back_up(&[backup(session)], ROOMY).await;
+    let told = all(registry.back_up(&[backup(session)], ROOMY).await);
     assert_eq!(told, Ok(vec![BackedUp::Done]));
     lossy.lose_the_next_answer();
     let Claimed::Taken(holding) = registry.claim(&claim(session)).await.unwrap() else {

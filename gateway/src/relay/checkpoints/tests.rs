@@ -3,7 +3,11 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::Bytes;
-use registry::{FaultyRegistry, NodeId, NodeRef, Progress, SessionRecord, SessionTable};
+use registry::{
+    NodeId, NodeRef, Progress, SessionRecord, SessionTable, all,
+    faulty::{FaultyRegistry, part_of},
+};
+use tokio::time::sleep;
 use uuid::Uuid;
 
 use super::*;
@@ -46,20 +50,45 @@ impl Bed {
         );
     }
 
+    /// Writes what is queued, as the node does, while something goes on.
+    async fn meanwhile(&self, goes_on: impl Future<Output = ()>) {
+        tokio::select! {
+            () = self.relay.run_checkpoints() => panic!("it ends with the node"),
+            () = goes_on => {}
+        }
+    }
+
+    /// Which part of the registry has the session.
+    fn part(&self) -> usize {
+        part_of(self.session.id().as_uuid())
+    }
+
+    /// Another session like it, in such a part.
+    async fn session_in(&self, is_it: impl Fn(usize) -> bool) -> Arc<Session> {
+        let mut sessions = std::iter::repeat_with(|| self.relay.lifecycle.start(true).0);
+        let session = sessions.find(|session| is_it(part_of(session.id().as_uuid()))).unwrap();
+        self.settle().await;
+        session
+    }
+
     fn request(&self, number: u128) {
+        self.request_of(&self.session, number);
+    }
+
+    fn request_of(&self, session: &Arc<Session>, number: u128) {
         let request = RequestId::from_uuid(Uuid::from_u128(number));
         let (progress, detail) = (Progress::Submitted, Bytes::new());
         let step = BackupStep::Request { request, progress, detail };
         let node = bed::node();
-        let (session, deadline_ms) = (Some(self.session.id()), 0);
-        let route = Arc::new(Route { node, session, client_id: None, deadline_ms });
+        let (of, deadline_ms) = (Some(session.id()), 0);
+        let route = Arc::new(Route { node, session: of, client_id: None, deadline_ms });
         let (went_on, went_on_after) = (Arc::clone(&self.went_on), Arc::clone(&self.went_on_after));
         let table = Arc::clone(&self.table);
         let then = Box::new(move || {
             went_on_after.store(table.backup_count(), Ordering::Relaxed);
             went_on.fetch_add(1, Ordering::Relaxed);
         });
-        self.relay.checkpoints.request(&self.session, step, (request, route), then);
+        self.relay.checkpoints.request(session, step, (request, route), then);
     }
 
     fn push(&self) {
@@ -117,18 +146,47 @@ async fn what_is_over_before_it_was_written_is_only_forgotten() {
 async fn requests_go_on_while_the_registry_is_away_and_all_is_written_anew_after_that() {
     let bed = Bed::new().await;
     bed.set_away(true);
-    bed.request(1);
-    bed.settle().await;
-    assert_eq!(bed.went_on(), 1);
-    assert!(!bed.relay.is_registry_reachable());
-    assert!(!bed.relay.checkpoints.is_empty());
-    bed.set_away(false);
-    tokio::time::sleep(Duration::from_millis(250)).await;
-    bed.relay.checkpoints.record(&bed.session);
-    bed.settle().await;
+    let goes_on = async {
+        bed.request(1);
+        sleep(Duration::from_millis(20)).await;
+        assert_eq!(bed.went_on(), 1);
+        assert!(!bed.relay.is_registry_reachable());
+        assert!(!bed.relay.checkpoints.is_empty());
+        bed.request(2);
+        assert_eq!(bed.went_on(), 2, "it is known that nothing can be written");
+        bed.set_away(false);
+        sleep(Duration::from_millis(250)).await;
+    };
+    bed.meanwhile(goes_on).await;
     assert_eq!(bed.seen(), ["reset"], "the session has nothing in flight by itself");
     assert!(bed.relay.is_registry_reachable());
     assert!(bed.relay.checkpoints.is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_part_of_the_registry_that_is_away_holds_up_its_own_sessions_alone() {
+    let bed = Bed::new().await;
+    let there = bed.session_in(|part| part != bed.part()).await;
+    bed.table.set_part_away(bed.part());
+    let goes_on = async {
+        for number in 0..3 {
+            bed.request(number);
+            bed.request_of(&there, 10 + number);
+            sleep(Duration::from_millis(20)).await;
+        }
+        assert_eq!(bed.seen(), ["request"; 3], "those of the other one are copied");
+        assert_eq!(bed.went_on(), 6);
+        assert!(bed.relay.is_registry_reachable());
+        bed.relay.lifecycle.end(&bed.session, bed.session.connection());
+        sleep(Duration::from_millis(500)).await;
+        assert!(!bed.relay.checkpoints.is_empty(), "its end is not written");
+        bed.set_away(false);
+        sleep(Duration::from_millis(250)).await;
+    };
+    bed.meanwhile(goes_on).await;
+    assert!(bed.relay.checkpoints.is_empty());
+    let found = all(bed.table.memory.find_sessions(&[bed.session.id(), there.id()]).await).unwrap();
+    assert!(found[0].is_none() && found[1].is_some());
 }
 
 #[tokio::test(start_paused = true)]
@@ -189,7 +247,7 @@ async fn an_earlier_epoch_gives_way_to_the_holder() {
     assert!(bed.session.is_held(), "nobody else holds it");
     assert_eq!(bed.went_on(), 1);
     assert_eq!(bed.seen(), ["request", "reset"], "all of it is written anew");
-    let found = bed.table.memory.find_sessions(&[bed.session.id()]).await.unwrap();
+    let found = all(bed.table.memory.find_sessions(&[bed.session.id()]).await).unwrap();
     assert_eq!(found[0].as_ref().map(|found| found.epoch), Some(2));
     let hash = bed.session.token().hash();
     let opened = bed.table.memory.try_token(&bed.session.id(), &hash).await.unwrap();
@@ -208,7 +266,7 @@ async fn an_epoch_never_falls() {
 async fn a_copy_says_in_which_generation_all_of_it_was_written() {
     let bed = Bed::new().await;
     let of_copy = async || {
-        let found = bed.table.memory.find_sessions(&[bed.session.id()]).await.unwrap();
+        let found = all(bed.table.memory.find_sessions(&[bed.session.id()]).await).unwrap();
         found[0].as_ref().and_then(|found| found.generation)
     };
     assert_eq!(of_copy().await, None, "nobody has asked yet");
@@ -226,7 +284,7 @@ async fn another_holder_fences_the_session() {
     let bed = Bed::new().await;
     let node = NodeRef { id: NodeId::parse("gw-2").unwrap(), incarnation: 1 };
     let record = SessionRecord { epoch: 2, ..bed.session.ownership().record(&node).unwrap() };
-    bed.table.memory.record(&[record], bed.relay.checkpoints.ttl()).await.unwrap();
+    all(bed.table.memory.record(&[record], bed.relay.checkpoints.ttl()).await).unwrap();
     bed.request(1);
     bed.settle().await;
     assert!(!bed.session.is_held());
@@ -243,7 +301,7 @@ async fn an_end_is_written_and_takes_what_was_queued_along() {
     bed.relay.lifecycle.end(&bed.session, bed.session.connection());
     bed.settle().await;
     assert!(bed.seen().is_empty());
-    let found = bed.table.memory.find_sessions(&[bed.session.id()]).await.unwrap();
+    let found = all(bed.table.memory.find_sessions(&[bed.session.id()]).await).unwrap();
     assert_eq!(found, [None]);
     assert_eq!(bed.went_on(), 1, "the command stands");
 }

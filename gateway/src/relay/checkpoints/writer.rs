@@ -3,14 +3,17 @@
 
 use std::sync::Arc;
 
-use registry::{
-    BackedUp, Backup, NodeRef, Recorded, Registry, RegistryError, SessionId, SessionRecord,
-};
+use registry::{BackedUp, Backup, NodeRef, Recorded, Registry, RequestId, SessionId};
 use tokio::time::Instant;
 
-use super::{Checkpoints, Continue, WholeBackup, Work, ended::ENDS_MAX};
+use super::{
+    Checkpoints,
+    ended::ENDS_MAX,
+    work::{Aside, Continue, WholeBackup, Work},
+};
 use crate::{
     relay::{
+        cluster::RegistryHealth,
         session::Session,
         write_behind::{Batches, Pace},
     },
@@ -31,6 +34,9 @@ pub trait Owner: Send + Sync {
     /// this node's all the same.
     fn lost(&self, session: &Arc<Session>, epoch: u64, is_claimed: bool) -> bool;
 
+    /// The routes of these requests could not be written.
+    fn unrouted(&self, requests: Vec<RequestId>);
+
     /// The session's mailbox is full, by this limit: it has to end.
     fn overflowed(&self, session: &Arc<Session>, limit: &'static str);
 }
@@ -48,6 +54,8 @@ pub struct Writer<'a> {
     pub registry: &'a dyn Registry,
     /// Whose sessions they are.
     pub owner: &'a dyn Owner,
+    /// Told whether it answers.
+    pub health: &'a RegistryHealth,
     /// This node, which holds them.
     pub node: &'a NodeRef,
     /// Told how long each took.
@@ -59,60 +67,68 @@ impl Batches for Writer<'_> {
         &self.queue.pace
     }
 
-    async fn write(&self) -> Option<Result<(), RegistryError>> {
+    async fn write(&self) {
         let (work, ends) = {
             let mut queue = locked(&self.queue.queue);
             queue.is_busy = true;
             (std::mem::take(&mut queue.work), std::mem::take(&mut queue.ends))
         };
         let mut work: Vec<Work> = work.into_values().collect();
-        let is_nothing = work.is_empty() && ends.is_empty();
         work.sort_unstable_by_key(|work| *work.session.id().as_uuid());
-        let mut result = self.end_all(ends).await;
+        self.end_all(ends).await;
         while !work.is_empty() {
             let rest = work.split_off(work.len().min(BATCH_MAX));
             let mut batch = std::mem::replace(&mut work, rest);
-            if result.is_ok() {
-                result = self.write_batch(&mut batch).await;
-            }
-            self.written(batch, result.is_ok());
+            self.write_batch(&mut batch).await;
+            batch.into_iter().for_each(|work| self.written(work));
         }
         locked(&self.queue.queue).is_busy = false;
-        (!is_nothing).then_some(result)
+    }
+
+    fn try_again(&self) {
+        let mut queue = locked(&self.queue.queue);
+        let Aside { sessions, ends } = std::mem::take(&mut queue.aside);
+        queue.ends.extend(ends);
+        for (id, session) in sessions {
+            let work = queue.work.entry(id).or_insert_with(|| Work::new(&session));
+            (work.record, work.rewrite) = (true, true);
+        }
     }
 }
 
 impl Writer<'_> {
-    async fn end_all(&self, ends: Vec<(SessionId, u64)>) -> Result<(), RegistryError> {
+    async fn end_all(&self, ends: Vec<(SessionId, u64)>) {
         if ends.is_empty() {
-            return Ok(());
+            return;
         }
-        let outcome = self.registry.end_sessions(&ends).await;
+        let answers = self.registry.end_sessions(&ends).await;
+        self.health.heard(&answers);
         let mut queue = locked(&self.queue.queue);
-        if outcome.is_err() && queue.ends.len() < ENDS_MAX {
-            queue.ends.extend(ends);
-        } else {
-            queue.ended.written(ends, Instant::now());
-        }
-        outcome
-    }
-
-    /// What has waited for this batch goes on. What could not be written is part of its session,
-    /// which is written anew.
-    fn written(&self, batch: Vec<Work>, is_written: bool) {
-        for mut work in batch {
-            let then = std::mem::take(&mut work.then);
-            if is_written {
-                work.parked.sort_unstable();
-                work.session.mailbox().parked(&work.parked);
-            } else {
-                self.queue.rewrite(&work.session);
+        let mut written = Vec::with_capacity(ends.len());
+        for (end, answer) in ends.into_iter().zip(answers) {
+            match answer {
+                Err(_) if queue.aside.ends.len() < ENDS_MAX => {
+                    queue.aside.ends.push(end);
+                    self.queue.pace.later();
+                }
+                _ => written.push(end),
             }
-            then.into_iter().for_each(|go_on| go_on());
         }
+        queue.ended.written(written, Instant::now());
     }
 
-    async fn write_batch(&self, batch: &mut [Work]) -> Result<(), RegistryError> {
+    /// What has waited for this goes on. What could not be written is part of its session, which is
+    /// written anew.
+    fn written(&self, mut work: Work) {
+        if work.has_failed {
+            return self.queue.put_aside(&work.session, work.then);
+        }
+        work.parked.sort_unstable();
+        work.session.mailbox().parked(&work.parked);
+        work.then.into_iter().for_each(|go_on| go_on());
+    }
+
+    async fn write_batch(&self, batch: &mut [Work]) {
         // A new session's record comes before its backup, a known one's after it: a session that has
         // lost its connection says so only when all of it is there.
         let generation = *locked(&self.queue.generation);
@@ -121,58 +137,60 @@ impl Writer<'_> {
             .iter()
             .filter(|work| work.rewrite || is_new(work))
             .for_each(|work| work.session.ownership().copied_in(generation));
-        self.write_records(batch, is_new).await?;
-        for work in batch.iter_mut().filter(|work| work.rewrite) {
+        self.write_records(batch, is_new).await;
+        for work in batch.iter_mut().filter(|work| work.rewrite && !work.has_failed) {
             self.owner.whole(&work.session).write_over(work);
         }
         let routes: Vec<_> =
             batch.iter_mut().flat_map(|work| std::mem::take(&mut work.routes)).collect();
         let started = Instant::now();
-        let backups = self.write_backups(batch);
-        let (routed, backed_up) = tokio::join!(self.registry.put_routes(&routes), backups);
+        let (routed, ()) =
+            tokio::join!(self.registry.put_routes(&routes), self.write_backups(batch));
         self.telemetry.registry_call("back_up", started.elapsed());
-        routed?;
-        backed_up?;
-        self.write_records(batch, |work| work.record).await
+        self.health.heard(&routed);
+        let failed = routes.iter().zip(routed).filter(|(_, answer)| answer.is_err());
+        self.owner.unrouted(failed.map(|((request, _), _)| *request).collect());
+        self.write_records(batch, |work| work.record).await;
     }
 
-    async fn write_records(
-        &self,
-        batch: &mut [Work],
-        is_due: impl Fn(&Work) -> bool,
-    ) -> Result<(), RegistryError> {
-        let is_due = |work: &&mut Work| work.record && is_due(work);
-        let of_batch = batch.iter_mut().filter(is_due).map(|work| {
+    async fn write_records(&self, batch: &mut [Work], is_due: impl Fn(&Work) -> bool) {
+        let is_due = |work: &&mut Work| work.record && !work.has_failed && is_due(work);
+        let (mut works, mut records) = (Vec::new(), Vec::new());
+        for work in batch.iter_mut().filter(is_due) {
             work.record = false;
-            &*work
-        });
-        let (works, records): (Vec<&Work>, Vec<SessionRecord>) = of_batch
-            .filter_map(|work| Some((work, work.session.ownership().record(self.node)?)))
-            .unzip();
-        if records.is_empty() {
-            return Ok(());
+            if let Some(record) = work.session.ownership().record(self.node) {
+                works.push(work);
+                records.push(record);
+            }
         }
-        let epochs: Vec<u64> = records.iter().map(|record| record.epoch).collect();
+        if records.is_empty() {
+            return;
+        }
         let started = Instant::now();
-        let answers = self.registry.record(&records, self.queue.ttl).await?;
+        let answers = self.registry.record(&records, self.queue.ttl).await;
         self.telemetry.registry_call("record", started.elapsed());
+        self.health.heard(&answers);
         let mut lost = Vec::new();
-        let answered = works.into_iter().zip(answers).zip(epochs);
-        for ((Work { session, rewrite, .. }, answer), epoch) in answered {
-            let was_recorded = session.ownership().recorded();
+        for ((work, answer), record) in works.into_iter().zip(answers).zip(records) {
+            let Some(answer) = work.heard(answer) else { continue };
+            let was_recorded = work.session.ownership().recorded();
             match answer {
-                Recorded::Superseded => lost.push((Arc::clone(session), epoch, Vec::new())),
+                Recorded::Superseded => {
+                    lost.push((Arc::clone(&work.session), record.epoch, Vec::new()));
+                }
                 // The registry has lost it, or gone back to what it was, and its backup with it.
-                Recorded::Created if was_recorded && !rewrite => self.queue.rewrite(session),
+                Recorded::Created if was_recorded && !work.rewrite => {
+                    self.queue.rewrite(&work.session);
+                }
                 Recorded::Created | Recorded::Refreshed => {}
             }
         }
-        self.lose(lost).await
+        self.lose(lost).await;
     }
 
-    async fn write_backups(&self, batch: &mut [Work]) -> Result<(), RegistryError> {
+    async fn write_backups(&self, batch: &mut [Work]) {
         let (mut works, mut backups) = (Vec::new(), Vec::new());
-        for work in batch {
+        for work in batch.iter_mut().filter(|work| !work.has_failed) {
             if !work.session.is_held() {
                 work.let_go();
                 continue;
@@ -186,11 +204,13 @@ impl Writer<'_> {
             works.push(work);
         }
         if backups.is_empty() {
-            return Ok(());
+            return;
         }
         let mut lost = Vec::new();
-        let answers = self.registry.back_up(&backups, self.queue.limits).await?;
+        let answers = self.registry.back_up(&backups, self.queue.limits).await;
+        self.health.heard(&answers);
         for ((work, answer), backup) in works.into_iter().zip(answers).zip(backups) {
+            let Some(answer) = work.heard(answer) else { continue };
             match answer {
                 BackedUp::Done => continue,
                 BackedUp::Superseded => {
@@ -208,33 +228,30 @@ impl Writer<'_> {
             }
             work.parked.clear();
         }
-        self.lose(lost).await
+        self.lose(lost).await;
     }
 
     /// Lets go of sessions that are not this node's any more. One that is, because this node has
     /// claimed it meanwhile, or because the registry has gone back since to an earlier epoch, is
     /// written anew.
-    async fn lose(&self, lost: Vec<Lost>) -> Result<(), RegistryError> {
+    async fn lose(&self, lost: Vec<Lost>) {
         if lost.is_empty() {
-            return Ok(());
+            return;
         }
         let ids: Vec<SessionId> = lost.iter().map(|(session, ..)| session.id()).collect();
-        let entries = match self.registry.find_sessions(&ids).await {
-            Ok(entries) => entries,
-            Err(error) => {
-                // The next round goes on with them, or without the registry.
-                lost.into_iter()
-                    .for_each(|(session, _, then)| self.queue.rewrite_then(&session, then));
-                return Err(error);
-            }
-        };
-        for ((session, epoch, then), entry) in lost.into_iter().zip(entries) {
+        let answers = self.registry.find_sessions(&ids).await;
+        self.health.heard(&answers);
+        for ((session, epoch, then), answer) in lost.into_iter().zip(answers) {
+            // A later round goes on with it, or without the registry.
+            let Ok(entry) = answer else {
+                self.queue.put_aside(&session, then);
+                continue;
+            };
             let is_later = entry.as_ref().is_none_or(|entry| entry.epoch > epoch);
             let is_claimed = entry.is_some_and(|entry| entry.node.is_some());
             if !is_later || !self.owner.lost(&session, epoch, is_claimed) {
                 self.queue.rewrite_then(&session, then);
             }
         }
-        Ok(())
     }
 }

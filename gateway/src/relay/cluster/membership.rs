@@ -1,7 +1,6 @@
 //! Who is in the cluster: announces this node, and knows which peers are alive.
 
 use std::{
-    collections::HashMap,
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, Ordering},
@@ -16,7 +15,11 @@ use registry::{
 };
 use tokio::{sync::Notify, time::Instant};
 
-use super::{health::RegistryHealth, tag::NodeTag};
+use super::{
+    health::RegistryHealth,
+    known::{Known, Nodes},
+    tag::NodeTag,
+};
 use crate::{peer::spoken, relay::surroundings::Surroundings, tasks::locked, telemetry::Telemetry};
 
 /// How often a node refreshes its entry in the node table.
@@ -81,16 +84,6 @@ impl Table {
     }
 }
 
-type Nodes = HashMap<NodeId, NodeEntry>;
-
-/// The live nodes, as they were in the table when it was last read.
-#[derive(Debug, Default)]
-struct Known {
-    nodes: Nodes,
-    /// The peers by their node tags; `None` if several peers have the same one.
-    by_tag: HashMap<NodeTag, Option<NodeRef>>,
-}
-
 /// Another node runs under this node's name, and has started later.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("another node with the same node_id has started")]
@@ -129,7 +122,7 @@ impl Membership {
         self.announced.load(Ordering::Relaxed)
     }
 
-    /// What is wrong with the registry, as of the latest announcement.
+    /// What is wrong with the registry or a part of it, as of the latest announcement.
     pub fn trouble(&self) -> Option<RegistryError> {
         locked(&self.trouble).clone()
     }
@@ -171,8 +164,12 @@ impl Membership {
     /// What the registry says; what was known before stays.
     pub async fn refresh(&self) -> Result<(), RegistryError> {
         let (nodes, generation) = tokio::join!(self.registry.nodes(), self.registry.generation());
-        let (nodes, generation) = (nodes?, generation?);
-        self.saw(generation);
+        let nodes = nodes?;
+        match generation {
+            Ok(generation) => self.saw(generation),
+            // A part of it cannot be asked, and was not while this node ran.
+            Err(error) => tracing::debug!(%error, "the registry's generation is not known"),
+        }
         let unread = nodes.unread;
         let mut nodes: Nodes =
             nodes.entries.into_iter().map(|entry| (entry.node.id.clone(), entry)).collect();
@@ -220,18 +217,24 @@ impl Membership {
         // A registry that no longer has a generation has not changed for that reason.
         let Some(generation) = generation else { return };
         let before = locked(&self.table).generation.replace(generation);
-        if before.is_some_and(|before| before != generation) {
-            self.has_lost();
+        match before {
+            Some(before) if before != generation => self.has_lost(),
+            // What was written meanwhile does not say in which generation it was.
+            None if self.is_announced() => self.lacks_ours(),
+            Some(_) | None => {}
         }
     }
 
     /// The registry has lost a part of what it held.
     fn has_lost(&self) {
         self.doubt();
-        let mut table = locked(&self.table);
-        table.recovers_until = Some(Instant::now() + RECOVERY_TIME);
-        table.lacks_ours = true;
-        drop(table);
+        locked(&self.table).recovers_until = Some(Instant::now() + RECOVERY_TIME);
+        self.lacks_ours();
+    }
+
+    /// The registry may lack what this node holds.
+    fn lacks_ours(&self) {
+        locked(&self.table).lacks_ours = true;
         self.changed.notify_one();
     }
 
@@ -252,7 +255,7 @@ impl Membership {
         let patience = Instant::now() + NODE_TTL + ANNOUNCE_INTERVAL;
         loop {
             let result = self.announce(&heard).await;
-            self.tell(result.as_ref().err());
+            self.tell(result.as_ref().err().cloned().or_else(|| self.registry.trouble()));
             let pause = match result {
                 Ok(Announcement::Superseded)
                     if self.is_announced() || patience <= Instant::now() =>
@@ -275,10 +278,10 @@ impl Membership {
     }
 
     /// Logs what is wrong with the registry, once per change, and which entries could not be read.
-    fn tell(&self, error: Option<&RegistryError>) {
-        let before = std::mem::replace(&mut *locked(&self.trouble), error.cloned());
+    fn tell(&self, error: Option<RegistryError>) {
+        let before = std::mem::replace(&mut *locked(&self.trouble), error.clone());
         if let Some(error) = error
-            && before.as_ref() != Some(error)
+            && before.as_ref() != Some(&error)
         {
             tracing::warn!(%error, "the registry does not do what it should");
         }
@@ -316,34 +319,24 @@ impl Membership {
         let started = Instant::now();
         let result = self.registry.announce(&entry, NODE_TTL).await;
         self.telemetry.registry_call("announce", started.elapsed());
-        self.health.set_reachable(result.is_ok());
+        self.health.heard(std::slice::from_ref(&result));
         let announcement = result?;
         if announcement == Announcement::Fresh {
             self.doubt();
-            if self.announced.swap(true, Ordering::Relaxed) {
+            if self.is_announced() {
                 self.has_lost();
             }
         }
         self.refresh().await?;
+        if announcement != Announcement::Superseded {
+            self.announced.store(true, Ordering::Relaxed);
+        }
         let state = locked(&self.table).take_state();
         if state.lacks_ours {
-            tracing::warn!("the registry has lost writes; writing again what this node holds");
+            tracing::warn!("the registry may lack what this node holds; writing it again");
         }
         heard(state);
         Ok(announcement)
-    }
-}
-
-impl Known {
-    fn new(nodes: Nodes, this: &NodeRef) -> Self {
-        let mut by_tag = HashMap::with_capacity(nodes.len());
-        for peer in nodes.values().map(|entry| &entry.node).filter(|node| *node != this) {
-            by_tag
-                .entry(NodeTag::of(peer))
-                .and_modify(|one| *one = None)
-                .or_insert_with(|| Some(peer.clone()));
-        }
-        Self { nodes, by_tag }
     }
 }
 

@@ -3,7 +3,9 @@
 
 use std::{sync::Arc, time::Duration};
 
-use registry::{Claim, Claimed, Holding, NodeEntry, NodeRef, Registry, RegistryError, SessionId};
+use registry::{
+    Claim, Claimed, Holding, NodeEntry, NodeRef, Registry, RegistryError, SessionId, all,
+};
 use tokio::time::Instant;
 
 use super::{leaving::Leaving, snapshot::Answer};
@@ -193,7 +195,7 @@ impl Resumption {
         if let Some(session) = self.sessions.get(id) {
             self.completion.give_up_session(&session, "not_resumable");
         }
-        if let Err(error) = self.registry.end_sessions(&[(id, epoch)]).await {
+        if let Err(error) = all(self.registry.end_sessions(&[(id, epoch)]).await) {
             tracing::debug!(session = %id, %error, "not removed; it will expire");
         }
     }

@@ -6,7 +6,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use registry::{NodeRef, Registry, RequestId, Route};
+use registry::{Answers, NodeRef, Registry, RequestId, Route};
 use tokio::time::Instant;
 
 use crate::{
@@ -43,7 +43,7 @@ const SECOND_LOOK: Duration = Duration::from_millis(100);
 const CLOCKS_APART_MAX: Duration = Duration::from_secs(60);
 /// First and last pause between two look-ups of the same young id.
 const LOOKUP_PAUSE: (Duration, Duration) = (Duration::from_millis(5), Duration::from_millis(200));
-/// Between two attempts while the registry cannot be reached.
+/// Until what the registry could not answer is asked again.
 const RETRY_INTERVAL: Duration = Duration::from_millis(250);
 
 /// The way home for strays. Shared by the reader and the tasks that bring them home.
@@ -69,6 +69,8 @@ struct Waiting {
     stray: ForeignReply,
     next: Instant,
     pause: Duration,
+    /// Until then what is missing may be about to be written: the registry could not be asked before.
+    doubtful_until: Instant,
 }
 
 impl Forwarding {
@@ -126,8 +128,8 @@ impl Forwarding {
             let mut batch: Vec<Waiting> = waiting.extract_if(.., |w| w.next <= now).collect();
             for mut stray in self.inbox.take() {
                 let is_early = std::mem::take(&mut stray.is_early);
-                let pause = LOOKUP_PAUSE.0 * (1 << stray.unread.min(8));
-                let item = Waiting { stray, next: now, pause: pause.min(LOOKUP_PAUSE.1) };
+                let pause = (LOOKUP_PAUSE.0 * (1 << stray.unread.min(8))).min(LOOKUP_PAUSE.1);
+                let item = Waiting { stray, next: now, pause, doubtful_until: now };
                 match is_early {
                     true => waiting.push(item.later()),
                     false => batch.push(item),
@@ -148,21 +150,25 @@ impl Forwarding {
             return;
         }
         let requests: Vec<RequestId> = batch.iter().map(|w| w.stray.request).collect();
-        let routes = self.find_routes(&requests).await;
+        let answers = self.find_routes(&requests).await;
         // Two answers need a second look at the registry, once for the whole batch: a node not heard
         // of yet may be new, and "no route" may mean that the registry has lost everything.
-        let is_doubtful = |(item, route): (&Waiting, &Option<Route>)| match route {
-            Some(route) => route.node != self.node && !self.is_alive(&route.node),
-            None => self.is_settled(&item.stray),
+        let is_doubtful = |(item, answer): (&Waiting, &Result<Option<Route>, _>)| match answer {
+            Ok(Some(route)) => route.node != self.node && !self.is_alive(&route.node),
+            Ok(None) => self.is_settled(item),
+            Err(_) => false,
         };
-        if batch.iter().zip(&routes).any(is_doubtful) {
-            self.refresh_membership().await;
-        }
-        let is_complete = !self.membership.is_incomplete();
+        let is_sure = !batch.iter().zip(&answers).any(is_doubtful) || self.is_refreshed().await;
+        let is_complete = is_sure && !self.membership.is_incomplete();
         let mut moved = Vec::new();
-        for (mut item, route) in batch.into_iter().zip(routes) {
+        for (mut item, answer) in batch.into_iter().zip(answers) {
+            // That it cannot be asked is no answer.
+            let Ok(route) = answer else {
+                waiting.push(item.unasked());
+                continue;
+            };
             let Some(route) = route else {
-                match is_complete && self.is_settled(&item.stray) {
+                match is_complete && self.is_settled(&item) {
                     true => self.unrouted(item.stray),
                     false => waiting.push(item.later()),
                 }
@@ -211,29 +217,25 @@ impl Forwarding {
         None
     }
 
-    /// Asks until the registry answers: its absence is no answer.
-    async fn find_routes(&self, requests: &[RequestId]) -> Vec<Option<Route>> {
-        loop {
-            let started = Instant::now();
-            match self.registry.find_routes(requests).await {
-                Ok(routes) => {
-                    self.telemetry.registry_call("find_routes", started.elapsed());
-                    return routes;
-                }
-                Err(error) => {
-                    tracing::debug!(%error, "routes not found");
-                    self.health.set_reachable(false);
-                    tokio::time::sleep(RETRY_INTERVAL).await;
-                }
-            }
+    async fn find_routes(&self, requests: &[RequestId]) -> Answers<Option<Route>> {
+        let started = Instant::now();
+        let answers = self.registry.find_routes(requests).await;
+        self.telemetry.registry_call("find_routes", started.elapsed());
+        self.health.heard(&answers);
+        if let Some(error) = answers.iter().find_map(|answer| answer.as_ref().err()) {
+            tracing::debug!(%error, "routes not found");
         }
+        answers
     }
 
-    async fn refresh_membership(&self) {
-        while let Err(error) = self.membership.refresh().await {
+    /// Asks anew who is alive, and whether the registry has lost anything; false where that is not to
+    /// be had.
+    async fn is_refreshed(&self) -> bool {
+        let outcome = self.membership.refresh().await;
+        if let Err(error) = &outcome {
             tracing::debug!(%error, "node table not read");
-            tokio::time::sleep(RETRY_INTERVAL).await;
         }
+        outcome.is_ok()
     }
 
     fn is_alive(&self, node: &NodeRef) -> bool {
@@ -242,9 +244,9 @@ impl Forwarding {
 
     /// Sends a stray to a node; it comes back for now when that node's queue is full.
     fn forward(&self, item: Waiting, node: &NodeRef) -> Option<Waiting> {
-        let Waiting { stray, next, pause } = item;
+        let Waiting { stray, next, pause, doubtful_until } = item;
         let stray = self.lines.push(node, stray)?;
-        Some(Waiting { stray, next, pause }.later())
+        Some(Waiting { stray, next, pause, doubtful_until }.later())
     }
 
     /// The HTTP call that it answers is over: it has ended on its node, or with it.
@@ -256,11 +258,13 @@ impl Forwarding {
     }
 
     /// Whether a route that is missing will not come any more, if the registry has lost nothing.
-    fn is_settled(&self, stray: &ForeignReply) -> bool {
+    fn is_settled(&self, item: &Waiting) -> bool {
+        let stray = &item.stray;
         let young_ms = (SETTLING_TIME + CLOCKS_APART_MAX).as_millis() as u64;
         let now_ms = self.environment.unix_ms();
         let is_old = stray.request.unix_ms().saturating_add(young_ms) < now_ms;
-        stray.read_at.elapsed() >= if is_old { SECOND_LOOK } else { SETTLING_TIME }
+        let search = if is_old { SECOND_LOOK } else { SETTLING_TIME };
+        stray.read_at.elapsed() >= search && !item.is_doubtful()
     }
 
     /// Nobody waits for it any more.
@@ -280,7 +284,18 @@ fn wants(route: &Route, before: Option<&Wants>) -> Option<Wants> {
 impl Waiting {
     fn later(self) -> Self {
         let pause = (self.pause * 2).min(LOOKUP_PAUSE.1);
-        Self { stray: self.stray, next: Instant::now() + self.pause, pause }
+        Self { next: Instant::now() + self.pause, pause, ..self }
+    }
+
+    /// The registry could not be asked. When it can be, whoever could not write what is missing there
+    /// has to have his turn first.
+    fn unasked(self) -> Self {
+        let next = Instant::now() + RETRY_INTERVAL;
+        Self { next, doubtful_until: next + SETTLING_TIME, ..self }
+    }
+
+    fn is_doubtful(&self) -> bool {
+        Instant::now() < self.doubtful_until
     }
 }
 

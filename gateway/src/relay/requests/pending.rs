@@ -319,4 +319,4 @@ impl Default for Pending {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

@@ -1,5 +1,5 @@
 //! Writes this node's routes to the registry in the background: in batches, in order, and again
-//! when the registry has lost them.
+//! when the registry has lost them, or could not take them.
 //!
 //! Nobody waits for a write. A route is needed only if the node tag in its id does not name a live
 //! peer, so it may wait until a batch is full or its time has come; by then most requests are
@@ -16,7 +16,10 @@ use tokio::time::Instant;
 
 use super::pending::Pending;
 use crate::{
-    relay::write_behind::{Batches, Pace},
+    relay::{
+        cluster::RegistryHealth,
+        write_behind::{Batches, Pace},
+    },
     tasks::locked,
     telemetry::Telemetry,
 };
@@ -38,6 +41,8 @@ pub struct Routes {
 struct Queue {
     puts: HashMap<RequestId, Arc<Route>>,
     removes: Vec<RequestId>,
+    /// What could not be written. Of these, those that still wait are tried again.
+    failed: Vec<RequestId>,
     /// The registry lacks what this node holds.
     rewrite: bool,
 }
@@ -50,8 +55,6 @@ struct Batch {
 
 impl Routes {
     /// Queues a route. An urgent one, without which a reply would have to wait, is written at once.
-    /// While the registry is away nothing is queued: what still waits when it comes back is written
-    /// then.
     pub fn put(&self, request: RequestId, route: Arc<Route>, urgent: bool) {
         let mut queue = locked(&self.queue);
         if !queue.rewrite {
@@ -82,17 +85,25 @@ impl Routes {
         self.pace.soon();
     }
 
-    fn next_batch(&self, pending: &Pending) -> Option<Batch> {
+    /// These could not be written.
+    pub fn failed(&self, requests: impl IntoIterator<Item = RequestId>) {
+        let mut queue = locked(&self.queue);
+        queue.failed.extend(requests);
+        if !queue.failed.is_empty() {
+            self.pace.later();
+        }
+    }
+
+    fn next_batch(&self, pending: &Pending) -> Batch {
         let mut queue = locked(&self.queue);
         if std::mem::take(&mut queue.rewrite) {
             drop(queue);
             // Removals are queued again from here on, so that a request which ends meanwhile is
             // removed after its route was written.
-            return Some(Batch { puts: pending.routes(), removes: Vec::new() });
+            return Batch { puts: pending.routes(), removes: Vec::new() };
         }
-        let puts: Vec<_> = queue.puts.drain().collect();
-        let removes = std::mem::take(&mut queue.removes);
-        (!puts.is_empty() || !removes.is_empty()).then_some(Batch { puts, removes })
+        let puts = queue.puts.drain().collect();
+        Batch { puts, removes: std::mem::take(&mut queue.removes) }
     }
 }
 
@@ -107,10 +118,12 @@ impl Default for Routes {
 pub struct RouteWriter<'a> {
     /// The routes to write and to remove.
     pub routes: &'a Routes,
-    /// The requests whose routes are written when all have to be written again.
+    /// The requests whose routes are written when some have to be written again.
     pub pending: &'a Pending,
     /// The registry.
     pub registry: &'a dyn Registry,
+    /// Whether the registry answers.
+    pub health: &'a RegistryHealth,
     /// The metrics of each call.
     pub telemetry: &'a Telemetry,
 }
@@ -120,42 +133,54 @@ impl Batches for RouteWriter<'_> {
         &self.routes.pace
     }
 
-    async fn write(&self) -> Option<Result<(), RegistryError>> {
-        let batch = self.routes.next_batch(self.pending)?;
-        let outcome = self.send(&batch).await;
-        if outcome.is_err() {
-            self.routes.rewrite();
-        }
-        Some(outcome)
+    async fn write(&self) {
+        let Batch { puts, removes } = self.routes.next_batch(self.pending);
+        self.put(&puts).await;
+        self.remove(&removes).await;
+    }
+
+    fn try_again(&self) {
+        let failed = std::mem::take(&mut locked(&self.routes.queue).failed);
+        let route = |request| self.pending.look(request, |entry| Arc::clone(&entry.route));
+        let waiting: Vec<_> =
+            failed.into_iter().filter_map(|request| Some((request, route(request)?))).collect();
+        locked(&self.routes.queue).puts.extend(waiting);
     }
 }
 
 impl RouteWriter<'_> {
-    async fn send(&self, batch: &Batch) -> Result<(), RegistryError> {
-        for puts in batch.puts.chunks(BATCH_MAX) {
+    async fn put(&self, puts: &[(RequestId, Arc<Route>)]) {
+        for puts in puts.chunks(BATCH_MAX) {
             let started = Instant::now();
-            self.registry.put_routes(puts).await?;
+            let answers = self.registry.put_routes(puts).await;
             self.telemetry.registry_call("put_routes", started.elapsed());
+            self.health.heard(&answers);
+            let failed = |((request, _), answer): (&(RequestId, _), Result<(), RegistryError>)| {
+                let error = answer.err()?;
+                tracing::debug!(%request, %error, "route not written");
+                Some(*request)
+            };
+            self.routes.failed(puts.iter().zip(answers).filter_map(failed));
         }
-        for removes in batch.removes.chunks(BATCH_MAX) {
+    }
+
+    /// What is not removed expires by itself.
+    async fn remove(&self, removes: &[RequestId]) {
+        for removes in removes.chunks(BATCH_MAX) {
             let started = Instant::now();
-            self.registry.remove_routes(removes).await?;
+            self.health.heard(&self.registry.remove_routes(removes).await);
             self.telemetry.registry_call("remove_routes", started.elapsed());
         }
-        Ok(())
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use registry::{MemoryRegistry, NodeId, NodeRef, RequestTable};
+    use registry::{MemoryRegistry, NodeId, NodeRef, RequestTable, all, faulty::FaultyRegistry};
     use uuid::Uuid;
 
     use super::*;
-    use crate::{
-        relay::{cluster::RegistryHealth, write_behind},
-        tasks::Tasks,
-    };
+    use crate::{relay::write_behind, tasks::Tasks};
 
     fn route() -> Arc<Route> {
         let node = NodeRef { id: NodeId::parse("gw-1").unwrap(), incarnation: 1 };
@@ -168,16 +193,15 @@ mod tests {
         let (tasks, _lost) = Tasks::new();
         let (written, table) = (Arc::clone(&routes), Arc::new(registry.clone()));
         tasks.long_lived("routes", async move {
-            let (pending, telemetry) = (Pending::new(), Telemetry::new());
-            let (routes, registry) = (&*written, &*table);
-            let writer = RouteWriter { routes, pending: &pending, registry, telemetry: &telemetry };
-            write_behind::run(&writer, &RegistryHealth::default()).await;
+            let (pending, telemetry) = (&Pending::new(), &Telemetry::new());
+            let (routes, registry, health) = (&*written, &*table, &RegistryHealth::default());
+            write_behind::run(&RouteWriter { routes, pending, registry, health, telemetry }).await;
         });
         let [calm, ended, urgent] = [1, 2, 3].map(|n| RequestId::from_uuid(Uuid::from_u128(n)));
         let all = [calm, ended, urgent];
         let found = async || {
             tokio::time::sleep(Duration::from_millis(1)).await;
-            let found = registry.find_routes(&all).await.unwrap();
+            let found = registry::all(registry.find_routes(&all).await).unwrap();
             found.iter().map(Option::is_some).collect::<Vec<_>>()
         };
         routes.put(calm, route(), false);
@@ -190,5 +214,37 @@ mod tests {
         assert_eq!(found().await, [true, false, true]);
         tokio::time::sleep(LINGER).await;
         assert_eq!(found().await, [true, true, true]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_part_of_the_registry_that_is_away_holds_up_its_own_routes_alone() {
+        let (routes, registry) = (Routes::default(), FaultyRegistry::default());
+        let (pending, telemetry) = (&Pending::new(), &Telemetry::new());
+        let id = |number| RequestId::from_uuid(Uuid::from_u128(number));
+        let [away, over, there] = [0, 3, 1].map(id);
+        let found = async || {
+            let found = all(registry.memory.find_routes(&[away, over, there]).await).unwrap();
+            found.iter().map(Option::is_some).collect::<Vec<_>>()
+        };
+        registry.set_part_away(0);
+        pending.insert(away, crate::relay::requests::pending::tests::entry(60));
+        for request in [away, over, there] {
+            routes.put(request, route(), false);
+        }
+        let health = &RegistryHealth::default();
+        let (queue, table) = (&routes, &registry);
+        let writer = RouteWriter { routes: queue, pending, registry: table, health, telemetry };
+        let goes_on = async {
+            tokio::time::sleep(Duration::from_millis(600)).await;
+            assert_eq!(found().await, [false, false, true]);
+            assert!(health.is_reachable());
+            registry.set_away(false);
+            tokio::time::sleep(Duration::from_millis(250)).await;
+            assert_eq!(found().await, [true, false, true], "nobody waits for one of them any more");
+        };
+        tokio::select! {
+            () = write_behind::run(&writer) => panic!("it ends with the node"),
+            () = goes_on => {}
+        }
     }
 }

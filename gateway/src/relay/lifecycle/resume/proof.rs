@@ -4,7 +4,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use registry::{RegistryError, SessionEntry};
+use registry::{RegistryError, SessionEntry, all};
 use tokio::time::Instant;
 
 use super::{RECOVERY_PATIENCE, RELEASE_TIMEOUT, Resumption, Undecided};
@@ -76,7 +76,7 @@ impl Resumption {
             return Ok(false);
         };
         // One that is known has been asked for with a token that is none.
-        if self.registry.find_sessions(&[id]).await?.iter().any(Option::is_some) {
+        if all(self.registry.find_sessions(&[id]).await)?.iter().any(Option::is_some) {
             return Ok(false);
         }
         let answer = self.link.release(&entry, id, NO_EPOCH, RELEASE_TIMEOUT).await;

@@ -4,11 +4,11 @@
 use std::collections::{HashMap, HashSet};
 
 use registry::{
-    BackedUp, Backup, BackupStep, EntryKind, NodeRef, RequestId, SessionEntry, SessionId,
+    Answers, BackedUp, Backup, BackupStep, EntryKind, NodeRef, RequestId, SessionEntry, SessionId,
 };
 use tokio::time::Instant;
 
-use super::{Forwarding, RETRY_INTERVAL, Waiting};
+use super::{Forwarding, Waiting};
 use crate::{
     relay::{
         checkpoints::format,
@@ -33,6 +33,14 @@ enum Course {
     Over,
 }
 
+/// How far what the registry says can be relied on.
+struct Word {
+    /// It has lost nothing, so what is missing there is not to be had.
+    is_complete: bool,
+    /// Of the end of these sessions it had not heard.
+    ending: HashSet<SessionId>,
+}
+
 impl Forwarding {
     /// Sends strays after their sessions.
     pub(super) async fn follow(&self, moved: Vec<Waiting>, waiting: &mut Vec<Waiting>) {
@@ -40,29 +48,35 @@ impl Forwarding {
         ids.sort_unstable_by_key(|id| *id.as_uuid());
         ids.dedup();
         // Before the registry is asked: what it says then is said without its having heard of them.
-        let ending: HashSet<SessionId> = {
-            let backups = &self.checkpoints;
-            ids.iter().copied().filter(|session| backups.is_end_unwritten(*session)).collect()
-        };
+        let is_ending = |session: &SessionId| self.checkpoints.is_end_unwritten(*session);
+        let ending = ids.iter().copied().filter(is_ending).collect();
         let found = self.find_sessions(&ids).await;
+        // Of those that the registry could not be asked for nothing is known.
+        let sessions: HashMap<SessionId, Option<SessionEntry>> =
+            ids.into_iter().zip(found).filter_map(|(id, found)| Some((id, found.ok()?))).collect();
         // A session that is missing may be lost, with all else that the registry held.
-        let is_missing = found.iter().any(Option::is_none);
-        let sessions: HashMap<SessionId, SessionEntry> =
-            ids.into_iter().zip(found).filter_map(|(id, entry)| Some((id, entry?))).collect();
+        let is_doubtful = |entry: &Option<SessionEntry>| {
+            entry.as_ref().is_none_or(|entry| self.is_doubtful(entry))
+        };
         // Nothing is parked on the word of a table that may have gone back to an earlier state.
+        let mut word = Word { ending, is_complete: !self.membership.is_incomplete() };
         let would_park = |item: &Waiting| {
             let entry = session_of(item).and_then(|session| sessions.get(&session));
-            matches!(self.course(&item.stray, entry, &ending), Course::Park(_))
+            let course = entry.map(|entry| self.course(&item.stray, entry.as_ref(), &word));
+            matches!(course, Some(Course::Park(_)))
         };
-        let is_doubtful = sessions.values().any(|entry| self.is_doubtful(entry));
-        if is_missing || is_doubtful || moved.iter().any(would_park) {
-            self.refresh_membership().await;
+        if sessions.values().any(is_doubtful) || moved.iter().any(would_park) {
+            let is_sure = self.is_refreshed().await;
+            word.is_complete = is_sure && !self.membership.is_incomplete();
         }
         let mut parks: HashMap<SessionId, (SessionEntry, Vec<Waiting>)> = HashMap::new();
         for mut item in moved {
-            let session = session_of(&item);
-            let entry = session.and_then(|session| sessions.get(&session));
-            match self.course(&item.stray, entry, &ending) {
+            let session = session_of(&item).expect("it is a session's");
+            let Some(entry) = sessions.get(&session) else {
+                waiting.push(item.unasked());
+                continue;
+            };
+            match self.course(&item.stray, entry.as_ref(), &word) {
                 Course::To(node, epoch) => {
                     if let Some(wants) = &mut item.stray.wants {
                         wants.epoch = Some(epoch);
@@ -81,7 +95,6 @@ impl Forwarding {
                     self.unrouted(item.stray);
                 }
                 Course::Park(entry) => {
-                    let session = session.expect("a course is a session's");
                     parks.entry(session).or_insert_with(|| (entry, Vec::new())).1.push(item);
                 }
             }
@@ -96,14 +109,8 @@ impl Forwarding {
         !entry.node.as_ref().is_some_and(is_known)
     }
 
-    /// Where it goes by what the registry says, which has not heard of the end of those that are
-    /// `ending`.
-    fn course(
-        &self,
-        stray: &ForeignReply,
-        entry: Option<&SessionEntry>,
-        ending: &HashSet<SessionId>,
-    ) -> Course {
+    /// Where it goes, by what the registry says of its session.
+    fn course(&self, stray: &ForeignReply, entry: Option<&SessionEntry>, word: &Word) -> Course {
         let Some(Wants { session, epoch, .. }) = stray.wants else { return Course::Over };
         if self.sessions.is_expected(session) {
             return Course::Later;
@@ -119,9 +126,9 @@ impl Forwarding {
                 Course::Later
             }
             // It waited here and has ended: a late or second reply. An empty table cannot say so.
-            _ if is_here && !self.membership.is_incomplete() => Course::Over,
+            _ if is_here && word.is_complete => Course::Over,
             _ if is_here => Course::Later,
-            None if self.membership.is_incomplete() => Course::Later,
+            None if !word.is_complete => Course::Later,
             None => Course::Over,
             // What the holder has denied is denied for that epoch: the session may have left it since,
             // and come back.
@@ -132,9 +139,9 @@ impl Forwarding {
             {
                 Course::To(node.clone(), *present)
             }
-            _ if self.membership.is_incomplete() => Course::Later,
+            _ if !word.is_complete => Course::Later,
             // Another node may have claimed it before the registry hears of the end.
-            Some(_) if ending.contains(&session) => Course::Later,
+            Some(_) if word.ending.contains(&session) => Course::Later,
             Some(entry) if self.checkpoints.is_ending(session, entry.epoch) => Course::Over,
             // Nobody will ask for it: what was on the wire cannot be known.
             Some(entry) if entry.attached && !entry.reliable => Course::Over,
@@ -142,22 +149,15 @@ impl Forwarding {
         }
     }
 
-    /// Asks until the registry answers.
-    async fn find_sessions(&self, sessions: &[SessionId]) -> Vec<Option<SessionEntry>> {
-        loop {
-            let started = Instant::now();
-            match self.registry.find_sessions(sessions).await {
-                Ok(found) => {
-                    self.telemetry.registry_call("find_sessions", started.elapsed());
-                    return found;
-                }
-                Err(error) => {
-                    tracing::debug!(%error, "sessions not found");
-                    self.health.set_reachable(false);
-                    tokio::time::sleep(RETRY_INTERVAL).await;
-                }
-            }
+    async fn find_sessions(&self, sessions: &[SessionId]) -> Answers<Option<SessionEntry>> {
+        let started = Instant::now();
+        let found = self.registry.find_sessions(sessions).await;
+        self.telemetry.registry_call("find_sessions", started.elapsed());
+        self.health.heard(&found);
+        if let Some(error) = found.iter().find_map(|found| found.as_ref().err()) {
+            tracing::debug!(%error, "sessions not found");
         }
+        found
     }
 
     /// Puts replies into the mailboxes of sessions that nobody holds. A holder that only slept
@@ -176,26 +176,26 @@ impl Forwarding {
         }
         let limits = self.checkpoints.limits();
         let started = Instant::now();
-        let answers = self.registry.back_up(&backups, limits).await.unwrap_or_else(|error| {
-            tracing::debug!(%error, "replies not parked");
-            Vec::new()
-        });
+        let answers = self.registry.back_up(&backups, limits).await;
         self.telemetry.registry_call("back_up", started.elapsed());
-        let mut answers = answers.into_iter();
-        for items in items {
-            match answers.next() {
-                Some(BackedUp::Done) => items.into_iter().for_each(|item| {
+        for (items, answer) in items.into_iter().zip(answers) {
+            match answer {
+                Ok(BackedUp::Done) => items.into_iter().for_each(|item| {
                     self.services.reply_went(Way::Parked);
                     item.stray.done();
                 }),
-                Some(BackedUp::Overflowed) => {
+                Ok(BackedUp::Overflowed) => {
                     self.telemetry.limit_hit("mailbox_bytes_max");
                     self.telemetry.frames_abandoned("mailbox_full", items.len() as u64);
                     items.into_iter().for_each(|item| item.stray.done());
                 }
-                // Somebody else has touched the session, or the registry is away: look again.
-                Some(BackedUp::Superseded | BackedUp::Missing) | None => {
+                // Somebody else has touched the session: look again.
+                Ok(BackedUp::Superseded | BackedUp::Missing) => {
                     waiting.extend(items.into_iter().map(Waiting::later));
+                }
+                Err(error) => {
+                    tracing::debug!(%error, "replies not parked");
+                    waiting.extend(items.into_iter().map(Waiting::unasked));
                 }
             }
         }

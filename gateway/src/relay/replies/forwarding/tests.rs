@@ -11,7 +11,8 @@ use std::{
 use async_trait::async_trait;
 use bytes::Bytes;
 use registry::{
-    MemoryRegistry, NodeEntry, NodeId, NodeState, NodeTable, RequestTable, SessionId, Versions,
+    NodeEntry, NodeId, NodeState, NodeTable, RequestTable, SessionId, Versions, all,
+    faulty::{FaultyRegistry, PARTS, part_of},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -96,7 +97,7 @@ impl PeerLink for Peers {
 /// The node `gw-1`, which reads replies, and the table.
 struct Bed {
     relay: Arc<Relay>,
-    registry: Arc<MemoryRegistry>,
+    registry: Arc<FaultyRegistry>,
     peers: Arc<Peers>,
     window: OffsetTracker,
     read: i64,
@@ -112,7 +113,7 @@ impl Bed {
 
     /// A node that starts now.
     fn young() -> Self {
-        let (registry, peers) = (Arc::new(MemoryRegistry::new()), Arc::new(Peers::default()));
+        let (registry, peers) = (Arc::new(FaultyRegistry::default()), Arc::new(Peers::default()));
         let relay = bed::relay(Ground {
             registry: Arc::clone(&registry) as _,
             link: Arc::clone(&peers) as _,
@@ -150,7 +151,7 @@ impl Bed {
         let deadline_ms = unix_ms() + 60_000;
         let (node, session, client_id) = (node.clone(), None, None);
         let route = Route { node, session, client_id, deadline_ms };
-        self.registry.put_routes(&[(request, Arc::new(route))]).await.unwrap();
+        all(self.registry.put_routes(&[(request, Arc::new(route))]).await).unwrap();
     }
 
     fn read(&mut self, request: RequestId) {
@@ -407,4 +408,57 @@ async fn an_id_that_nobody_marked_is_looked_up() {
     bed.all_done().await;
     assert_eq!(bed.forwards("gw-2", "delivered"), 1);
     assert_eq!((bed.lookups(), bed.unrouted()), (1, 0));
+}
+
+/// An old id that no node has chosen, in this part of the registry.
+fn foreign_to_all(part: usize) -> RequestId {
+    let ids = std::iter::repeat_with(uuid::Uuid::new_v4);
+    RequestId::from_uuid(ids.into_iter().find(|id| part_of(id) == part).unwrap())
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_part_of_the_registry_that_is_away_holds_up_its_own_replies_alone() {
+    let mut bed = Bed::new().await;
+    let peer = node("gw-2", 1);
+    bed.join(&peer).await;
+    let requests: Vec<RequestId> = (0..PARTS).map(foreign_to_all).collect();
+    bed.answers(&peer, &requests);
+    for request in &requests {
+        bed.route(*request, &peer).await;
+    }
+    // The node table is in the first one: what is known of the nodes is enough.
+    for (count, away) in (1..).zip([0, 1, 2]) {
+        bed.registry.set_part_away(away);
+        bed.answers(&peer, &requests);
+        for request in &requests {
+            bed.read(*request);
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        assert_eq!(bed.forwards("gw-2", "delivered"), 3 * count - 1, "without part {away}");
+        bed.registry.set_away(false);
+        bed.all_done().await;
+        assert_eq!(bed.forwards("gw-2", "delivered"), 3 * count);
+    }
+    assert_eq!(bed.unrouted(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_is_given_up_while_the_node_table_is_away() {
+    let mut bed = Bed::new().await;
+    let (dead, heir) = (node("gw-2", 1), node("gw-3", 1));
+    let [routed, unrouted] = [(); 2].map(|()| foreign_to_all(1));
+    let known = foreign_to_all(2);
+    bed.route(routed, &dead).await;
+    bed.join(&heir).await;
+    bed.route(known, &heir).await;
+    bed.answers(&heir, &[known]);
+    bed.registry.set_part_away(0);
+    for request in [routed, unrouted, known] {
+        bed.read(request);
+    }
+    tokio::time::sleep(2 * TTL).await;
+    assert_eq!((bed.unrouted(), bed.forwards("gw-3", "delivered")), (0, 1));
+    bed.registry.set_away(false);
+    bed.all_done().await;
+    assert_eq!(bed.unrouted(), 2, "nobody waits for them");
 }

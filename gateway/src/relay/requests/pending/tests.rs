@@ -16,7 +16,7 @@ fn request(number: u8) -> RequestId {
 }
 
 /// A call that waits and ends in so many seconds.
-fn entry(seconds: u32) -> Entry {
+pub(in crate::relay::requests) fn entry(seconds: u32) -> Entry {
     let config = ServiceConfig {
         request_topic: "requests".to_owned(),
         timeout: SECOND,

@@ -1,0 +1,106 @@
+//! What is to be written of sessions: changes of one, its whole state, and what has to be tried again.
+
+use std::{collections::HashMap, fmt, sync::Arc};
+
+use registry::{BackupStep, RegistryError, RequestId, Route, SessionId};
+
+use super::format;
+use crate::relay::session::{Session, Unparked};
+
+/// Goes on once the registry has what it waits for, or cannot be reached.
+pub type Continue = Box<dyn FnOnce() + Send + Sync>;
+
+/// What is to be copied of one session.
+pub(super) struct Work {
+    pub(super) session: Arc<Session>,
+    /// Its record has changed, or has to be refreshed.
+    pub(super) record: bool,
+    /// Its whole state has to be written anew; steps are part of it then.
+    pub(super) rewrite: bool,
+    pub(super) steps: Vec<BackupStep>,
+    pub(super) routes: Vec<(RequestId, Arc<Route>)>,
+    pub(super) parked: Vec<u64>,
+    pub(super) then: Vec<Continue>,
+    /// Some of it could not be written.
+    pub(super) has_failed: bool,
+}
+
+/// What could not be written, and is tried again a little later.
+#[derive(Debug, Default)]
+pub(super) struct Aside {
+    /// These are written anew then, as they are by then.
+    pub(super) sessions: HashMap<SessionId, Arc<Session>>,
+    pub(super) ends: Vec<(SessionId, u64)>,
+}
+
+/// A session's whole state as the registry should have it.
+#[derive(Debug, Default)]
+pub struct WholeBackup {
+    /// From the first step on, which drops what was there.
+    pub steps: Vec<BackupStep>,
+    /// The frames that are parked by these steps.
+    pub parked: Vec<u64>,
+    /// The routes of what is in flight.
+    pub routes: Vec<(RequestId, Arc<Route>)>,
+}
+
+impl WholeBackup {
+    /// The frames of the mailbox, as its last steps.
+    pub fn park(&mut self, mailbox: Vec<Unparked>) {
+        let (seqs, steps) = park_steps(mailbox);
+        self.parked = seqs;
+        self.steps.extend(steps);
+    }
+
+    /// As all that is to be written.
+    pub(super) fn write_over(self, work: &mut Work) {
+        (work.steps, work.parked) = (self.steps, self.parked);
+        work.routes.extend(self.routes);
+    }
+}
+
+/// The numbers of frames, and the steps that put them into the mailbox.
+pub(super) fn park_steps(frames: Vec<Unparked>) -> (Vec<u64>, Vec<BackupStep>) {
+    let step = |Unparked { seq, request, frame }: Unparked| {
+        (seq, BackupStep::Park { seq, request, frame: format::encode(&frame) })
+    };
+    frames.into_iter().map(step).unzip()
+}
+
+impl Work {
+    /// The answer to a part of it, if it is one.
+    pub(super) fn heard<T>(&mut self, answer: Result<T, RegistryError>) -> Option<T> {
+        let session = self.session.id();
+        let failed = |error| {
+            tracing::debug!(%session, %error, "session not copied");
+            self.has_failed = true;
+        };
+        answer.map_err(failed).ok()
+    }
+
+    /// The session is another node's: nothing is produced for it here any more.
+    pub(super) fn let_go(&mut self) {
+        self.parked.clear();
+        self.then.clear();
+    }
+
+    /// Nothing yet.
+    pub(super) fn new(session: &Arc<Session>) -> Self {
+        Self {
+            session: Arc::clone(session),
+            record: false,
+            rewrite: false,
+            steps: Vec::new(),
+            routes: Vec::new(),
+            parked: Vec::new(),
+            then: Vec::new(),
+            has_failed: false,
+        }
+    }
+}
+
+impl fmt::Debug for Work {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Work").field("session", &self.session).finish_non_exhaustive()
+    }
+}
