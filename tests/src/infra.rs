@@ -15,6 +15,7 @@ use rand::RngExt;
 pub mod kafka;
 pub mod proxy;
 pub mod redis;
+pub mod redis_cluster;
 
 /// A free loopback port, given to nobody else in this process.
 ///

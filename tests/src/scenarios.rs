@@ -21,6 +21,7 @@ mod scenarios {
     mod random_frames;
     mod records;
     mod registry_back;
+    mod registry_part;
     mod replies;
     mod rest;
     mod resume;

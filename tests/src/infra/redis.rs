@@ -29,6 +29,7 @@ pub struct Redis {
 struct Own {
     dir: PathBuf,
     port: u16,
+    settings: Vec<String>,
     process: Mutex<Process>,
 }
 
@@ -56,8 +57,18 @@ impl Redis {
     /// # Errors
     /// When it cannot be started.
     pub async fn start(dir: &Path) -> Result<Arc<Self>> {
+        Self::start_with(dir, &[]).await
+    }
+
+    /// The same with settings of one's own, as its command line takes them.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub async fn start_with(dir: &Path, settings: &[&str]) -> Result<Arc<Self>> {
         let port = free_port();
-        let own = Own { dir: dir.to_owned(), port, process: Mutex::new(spawn(dir, port)?) };
+        let settings: Vec<String> = settings.iter().map(|&setting| setting.to_owned()).collect();
+        let process = Mutex::new(spawn(dir, port, &settings)?);
+        let own = Own { dir: dir.to_owned(), port, settings, process };
         let redis = Self { url: format!("redis://127.0.0.1:{port}"), own: Some(own) };
         redis.answers().await?;
         Ok(Arc::new(redis))
@@ -131,7 +142,7 @@ impl Redis {
     pub async fn restart(&self) -> Result<()> {
         let own = self.own()?;
         own.process().kill();
-        *own.process() = spawn(&own.dir, own.port)?;
+        *own.process() = spawn(&own.dir, own.port, &own.settings)?;
         self.answers().await
     }
 
@@ -146,12 +157,12 @@ impl Own {
     }
 }
 
-fn spawn(dir: &Path, port: u16) -> Result<Process> {
+fn spawn(dir: &Path, port: u16, settings: &[String]) -> Result<Process> {
     std::fs::create_dir_all(dir)?;
     let mut command = Command::new("redis-server");
     command.args(["--port", &port.to_string(), "--bind", "127.0.0.1"]);
     command.args(["--save", "", "--appendonly", "no", "--enable-debug-command", "local"]);
-    command.arg("--dir").arg(dir);
+    command.arg("--dir").arg(dir).args(settings);
     Process::spawn(command, &dir.join("redis.log"))
         .context("a Redis server is needed: tests/setup installs one")
 }
