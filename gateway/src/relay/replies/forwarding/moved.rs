@@ -37,8 +37,8 @@ enum Course {
 struct Word {
     /// It has lost nothing, so what is missing there is not to be had.
     is_complete: bool,
-    /// Of the end of these sessions it had not heard.
-    ending: HashSet<SessionId>,
+    /// These sessions were on this node when it was asked: it perhaps had not heard of their end.
+    were_here: HashSet<SessionId>,
 }
 
 impl Forwarding {
@@ -47,9 +47,11 @@ impl Forwarding {
         let mut ids: Vec<SessionId> = moved.iter().filter_map(session_of).collect();
         ids.sort_unstable_by_key(|id| *id.as_uuid());
         ids.dedup();
-        // Before the registry is asked: what it says then is said without its having heard of them.
-        let is_ending = |session: &SessionId| self.checkpoints.is_end_unwritten(*session);
-        let ending = ids.iter().copied().filter(is_ending).collect();
+        // What the registry says then, it may say without having heard that one of these has ended.
+        let was_here = |session: &SessionId| {
+            self.sessions.get(*session).is_some() || self.checkpoints.is_end_unwritten(*session)
+        };
+        let were_here = ids.iter().copied().filter(was_here).collect();
         let found = self.find_sessions(&ids).await;
         // Of those that the registry could not be asked for nothing is known.
         let sessions: HashMap<SessionId, Option<SessionEntry>> =
@@ -59,7 +61,7 @@ impl Forwarding {
             entry.as_ref().is_none_or(|entry| self.is_doubtful(entry))
         };
         // Nothing is parked on the word of a table that may have gone back to an earlier state.
-        let mut word = Word { ending, is_complete: !self.membership.is_incomplete() };
+        let mut word = Word { were_here, is_complete: !self.membership.is_incomplete() };
         let would_park = |item: &Waiting| {
             let entry = session_of(item).and_then(|session| sessions.get(&session));
             let course = entry.map(|entry| self.course(&item.stray, entry.as_ref(), &word));
@@ -140,8 +142,8 @@ impl Forwarding {
                 Course::To(node.clone(), *present)
             }
             _ if !word.is_complete => Course::Later,
-            // Another node may have claimed it before the registry hears of the end.
-            Some(_) if word.ending.contains(&session) => Course::Later,
+            // It is not here any more; and another node may have claimed it before the registry heard.
+            Some(_) if word.were_here.contains(&session) => Course::Later,
             Some(entry) if self.checkpoints.is_ending(session, entry.epoch) => Course::Over,
             // Nobody will ask for it: what was on the wire cannot be known.
             Some(entry) if entry.attached && !entry.reliable => Course::Over,
