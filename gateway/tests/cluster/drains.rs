@@ -6,6 +6,7 @@ use std::{
 };
 
 use async_trait::async_trait;
+use futures_util::SinkExt;
 use gateway::{
     app::{Adapters, App, Node, Stopped},
     bus::{
@@ -16,9 +17,10 @@ use gateway::{
     descriptors::Budget,
 };
 use registry::{MemoryRegistry, NodeEntry, NodeId, NodeRef, NodeState, NodeTable, Versions};
-use tokio::time::Instant;
+use tokio::{net::TcpSocket, time::Instant};
+use tokio_tungstenite::{client_async, tungstenite::Message};
 
-use crate::harness::{Aim, Cluster, REPLY_PARTITIONS, config, eventually};
+use crate::harness::{Aim, Cluster, REPLY_PARTITIONS, config, config_with, eventually};
 
 #[tokio::test]
 async fn a_drain_answers_who_waits() {
@@ -65,6 +67,37 @@ async fn every_drain_is_told_when_it_begins() {
     let stopped = node.run(std::future::pending(), begins).await;
     assert_eq!(stopped, Err(Stopped::Superseded));
     assert_eq!(*told.lock().unwrap(), [grace, grace]);
+}
+
+#[tokio::test]
+async fn a_client_that_reads_nothing_holds_no_drain_up() {
+    // More than the kernel keeps for it, and less than would close its connection.
+    const ANSWERS: usize = 20;
+    let config = |number| config_with(number, "session.outbox_bytes_max = \"64MiB\"");
+    let bus = MemoryBus::new(&[("replies", REPLY_PARTITIONS), ("echo", 4)]);
+    let mut cluster = Cluster::start_each(1, bus, MemoryBus::producer, config).await;
+    cluster.serve(Aim::Affinity, Duration::ZERO);
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.set_recv_buffer_size(4096).unwrap();
+    let stream = socket.connect(cluster.public[0]).await.unwrap();
+    let url = format!("ws://{}/ws?reliable=1", cluster.public[0]);
+    let (mut client, _) = client_async(url, stream).await.unwrap();
+    let payload = "x".repeat(700 * 1024);
+    for id in 0..ANSWERS {
+        let request = format!(r#"{{"service":"echo","id":{id},"payload":"{payload}"}}"#);
+        client.send(Message::text(request)).await.unwrap();
+    }
+    eventually(async || {
+        let answered = cluster.metric("roundtrip_requests_total", &[r#"outcome="ok""#]).await;
+        (answered >= ANSWERS as f64).then_some(())
+    })
+    .await;
+
+    let started = Instant::now();
+    cluster.finish().await;
+    let took = started.elapsed();
+    // Most of the grace of ten seconds is left.
+    assert!(took < Duration::from_secs(6), "{took:?}");
 }
 
 /// A consumer that never finishes to close.
