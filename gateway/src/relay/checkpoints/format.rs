@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
+use tokio::time::Instant;
 
 use crate::{peer::format as fields, relay::session::InFlight, wire::ClientId};
 
@@ -49,14 +50,16 @@ impl RequestDetail {
         Self { age_ms, left_ms: self.left_ms.saturating_sub(passed_ms), ..self }
     }
 
-    /// What is left to say of a request that has ended: its client may send it again.
+    /// What is left to say of a request that has ended: its client may send it again. Where its reply
+    /// is lost with this node, whoever has the session next waits for it once more, for as long as this
+    /// one would have.
     pub fn ended(id: ClientId, known: &InFlight) -> Self {
         Self {
             id,
             digest: known.digest.0,
             service: (&*known.service).into(),
             age_ms: 0,
-            left_ms: 0,
+            left_ms: millis(known.deadline.saturating_duration_since(Instant::now())),
             receipt: false,
             // The broker has it, as far as anybody needs to know.
             position: Some((0, 0)),

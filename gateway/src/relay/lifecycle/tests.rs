@@ -1,16 +1,20 @@
-//! Sessions that begin while their node is about to stop; tokens that have had their time.
+//! Sessions that begin while their node is about to stop; tokens that have had their time; what another
+//! node is left.
 
 use std::{pin::pin, sync::Arc, time::Duration};
 
 use futures_util::FutureExt;
-use registry::{MemoryRegistry, SessionTable};
+use registry::{BackupStep, MemoryRegistry, SessionTable};
 
+use super::{Owner, format};
 use crate::{
     error::CloseCode,
     relay::{
         bed::{self, Ground},
+        checkpoints::format::RequestDetail,
         session::Token,
     },
+    wire::{ClientFrame, ClientId},
 };
 
 #[tokio::test]
@@ -60,4 +64,28 @@ async fn a_former_token_is_of_no_use_once_the_next_one_has_been_heard_of() {
         () = heard => {}
     }
     assert!(!opens(&first).await && opens(&second).await);
+}
+
+/// Its reply may be lost with this node, and is read again then.
+#[tokio::test(start_paused = true)]
+async fn who_goes_on_with_a_request_that_has_just_been_answered_has_what_was_left_of_its_time() {
+    let relay = bed::relay(Ground::default());
+    let (session, _) = relay.lifecycle.start(true);
+    let text = r#"{"service":"echo","id":1,"timeout_ms":20000}"#;
+    let Ok(ClientFrame::Request(frame)) = ClientFrame::parse(text) else { unreachable!() };
+    relay.requests.submit(&session, &frame, || Ok(()));
+    let left_ms = || {
+        let [BackupStep::Reset, BackupStep::Request { detail, .. }] =
+            &relay.lifecycle.whole(&session).steps[..]
+        else {
+            panic!("one request is in flight")
+        };
+        format::decode::<RequestDetail>(detail).unwrap().left_ms
+    };
+    tokio::time::advance(Duration::from_secs(5)).await;
+    assert_eq!(left_ms(), 15_000);
+    let request = session.requests().get(&ClientId::from_json("1").unwrap()).unwrap();
+    drop(relay.completion.pending.take(request));
+    tokio::time::advance(Duration::from_secs(5)).await;
+    assert_eq!(left_ms(), 10_000);
 }

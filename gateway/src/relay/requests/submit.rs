@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use registry::RequestId;
-use tokio::sync::oneshot;
+use tokio::{sync::oneshot, time::Instant};
 
 use super::{
     Completion, Requests,
@@ -127,8 +127,10 @@ impl Requests {
         let choice = self.choose()?;
         let id = frame.id.clone().unwrap_or_else(|| ClientId::from_request(choice.request));
         let (request, has_ended, is_unconfirmed) = (choice.request, false, false);
-        let name = Arc::clone(&service.name);
-        let begun = InFlight { request, digest, service: name, has_ended, is_unconfirmed };
+        let deadline = Instant::now() + service.timeout(submission.timeout);
+        let service_of = Arc::clone(&service.name);
+        let begun =
+            InFlight { request, digest, service: service_of, deadline, has_ended, is_unconfirmed };
         session.requests().begin(id.clone(), begun);
         let (session_of, receipt) = (Arc::clone(session), frame.receipt);
         let waiter = Waiter::Session { session: session_of, id: id.clone(), digest, receipt };

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use registry::RequestId;
+use tokio::time::Instant;
 
 use super::token::Token;
 use crate::{
@@ -52,6 +53,8 @@ pub struct InFlight {
     pub digest: Digest,
     /// The service that answers.
     pub service: Arc<str>,
+    /// Until when it waits for its reply.
+    pub deadline: Instant,
     /// Whether its last frame has been queued.
     pub has_ended: bool,
     /// Whether nobody knows if it was produced: see [`Known::Unconfirmed`].
@@ -165,7 +168,7 @@ pub struct Confirmed {
 }
 
 /// With what a session begins on this node.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Beginning {
     /// Its epoch: one more than the number of its changes of owner.
     pub epoch: u64,

@@ -82,6 +82,7 @@ fn in_flight(number: usize) -> InFlight {
         request: request(number),
         digest: Digest(1),
         service: "service".into(),
+        deadline: Instant::now(),
         has_ended: false,
         is_unconfirmed: false,
     }

@@ -63,11 +63,13 @@ impl Resumption {
         requests.retain(|(request, ..)| !over.contains(request));
         // As they were submitted: so their receipts come in that order.
         requests.sort_unstable_by_key(|(request, ..)| *request);
+        let now = Instant::now();
         for (request, detail, progress) in &requests {
             let in_flight = InFlight {
                 request: *request,
                 digest: Digest(detail.digest),
                 service: (&*detail.service).into(),
+                deadline: now + Duration::from_millis(detail.left_ms),
                 has_ended: *progress == Progress::Ended,
                 is_unconfirmed: *progress == Progress::Submitted,
             };
