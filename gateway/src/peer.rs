@@ -7,7 +7,7 @@
 //! /internal/v1/sessions/{id}/release` fetches a session. Each of these, and its answer, says in a
 //! header which versions of all this its node speaks.
 
-use std::{fmt::Debug, time::Duration};
+use std::{fmt::Debug, ops::Range, time::Duration};
 
 use ::http::HeaderMap;
 use async_trait::async_trait;
@@ -186,8 +186,9 @@ pub trait PeerLink: Send + Sync + Debug + 'static {
         self.settle(peer, &[], within).await.map(drop)
     }
 
-    /// Asks the node to hand over a session that the caller owns from `epoch` on: the session's
-    /// state as [`crate::relay`] writes it, or `None` if the node has nothing of it.
+    /// Asks the node to hand over a session that the caller owns from the end of `epochs` on: the
+    /// session's state as [`crate::relay`] writes it, or `None` if the node has nothing of it for
+    /// one of `epochs`. What it has owned for an earlier one is outdated.
     ///
     /// # Errors
     /// As [`PeerLink::deliver`]; the node may have handed the session over all the same, and has
@@ -196,7 +197,7 @@ pub trait PeerLink: Send + Sync + Debug + 'static {
         &self,
         peer: &NodeEntry,
         session: SessionId,
-        epoch: u64,
+        epochs: Range<u64>,
         within: Duration,
     ) -> Result<Option<Bytes>, PeerError>;
 }

@@ -73,6 +73,7 @@ pub use tables::{
     sessions::{
         BackedUp, Backup, BackupStep, Claim, Claimed, HeldRequest, Holding, MailboxLimits,
         ParkedFrame, Progress, Recorded, SessionEntry, SessionRecord, SessionTable, TokenHash,
+        Written,
     },
 };
 pub use unreadable::{EntryKind, Unreadable};

@@ -119,11 +119,11 @@ impl Internal {
     }
 
     async fn release(&self, session: SessionId, body: &Bytes) -> Answer {
-        let epoch = match format::read_release(body) {
-            Ok(epoch) => epoch,
+        let epochs = match format::read_release(body) {
+            Ok(epochs) => epochs,
             Err(error) => return plain(StatusCode::BAD_REQUEST, &error),
         };
-        match self.relay.leaving.release(session, epoch).await {
+        match self.relay.leaving.release(session, epochs).await {
             Some(released) => binary(&released),
             None => plain(StatusCode::NOT_FOUND, "no such session"),
         }

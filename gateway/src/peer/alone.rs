@@ -1,6 +1,6 @@
 //! The peers of a node that is alone, for tests.
 
-use std::time::Duration;
+use std::{ops::Range, time::Duration};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -40,7 +40,7 @@ impl PeerLink for Alone {
         &self,
         _: &NodeEntry,
         _: SessionId,
-        _: u64,
+        _: Range<u64>,
         _: Duration,
     ) -> Result<Option<Bytes>, PeerError> {
         nobody()

@@ -6,6 +6,8 @@
 //! never left out that an earlier version needs. CONTRIBUTING.md says how to change anything here,
 //! and the files under `tests/formats` show it.
 
+use std::ops::Range;
+
 use bytes::Bytes;
 use prost::{Message, length_delimiter_len};
 use registry::{RequestId, SessionId};
@@ -79,8 +81,12 @@ enum VerdictKind {
 /// A node that has claimed a session asks its former holder for it.
 #[derive(Clone, PartialEq, Message)]
 struct Release {
+    /// From which epoch on the session is the asking node's.
     #[prost(uint64, tag = "1")]
     epoch: u64,
+    /// The first epoch since which nobody else can have had it; 0 for the one before.
+    #[prost(uint64, tag = "2")]
+    since: u64,
 }
 
 /// A call to a peer, as it is read.
@@ -193,17 +199,22 @@ pub fn read_verdicts(bytes: &Bytes, count: usize) -> Result<Vec<Verdict>, String
     Ok(verdicts)
 }
 
-/// Writes a call to hand a session over.
-pub fn write_release(epoch: u64) -> Bytes {
-    encode(&Release { epoch })
+/// Writes a call to hand a session over, where it is held for one of these epochs.
+pub fn write_release(epochs: &Range<u64>) -> Bytes {
+    let since = Some(epochs.start).filter(|since| since.saturating_add(1) != epochs.end);
+    encode(&Release { epoch: epochs.end, since: since.unwrap_or_default() })
 }
 
-/// Reads for which epoch a session is to be handed over.
+/// Reads for which epochs a session has to be held to be handed over.
 ///
 /// # Errors
 /// What is wrong with the bytes.
-pub fn read_release(bytes: &Bytes) -> Result<u64, String> {
-    decode(bytes).map(|Release { epoch }| epoch)
+pub fn read_release(bytes: &Bytes) -> Result<Range<u64>, String> {
+    let Release { epoch, since } = decode(bytes)?;
+    Ok(match since {
+        0 => epoch.saturating_sub(1)..epoch,
+        _ => since..epoch,
+    })
 }
 
 /// How many bytes the delivery of a reply takes in a call, at most: with a session, and with the

@@ -1,7 +1,7 @@
 //! Calls over HTTP/1.1, authenticated by the cluster's secret: deliveries and settlements on
 //! upgraded connections, one for each peer, and releases as they come.
 
-use std::{collections::HashMap, error::Error, fmt, sync::Mutex, time::Duration};
+use std::{collections::HashMap, error::Error, fmt, ops::Range, sync::Mutex, time::Duration};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -222,12 +222,12 @@ impl PeerLink for HttpPeers {
         &self,
         peer: &NodeEntry,
         session: SessionId,
-        epoch: u64,
+        epochs: Range<u64>,
         within: Duration,
     ) -> Result<Option<Bytes>, PeerError> {
         let path = format!("{}{session}{}", RELEASE_PATH.0, RELEASE_PATH.1);
         let release = async {
-            match self.fetch(&peer.url, &path, format::write_release(epoch)).await {
+            match self.fetch(&peer.url, &path, format::write_release(&epochs)).await {
                 Ok(released) => Ok(Some(released)),
                 Err(PeerError::Refused(status)) if status == StatusCode::NOT_FOUND => Ok(None),
                 Err(error) => Err(error),

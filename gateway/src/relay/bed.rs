@@ -46,8 +46,13 @@ pub(crate) fn node() -> NodeRef {
 
 /// A relay in which nothing runs yet.
 pub(crate) fn relay(ground: Ground) -> Arc<Relay> {
+    relay_of(node(), ground)
+}
+
+/// The same of another node.
+pub(crate) fn relay_of(node: NodeRef, ground: Ground) -> Arc<Relay> {
     let config = Config::parse(CONFIG, std::iter::empty()).unwrap();
-    Arc::new(Relay::new(&config, surroundings(ground)))
+    Arc::new(Relay::new(&config, Surroundings { node, ..surroundings(ground) }))
 }
 
 /// The same without the relay.

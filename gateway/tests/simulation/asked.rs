@@ -26,6 +26,8 @@ pub(crate) struct Asked {
     pub(crate) ended_at: Option<Instant>,
     pub(crate) is_refused: bool,
     pub(crate) is_cancelled: bool,
+    /// The others may have taken its node for dead when it was asked.
+    pub(crate) may_be_missed: bool,
 }
 
 impl Asked {
@@ -103,6 +105,7 @@ impl Asked {
         if is_timeout
             && self.timeout == PATIENT
             && replied_at.is_some_and(|at| at + HOMING_MAX < Instant::now())
+            && !self.may_be_missed
             && !world.book.forgot_a_takeover_since(self.deadline - self.timeout - WINDOW * 2)
         {
             return Err("timed out with a reply in the log");

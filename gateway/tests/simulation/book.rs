@@ -1,7 +1,7 @@
 //! What has happened, as far as it is checked, and what was wrong.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
     sync::Mutex,
     time::Duration,
 };
@@ -11,8 +11,8 @@ use tokio::time::Instant;
 /// For how long a node that is cut off may have been so, with what it takes to notice.
 const CUT_OFF_MAX: Duration = Duration::from_secs(5);
 
-/// How long a new session may be unknown to a registry that can be reached.
-const CUT_OFF_NOTICED: Duration = Duration::from_millis(500);
+/// For how long a node may sleep.
+const SLEEP_MAX: Duration = Duration::from_secs(9);
 
 /// The book of one simulation.
 #[derive(Default)]
@@ -39,8 +39,12 @@ struct Pages {
     went_back: Option<Instant>,
     /// A node was cut off from others, or from the registry or a part of it; in order.
     cut_off: Vec<Instant>,
+    /// A node was cut off from the registry.
+    unheard: Option<Instant>,
     /// A node has died, or lost its sessions in its sleep.
     died: Option<Instant>,
+    /// Sessions of which the registry has ever heard.
+    recorded: HashSet<String>,
     /// A node has stopped in order: what its sessions are is in the registry alone.
     stopped: Option<Instant>,
 }
@@ -83,6 +87,18 @@ impl Book {
         self.pages().died = Some(Instant::now());
     }
 
+    /// The registry has heard of these sessions.
+    pub(crate) fn recorded(&self, sessions: impl IntoIterator<Item = String>) {
+        self.pages().recorded.extend(sessions);
+    }
+
+    /// Whether only the node on which a session began has ever known of it, and a node has died since:
+    /// as long as a registry cannot be reached, requests go on without.
+    pub(crate) fn died_unheard(&self, session: &str, began_at: Instant) -> bool {
+        let pages = self.pages();
+        !pages.recorded.contains(session) && pages.died.is_some_and(|died| died >= began_at)
+    }
+
     pub(crate) fn stopped(&self) {
         self.pages().stopped = Some(Instant::now());
     }
@@ -94,11 +110,17 @@ impl Book {
         pages.died >= since || pages.cut_off.last().map(|at| *at + CUT_OFF_MAX) >= since
     }
 
-    /// Whether a node was perhaps cut off from when a session began until its client left: so the
-    /// registry never heard of the session.
-    pub(crate) fn was_cut_off(&self, began_at: Instant, left_at: Instant) -> bool {
-        let is_it = |at: Instant| at <= began_at + CUT_OFF_NOTICED && at + CUT_OFF_MAX >= left_at;
-        self.pages().cut_off.iter().copied().any(is_it)
+    pub(crate) fn unheard(&self) {
+        self.cut_off();
+        self.pages().unheard = Some(Instant::now());
+    }
+
+    /// Whether a node perhaps takes requests that the others take for dead: it has slept, and has not
+    /// reached the registry since. Replies to these that others read are nobody's.
+    pub(crate) fn is_missed(&self) -> bool {
+        let pages = self.pages();
+        let since = pages.unheard.filter(|at| at.elapsed() <= CUT_OFF_MAX);
+        since.is_some_and(|at| pages.died.is_some_and(|died| at <= died + SLEEP_MAX))
     }
 
     pub(crate) fn wiped(&self) {

@@ -150,14 +150,20 @@ impl Consumer for Reader {
             }
             let Some(inner) = &mut self.inner else { return self.join_again(sink) };
             let (owned, seat) = (&mut self.owned, &self.seat);
+            let node = seat.wires.life.index;
             let mut watched = |event: BusEvent<'_>| {
                 match event {
-                    BusEvent::Assigned(partitions) => owned.extend(partitions),
+                    BusEvent::Assigned(partitions) => {
+                        tracing::debug!(node, ?partitions, "assigned");
+                        owned.extend(partitions);
+                    }
                     BusEvent::Revoked { partitions, .. } => {
                         owned.retain(|partition| !partitions.contains(partition));
                     }
                     BusEvent::Rewound(_) | BusEvent::Unreadable(_) => {}
                     BusEvent::Record(record) => {
+                        let (partition, offset) = (record.partition, record.offset);
+                        tracing::trace!(node, partition, offset, "read");
                         if seat.wires.world.defect == Defect::EarlyOffsets {
                             seat.store(record.partition, record.offset + 1);
                         }

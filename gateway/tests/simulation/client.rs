@@ -114,7 +114,6 @@ impl Client {
             return None;
         }
         let resume = self.token.clone().map(|token| (Some(token), self.last_seq));
-        let had_token = resume.is_some();
         let wish = Wish { is_reliable: self.is_reliable, resume };
         self.log(&format!("comes to {} with {}", node.life.index, self.last_seq));
         let line = Line::connect(&self.world, &node, wish).await;
@@ -133,7 +132,7 @@ impl Client {
             self.waste(talk).await;
             return None;
         }
-        let resumed = self.on_welcome(&text, had_token);
+        let resumed = self.on_welcome(&text);
         // What it lacks comes first; then it knows what it has to ask for again. One that
         // acknowledges frames need not wait for that.
         talk.is_settled = !resumed;
@@ -146,36 +145,39 @@ impl Client {
         Some(talk)
     }
 
-    fn on_welcome(&mut self, text: &str, had_token: bool) -> bool {
+    fn on_welcome(&mut self, text: &str) -> bool {
         let frame: Value = serde_json::from_str(text).unwrap();
         if frame["type"] != "welcome" {
             self.wrong(&format!("no welcome, but {text}"));
         }
         let resumed = frame["resumed"] == true;
-        self.token = Token::parse(frame["resume"].as_str().unwrap());
+        let token = Token::parse(frame["resume"].as_str().unwrap());
+        let former = std::mem::replace(&mut self.token, token);
         self.log(&format!("has session {}, resumed {resumed}", frame["session"]));
         if resumed {
             self.world.book.count("resumed");
         } else {
-            self.start_anew(had_token);
+            self.start_anew(former);
         }
         resumed
     }
 
     /// The former session is gone: was that right?
-    fn start_anew(&mut self, had_token: bool) {
-        if had_token {
+    fn start_anew(&mut self, former: Option<Token>) {
+        if let Some(former) = former {
             self.world.book.count("not resumed");
             let left_at = self.left_at.unwrap_or(self.world.started);
             let is_late = left_at.elapsed() + Duration::from_secs(1) > WINDOW;
             let wiped = self.world.book.wiped_at();
-            // A node may die before anybody has heard of the session; it has not done anything for it.
-            let is_unheard = !self.was_served;
+            // A node may die before anybody has heard of the session; it has not done anything for it,
+            // or could not tell the registry.
+            let session = former.session().to_string();
+            let is_unheard =
+                !self.was_served || self.world.book.died_unheard(&session, self.began_at);
             let recently = left_at.checked_sub(WINDOW * 2).unwrap_or(left_at);
             let is_excused = is_unheard
                 || wiped.is_some_and(|wiped| left_at < wiped + WINDOW * 2)
-                || self.world.book.lost_a_copy_since(recently)
-                || self.world.book.was_cut_off(self.began_at, left_at);
+                || self.world.book.lost_a_copy_since(recently);
             // What is on the wire to a client that does not acknowledge, nobody knows after a fault.
             let is_kept = self.is_reliable || !self.world.is_troubled.load(Ordering::Relaxed);
             if is_kept && !is_late && !is_excused && !self.may_overflow {
@@ -200,7 +202,10 @@ impl Client {
         let mut whim = self.next_whim();
         loop {
             let is_calm = self.is_calm();
-            self.left_at = Some(Instant::now());
+            // While it reads nothing, its node may close as it would on one that has gone.
+            if talk.deaf_until.is_none() {
+                self.left_at = Some(Instant::now());
+            }
             if is_calm && !self.asked.values().any(Asked::is_open) {
                 self.acknowledge(&mut talk).await;
                 world.sleep(0, 50).await;
@@ -320,6 +325,7 @@ impl Client {
             ended_at: None,
             is_refused: false,
             is_cancelled: false,
+            may_be_missed: world.book.is_missed(),
         };
         self.world.book.count("asked");
         let text = asked.send();

@@ -47,8 +47,9 @@ mod world;
 const STORM: Duration = Duration::from_secs(12);
 /// Within this time after it everything is answered.
 const SETTLING: Duration = Duration::from_secs(45);
-/// After this time nothing is left of what nobody waits for.
-const REST: Duration = Duration::from_secs(10);
+/// After this time nothing is left of what nobody waits for: a registry may have gone back only when
+/// all clients had finished, and for a while then says nothing that counts.
+const REST: Duration = Duration::from_secs(15);
 const CLIENTS: usize = 5;
 const SEEDS: Range<u64> = 0..600;
 

@@ -3,6 +3,7 @@
 
 use std::{
     fmt,
+    ops::Range,
     sync::{Arc, atomic::Ordering},
     time::Duration,
 };
@@ -160,7 +161,7 @@ pub(crate) trait AsyncWork<T>: Send + 'static {
 }
 
 struct Call(Bytes);
-struct Release(SessionId, u64);
+struct Release(SessionId, Range<u64>);
 
 impl AsyncWork<Bytes> for Call {
     async fn on(self, relay: Arc<Relay>) -> Bytes {
@@ -207,10 +208,13 @@ impl PeerLink for Wires {
         &self,
         peer: &NodeEntry,
         session: SessionId,
-        epoch: u64,
+        epochs: Range<u64>,
         within: Duration,
     ) -> Result<Option<Bytes>, PeerError> {
-        let released = self.call(peer, within, Release(session, epoch)).await;
+        let asked = format::write_release(&epochs);
+        let released = self
+            .call(peer, within, Release(session, format::read_release(&asked).expect("a call")))
+            .await;
         if released.is_err() {
             // It may have been given up all the same: what was not copied before is known to nobody.
             self.world.book.cut_off();
@@ -284,8 +288,13 @@ impl SessionTable for Wires {
     async fn record(&self, records: &[SessionRecord], ttl: Duration) -> Answers<Recorded> {
         let (table, records, defect) = (self.table(), records.to_vec(), self.world.defect);
         let count = records.len();
+        let world = Arc::clone(&self.world);
         let call = async move {
-            table.record(&defect.spoil_records(&records, &table.memory).await, ttl).await
+            let spoilt = defect.spoil_records(&records, &table.memory).await;
+            let answers = table.record(&spoilt, ttl).await;
+            let heard = records.iter().zip(&answers).filter(|(_, answer)| answer.is_ok());
+            world.book.recorded(heard.map(|(record, _)| record.session.to_string()));
+            answers
         };
         self.ask_each(count, call).await
     }

@@ -31,7 +31,7 @@ pub(crate) async fn trouble(world: Arc<World>, kind: u64) {
         }
         4 => {
             log("does not reach the registry");
-            world.book.cut_off();
+            world.book.unheard();
             world.set_registry_away(one, true);
             world.sleep(300, 4000).await;
             world.set_registry_away(one, false);

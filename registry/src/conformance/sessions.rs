@@ -55,6 +55,7 @@ pub(super) async fn run_all<R: Registry>(make: impl AsyncFn() -> R) {
     claims::need_the_same_user(&make().await).await;
     claims::change_tokens(&make().await).await;
     claims::change_the_holder(&make().await).await;
+    claims::tell_who_wrote_last(&make().await).await;
     claims::leave_the_backup(&make().await).await;
     claims::count_whole_epochs(&make().await).await;
     claims::of_one_time_raise_the_epoch_each(&make().await).await;

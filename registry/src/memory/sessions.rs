@@ -21,7 +21,7 @@ use crate::{
         sessions::{
             BackedUp, Backup, BackupStep, Claim, Claimed, HeldRequest, Holding, MailboxLimits,
             ParkedFrame, Progress, Recorded, SESSION_TTL_MAX, SESSION_TTL_MIN, SessionEntry,
-            SessionRecord, SessionTable, TokenHash,
+            SessionRecord, SessionTable, TokenHash, Written,
         },
     },
 };
@@ -32,6 +32,7 @@ pub(super) struct Session {
     record: SessionRecord,
     /// Whether nobody holds it: its record still names who did.
     is_orphan: bool,
+    written: Written,
     /// With when each was written.
     requests: HashMap<RequestId, (Progress, Bytes, Instant)>,
     mailbox: Mailbox,
@@ -58,6 +59,7 @@ impl SessionTable for MemoryRegistry {
             if known == Some(record.epoch)
                 && let Some(session) = table.refresh(&record.session, now, ttl)
             {
+                session.written = record.written();
                 session.record = record.clone();
                 session.is_orphan = false;
                 return Recorded::Refreshed;
@@ -79,6 +81,7 @@ impl SessionTable for MemoryRegistry {
                 if backup.orphan {
                     session.record.epoch = session.record.epoch.saturating_add(1);
                     session.is_orphan = true;
+                    session.written = Written { epoch: session.record.epoch, node: None };
                 }
                 session.change(&backup.steps, limits)
             }
@@ -143,6 +146,10 @@ impl SessionRecord {
         self.token == *token || self.former_token == Some(*token)
     }
 
+    fn written(&self) -> Written {
+        Written { epoch: self.epoch, node: Some(self.node.clone()) }
+    }
+
     /// The client has come to the claimer, so it has a connection.
     fn change_holder(&mut self, claim: &Claim, epoch: u64) {
         self.epoch = epoch;
@@ -155,7 +162,13 @@ impl SessionRecord {
 
 impl Session {
     fn new(record: SessionRecord) -> Self {
-        Self { record, is_orphan: false, requests: HashMap::new(), mailbox: Mailbox::default() }
+        Self {
+            written: record.written(),
+            record,
+            is_orphan: false,
+            requests: HashMap::new(),
+            mailbox: Mailbox::default(),
+        }
     }
 
     fn entry(&self) -> SessionEntry {
@@ -179,6 +192,7 @@ impl Session {
         Holding {
             epoch: self.record.epoch,
             former,
+            written: self.written.clone(),
             requests: self.requests.iter().map(held).collect(),
             mailbox: self.mailbox.frames.iter().cloned().collect(),
             is_whole: true,

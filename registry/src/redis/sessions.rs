@@ -251,8 +251,8 @@ fn read_found(answer: &Value) -> Option<SessionEntry> {
 /// counted, and left out.
 fn read_holding(answer: Value, session: &SessionId, unreadable: &Unreadable) -> Option<Holding> {
     let Value::Array(parts) = answer else { return None };
-    let [epoch, former, user, overflowed, generation, now, requests, mailbox] =
-        <[Value; 8]>::try_from(parts).ok()?;
+    let [epoch, former, user, overflowed, generation, now, requests, mailbox, written] =
+        <[Value; 9]>::try_from(parts).ok()?;
     let (Value::Array(requests), Value::Array(mailbox)) = (requests, mailbox) else { return None };
     let now_ms = text::read_millis(word(&now))?;
     let mut is_whole = true;
@@ -277,7 +277,9 @@ fn read_holding(answer: Value, session: &SessionId, unreadable: &Unreadable) -> 
     }
     parked.sort_unstable_by_key(|(index, _)| *index);
     let former = text::read_former(word(&former), word(&user), word(&overflowed) == b"1")?;
+    let written = text::read_written(word(&written), &former);
     Some(Holding {
+        written,
         epoch: text::read_number(word(&epoch))?,
         former: SessionEntry { generation: text::read_generation(word(&generation)), ..former },
         requests: held,

@@ -213,12 +213,25 @@ pub struct Holding {
     pub epoch: u64,
     /// The session before.
     pub former: SessionEntry,
+    /// Who wrote it last.
+    pub written: Written,
     /// The requests in flight, in any order.
     pub requests: Vec<HeldRequest>,
     /// The mailbox, in the order of parking. It stays as it is until the new holder changes it.
     pub mailbox: Vec<ParkedFrame>,
     /// Whether all of it could be read. What could not be is left out of the two lists.
     pub is_whole: bool,
+}
+
+/// Who wrote a session last: its holder ([`SessionTable::record`]), or, with none from then on, whoever
+/// orphaned it ([`Backup::orphan`]). Not the same as who is named as its holder: that one may never have
+/// heard that its claim was carried out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Written {
+    /// For this epoch: whoever has held the session before knows less of it.
+    pub epoch: u64,
+    /// The run of the node that held it then.
+    pub node: Option<NodeRef>,
 }
 
 /// A request in flight, as it was backed up.

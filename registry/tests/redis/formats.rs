@@ -18,12 +18,12 @@ use registry::{
     Backup, BackupStep, Claim, Claimed, Generation, HeldRequest, Holding, MailboxLimits, NodeEntry,
     NodeId, NodeRef, NodeState, NodeTable, Nodes, ParkedFrame, Progress, RedisRegistry, RequestId,
     RequestTable, Route, SessionEntry, SessionId, SessionRecord, SessionTable, TokenHash, Versions,
-    all,
+    Written, all,
 };
 
 use crate::{LONG, server::Server};
 
-const NEWEST: &str = "v1";
+const NEWEST: &str = "v2";
 const LIMITS: MailboxLimits = MailboxLimits { frames_max: 1_000, bytes_max: 1 << 20 };
 /// Beyond every test.
 const END_MS: &str = "99999999999999";
@@ -230,7 +230,7 @@ async fn load(connection: &mut MultiplexedConnection, version: &str, more: &More
     let key = format!("rt:s:{{{}}}", session());
     for line in read(version, "session") {
         let behind = match &line[0][..] {
-            b"n" => more.of_holder,
+            b"n" | b"w" => more.of_holder,
             b"f" => more.of_flags,
             _ => b"",
         };
@@ -278,11 +278,12 @@ fn holding() -> Holding {
         detail: b"detail\0 \xff".to_vec().into(),
         age: Duration::ZERO,
     };
+    let written = Written { epoch, node: former.node.clone() };
     let frame = |seq, request| ParkedFrame { seq, request, frame: b"a frame\xff".to_vec().into() };
     let requests =
         vec![of(2, Progress::Submitted), of(3, Progress::Recorded), of(4, Progress::Ended)];
     let mailbox = vec![frame(12, None), frame(0, Some(request(4)))];
-    Holding { epoch: epoch + 1, former, requests, mailbox, is_whole: true }
+    Holding { epoch: epoch + 1, former, written, requests, mailbox, is_whole: true }
 }
 
 /// All that a version has written is read as it was meant.
@@ -333,8 +334,10 @@ async fn is_read(version: &str, more: &More) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_version_1_wrote_is_read() {
-    is_read("v1", &More::default()).await;
+async fn what_each_version_wrote_is_read() {
+    for version in ["v1", "v2"] {
+        is_read(version, &More::default()).await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -117,7 +117,7 @@ pub(super) async fn serve<S>(
         Err(error) => {
             tracing::debug!(%error, "session not resumed");
             let code = match error {
-                Undecided::Registry(_) => CloseCode::Internal,
+                Undecided::Registry(_) | Undecided::Claimed => CloseCode::Internal,
                 Undecided::Draining => CloseCode::Draining,
             };
             place.dismiss();

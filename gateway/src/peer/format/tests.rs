@@ -137,5 +137,6 @@ fn all_messages_are_read_as_each_version_wrote_them() {
     let trouble = "it is no call".to_owned();
     let written = write_trouble(trouble.clone());
     fixture::check("trouble", &Err(trouble), &written, |bytes| read_verdicts(bytes, 1));
-    fixture::check("release", &Ok(7), &write_release(7), read_release);
+    fixture::check("release", &Ok(6..7), &write_release(&(6..7)), read_release);
+    fixture::check("release-since", &Ok(3..7), &write_release(&(3..7)), read_release);
 }

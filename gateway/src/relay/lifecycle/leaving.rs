@@ -1,7 +1,7 @@
 //! How a session leaves this node: for one that asks for it, or because another one holds it and does
 //! not ask.
 
-use std::{sync::Arc, time::Duration};
+use std::{ops::Range, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use registry::{Progress, RequestId, SessionId};
@@ -9,6 +9,7 @@ use tokio::time::Instant;
 
 use super::snapshot::{Answer, Inherited, Released};
 use crate::{
+    error::CloseCode,
     relay::{
         checkpoints::{
             Checkpoints,
@@ -55,24 +56,29 @@ impl Leaving {
         }
     }
 
-    /// Hands a session over to the node that holds it, from `epoch` on, or says that it has ended
-    /// here. `None` when nothing is known of it (any more).
-    pub async fn release(&self, id: SessionId, epoch: u64) -> Option<Bytes> {
-        if self.checkpoints.is_ending(id, epoch.saturating_sub(1)) {
+    /// Hands a session over that was held here for one of `epochs` to the node that holds it from their
+    /// end on, or says that it has ended here. `None` when nothing is known of it (any more), or only
+    /// what is outdated.
+    pub async fn release(&self, id: SessionId, epochs: Range<u64>) -> Option<Bytes> {
+        if self.checkpoints.is_ending(id, epochs.start) {
             return Some(format::encode(&Answer::Ended));
         }
         // Another client that has come back a moment earlier has its turn first.
         let deadline = Instant::now() + ARRIVAL_PATIENCE;
-        while self.sessions.is_expected_before(id, epoch) && Instant::now() < deadline {
+        while self.sessions.is_expected_before(id, epochs.end) && Instant::now() < deadline {
             tokio::time::sleep(TICK).await;
         }
-        self.leave(id, epoch).await.map(|answer| format::encode(&answer))
+        self.leave(id, &epochs).await.map(|answer| format::encode(&answer))
     }
 
-    /// Takes a session out, with all that its holder from `epoch` on has to have of it.
-    pub(super) async fn leave(&self, id: SessionId, epoch: u64) -> Option<Answer> {
+    /// Takes a session out, with all that its holder from the end of `epochs` on has to have of it.
+    pub(super) async fn leave(&self, id: SessionId, epochs: &Range<u64>) -> Option<Answer> {
         let session = self.sessions.get(id)?;
-        if session.epoch() >= epoch {
+        if session.epoch() < epochs.start {
+            self.give_up(&session);
+            return None;
+        }
+        if session.epoch() >= epochs.end {
             // Who asks has claimed what the registry held some time ago.
             return session.is_held().then(|| {
                 self.checkpoints.rewrite(&session);
@@ -86,6 +92,13 @@ impl Leaving {
         let HandedOver { seq, confirmed, frames, .. } = left.session;
         let state = Inherited { frames, requests };
         Some(Answer::Released(Released { seq, confirmed, state }))
+    }
+
+    /// Gives up what this node has of a session that others have held since. Where the registry names
+    /// this node as its holder all the same, that is by a claim of which it has not heard.
+    pub(super) fn give_up(&self, session: &Arc<Session>) {
+        session.ownership().fence(CloseCode::Resumed);
+        self.let_go(session);
     }
 
     /// Nobody asked for what is left of a session that another node holds: replies follow it.

@@ -3,17 +3,17 @@
 
 use std::{sync::Arc, time::Duration};
 
-use registry::{
-    Claim, Claimed, Holding, NodeEntry, NodeRef, Registry, RegistryError, SessionId, all,
-};
+use registry::{Claim, Claimed, Holding, NodeRef, Registry, RegistryError, SessionId, all};
 use tokio::time::Instant;
+
+use former::{Former, epochs_of};
 
 use super::{leaving::Leaving, snapshot::Answer};
 use crate::{
     config::Config,
     peer::PeerLink,
     relay::{
-        checkpoints::{Checkpoints, format},
+        checkpoints::Checkpoints,
         cluster::Membership,
         requests::{Completion, Requests},
         session::{
@@ -26,6 +26,7 @@ use crate::{
 
 mod arriving;
 mod copy;
+mod former;
 mod proof;
 
 /// How long a former holder may take to hand a session over; then its copy has to do.
@@ -62,14 +63,9 @@ pub enum Undecided {
     /// This node is about to stop: another one has to say so.
     #[error("this node is draining")]
     Draining,
-}
-
-/// What became of a session's former holder.
-enum Former {
-    /// It has answered.
-    Answered(Answer),
-    /// It is dead, or does not answer, or not in words of this version: the copy has to do.
-    Gone,
+    /// Another node has claimed the session in the same moment.
+    #[error("another node has claimed the session")]
+    Claimed,
 }
 
 /// What became of an attempt to bring a session here.
@@ -82,6 +78,8 @@ enum Attempt {
     Incomplete(u64),
     /// The registry has to be written again first.
     Later,
+    /// Another node has claimed it before it was known to go on here.
+    Claimed,
 }
 
 impl Resumption {
@@ -139,6 +137,7 @@ impl Resumption {
             }
             match self.attempt(&arrival, token, last_seq).await? {
                 Attempt::Resumed(session, connection) => return Ok(Some((session, connection))),
+                Attempt::Claimed => return Err(Undecided::Claimed),
                 Attempt::Later if Instant::now() < give_up => {}
                 Attempt::Refused | Attempt::Later => {
                     self.telemetry.resumed(Resume::Refused);
@@ -232,6 +231,34 @@ impl Resumption {
         }
     }
 
+    /// Goes on with a session that this node holds, where what it has of it counts.
+    fn go_on_here(
+        &self,
+        session: &Arc<Session>,
+        holding: &Holding,
+        beginning: &Beginning,
+    ) -> Option<Attempt> {
+        let (held_for, epoch) = (session.epoch(), holding.epoch);
+        if held_for < epochs_of(holding).start {
+            self.leaving.give_up(session);
+            return None;
+        }
+        // Named as the holder and without the session: a claim of this node's whose answer was
+        // lost. Not named, and with a later epoch: the registry went back to an earlier state.
+        let is_named = holding.former.node.as_ref() == Some(&self.node);
+        if !is_named && held_for < epoch {
+            return None;
+        }
+        let is_opened = |shown: &Token| session.ownership().is_opened_by(shown);
+        if !is_named && !beginning.former_token.as_ref().is_none_or(is_opened) {
+            // Long replaced, as this node knows better.
+            self.checkpoints.rewrite(session);
+            return Some(Attempt::Refused);
+        }
+        let resumed = self.resume_here(session.id(), beginning.clone());
+        Some(resumed.map_or(Attempt::Incomplete(epoch), |(s, c)| Attempt::Resumed(s, c)))
+    }
+
     async fn fetch(
         &self,
         arrival: &Arrival<'_>,
@@ -241,26 +268,13 @@ impl Resumption {
         let (last_seq, epoch) = (beginning.last_seq, holding.epoch);
         let (id, is_reliable) = (arrival.session(), holding.former.reliable);
         let incomplete = Ok(Attempt::Incomplete(epoch));
-        if self.checkpoints.is_ending(id, holding.former.epoch) {
+        if self.checkpoints.is_ending(id, epochs_of(&holding).start) {
             return incomplete;
         }
-        if let Some(session) = self.sessions.get(id).filter(|session| session.is_held()) {
-            // Named as the holder and without the session: a claim of this node's whose answer was
-            // lost. Not named, and with a later epoch: the registry went back to an earlier state.
-            let is_named = holding.former.node.as_ref() == Some(&self.node);
-            if is_named || session.epoch() >= epoch {
-                let is_opened = beginning
-                    .former_token
-                    .as_ref()
-                    .is_none_or(|shown| session.ownership().is_opened_by(shown));
-                if !is_named && !is_opened {
-                    // Long replaced, as this node knows better.
-                    self.checkpoints.rewrite(&session);
-                    return Ok(Attempt::Refused);
-                }
-                let resumed = self.resume_here(id, beginning);
-                return resumed.map_or(incomplete, |(s, c)| Ok(Attempt::Resumed(s, c)));
-            }
+        if let Some(session) = self.sessions.get(id).filter(|session| session.is_held())
+            && let Some(attempt) = self.go_on_here(&session, &holding, &beginning)
+        {
+            return Ok(attempt);
         }
         let inherited = match self.released(id, &holding).await {
             Former::Answered(Answer::Ended) => None,
@@ -280,7 +294,13 @@ impl Resumption {
                     // Its holder may live, and be about to write it again.
                     return Ok(Attempt::Later);
                 }
+                let generation = holding.former.generation;
                 let copy = is_whole.then(|| self.inherit_copy(holding, last_seq)).flatten();
+                if copy.is_some()
+                    && !self.takes_the_copy(is_reliable, generation, &beginning).await?
+                {
+                    return Ok(Attempt::Claimed);
+                }
                 copy.map(|copy| (copy, Resume::Copied))
             }
         };
@@ -294,39 +314,7 @@ impl Resumption {
         let connection = session.connection();
         Ok(Attempt::Resumed(session, connection))
     }
-
-    /// What the former holder hands over.
-    async fn released(&self, id: SessionId, holding: &Holding) -> Former {
-        let Some(former) = &holding.former.node else { return Former::Gone };
-        if *former == self.node {
-            // It may have taken such a claim for another node's, and be waiting to be asked.
-            let left = self.leaving.leave(id, holding.epoch).await;
-            return left.map_or(Former::Gone, Former::Answered);
-        }
-        let Some(peer) = self.find(former).await else { return Former::Gone };
-        match self.link.release(&peer, id, holding.epoch, RELEASE_TIMEOUT).await {
-            Ok(Some(answer)) => format::decode(&answer).map_or_else(
-                || {
-                    tracing::warn!(session = %id, peer = %former, "handed over in unknown words");
-                    Former::Gone
-                },
-                Former::Answered,
-            ),
-            // It has claimed the session and never heard that it had got it.
-            Ok(None) => Former::Gone,
-            Err(error) => {
-                tracing::debug!(session = %id, peer = %former, %error, "not handed over");
-                Former::Gone
-            }
-        }
-    }
-
-    async fn find(&self, node: &NodeRef) -> Option<NodeEntry> {
-        if self.membership.find(node).is_none()
-            && let Err(error) = self.membership.refresh().await
-        {
-            tracing::debug!(%error, "node table not read");
-        }
-        self.membership.find(node)
-    }
 }
+
+#[cfg(test)]
+mod tests;

@@ -5,16 +5,17 @@ use std::collections::BTreeSet;
 use futures_util::future::join_all;
 
 use super::{
-    LONG, ROOMY, Subject, TOKEN, ask, claim, entry, find, park, record, submitted, taken, timeless,
-    write,
+    LONG, ROOMY, Subject, TOKEN, ask, claim, entry, find, one, park, record, submitted, taken,
+    timeless, write,
 };
 use crate::{
     conformance::{good, node_ref, request, same},
-    ids::SessionId,
+    ids::{NodeRef, SessionId},
     tables::{
         Registry,
         sessions::{
-            BackedUp, Claim, Claimed, Holding, Progress, Recorded, SessionRecord, TokenHash,
+            BackedUp, Backup, Claim, Claimed, Holding, Progress, Recorded, SessionRecord,
+            TokenHash, Written,
         },
     },
 };
@@ -133,6 +134,7 @@ pub(crate) async fn change_the_holder(registry: &impl Registry) {
         let expected = Holding {
             epoch: 8,
             former: entry(&written),
+            written: Written { epoch: 7, node: Some(written.node.clone()) },
             requests: Vec::new(),
             mailbox: Vec::new(),
             is_whole: true,
@@ -153,6 +155,33 @@ pub(crate) async fn change_the_holder(registry: &impl Registry) {
         let told = former.back_up_within(ROOMY, vec![park(1, "frame")]).await;
         same(&told, &BackedUp::Superseded, "nor may the former holder back it up");
     }
+}
+
+/// A claimer that has not heard of its claim has not had the session.
+pub(crate) async fn tell_who_wrote_last(registry: &impl Registry) {
+    let session = SessionId::random();
+    write(registry, &record(session), LONG).await;
+    let claim_by = async |node: &NodeRef| {
+        let claim = Claim { node: node.clone(), ..claim(session, TOKEN, TOKEN) };
+        let Holding { former, written, .. } = taken(registry, &claim).await;
+        (former.epoch, former.node, written.epoch, written.node)
+    };
+    let [first, second, third] = ["gw-1", "gw-2", "gw-3"].map(|id| node_ref(id, 5));
+    let told = claim_by(&second).await;
+    same(&told, &(1, Some(first.clone()), 1, Some(first.clone())), "the first holder wrote it");
+    let told = claim_by(&third).await;
+    same(&told, &(2, Some(second), 1, Some(first.clone())), "a claim is not a record");
+    let written = SessionRecord { epoch: 3, node: third.clone(), ..record(session) };
+    write(registry, &written, LONG).await;
+    let told = claim_by(&first).await;
+    same(&told, &(3, Some(third.clone()), 3, Some(third)), "a record is");
+
+    let orphaned = Backup { session, epoch: 4, orphan: true, steps: Vec::new() };
+    let told = registry.back_up(&[orphaned], ROOMY).await;
+    same(&one(good(told, "back_up")), &BackedUp::Done, "a session loses its holder");
+    same(&claim_by(&first).await, &(5, None, 5, None), "nobody's writing is one too");
+    let told = claim_by(&first).await;
+    same(&told, &(6, Some(first), 5, None), "and stays the last one after a claim");
 }
 
 pub(crate) async fn leave_the_backup(registry: &impl Registry) {

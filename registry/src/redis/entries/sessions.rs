@@ -14,7 +14,7 @@ use crate::{
     redis::entries::write_number,
     tables::{
         Generation,
-        sessions::{HeldRequest, ParkedFrame, Progress, SessionEntry},
+        sessions::{HeldRequest, ParkedFrame, Progress, SessionEntry, Written},
     },
 };
 
@@ -117,6 +117,19 @@ pub(in crate::redis) fn read_former(
     read_entry(epoch, flags, holder, user, overflowed)
 }
 
+/// Reads who wrote a session last: `<epoch> <holder>`. Where that is not said, or is older than what is
+/// said of the session `former`ly, it is who is named there.
+pub(in crate::redis) fn read_written(bytes: &[u8], former: &SessionEntry) -> Written {
+    let read = || {
+        let mut words = bytes.splitn(2, |byte| *byte == b' ');
+        let (epoch, node) = (read_number(words.next()?)?, read_holder(words.next()?)?);
+        // A version that does not say so orphans by itself.
+        let is_possible = epoch == former.epoch || epoch < former.epoch && former.node.is_some();
+        is_possible.then_some(Written { epoch, node })
+    };
+    read().unwrap_or_else(|| Written { epoch: former.epoch, node: former.node.clone() })
+}
+
 /// Digits of a time in an entry.
 const MILLIS_DIGITS: usize = 16;
 
@@ -188,6 +201,36 @@ mod tests {
 
     fn requests() -> impl Strategy<Value = RequestId> {
         any::<u128>().prop_map(|bits| RequestId::from_uuid(Uuid::from_u128(bits)))
+    }
+
+    #[test]
+    fn who_wrote_last_is_who_is_named_unless_that_is_said() {
+        let node = |id: &str| Some(NodeRef { id: NodeId::parse(id).unwrap(), incarnation: 7 });
+        let former = |epoch, node| SessionEntry {
+            epoch,
+            node,
+            user: None,
+            reliable: true,
+            attached: true,
+            overflowed: false,
+            generation: None,
+        };
+        let said = |epoch, id: &str| format!("{} {id}", write_number(epoch));
+        for (text, named, expected) in [
+            (String::new(), former(5, node("gw-1")), (5, node("gw-1"))),
+            ("what".to_owned(), former(5, node("gw-1")), (5, node("gw-1"))),
+            (said(5, "7 gw-1"), former(5, node("gw-1")), (5, node("gw-1"))),
+            (said(3, "7 gw-2 zone=a"), former(5, node("gw-1")), (3, node("gw-2"))),
+            (said(4, "-"), former(5, node("gw-1")), (4, None)),
+            (said(5, "-"), former(5, None), (5, None)),
+            // Orphaned by who does not say so.
+            (said(4, "7 gw-2"), former(5, None), (5, None)),
+            (said(6, "7 gw-2"), former(5, node("gw-1")), (5, node("gw-1"))),
+        ] {
+            let (epoch, node) = expected;
+            let written = read_written(text.as_bytes(), &named);
+            assert_eq!(written, Written { epoch, node }, "{text}");
+        }
     }
 
     proptest! {

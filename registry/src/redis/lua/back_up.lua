@@ -119,7 +119,8 @@ if ARGV[5] == '1' then
   if low == 1e10 then
     high, low = string.format('%010.0f', tonumber(high) + 1), 0
   end
-  redis.call('HSET', record, 'e', high .. string.format('%010.0f', low), 'n', '-')
+  local epoch = high .. string.format('%010.0f', low)
+  redis.call('HSET', record, 'e', epoch, 'n', '-', 'w', epoch .. ' -')
 end
 if call ~= '' then
   redis.call('HSET', record, 'c', call, 'b', bytes, 'i', index)

@@ -6,11 +6,12 @@
 --
 -- Answers 'refused' or 'other user' (nothing is changed), or a list: the epoch, the former holder
 -- as in the record's d, the user, o or an empty text, g or an empty text, the time in milliseconds of
--- this server's clock, the requests (id, value, id, value, …), the mailbox's members. A call that is repeated because its answer got lost is not carried out twice.
+-- this server's clock, the requests (id, value, id, value, …), the mailbox's members, w or an empty
+-- text. A call that is repeated because its answer got lost is not carried out twice.
 
 local record, requests, mailbox = KEYS[1], KEYS[2], KEYS[3]
 local life_ms, call, token, user = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
-local held = redis.call('HMGET', record, 'e', 'n', 'u', 'f', 't', 'p', 'c', 'd', 'o', 'g')
+local held = redis.call('HMGET', record, 'e', 'n', 'u', 'f', 't', 'p', 'c', 'd', 'o', 'g', 'w')
 local epoch, node, holder, flags = held[1], held[2], held[3], held[4]
 -- What record.lua cannot have written is no session; a later one may have written more behind the
 -- words that are known.
@@ -46,4 +47,4 @@ local in_flight, frames = redis.pcall('HGETALL', requests), redis.pcall('ZRANGE'
 local time = redis.call('TIME')
 return {epoch, former, holder, held[9] or '', held[10] or '',
   string.format('%016.0f', time[1] * 1000 + math.floor(time[2] / 1000)),
-  in_flight.err and {'', ''} or in_flight, frames.err and {''} or frames}
+  in_flight.err and {'', ''} or in_flight, frames.err and {''} or frames, held[11] or ''}

@@ -12,6 +12,8 @@
 --              first frame
 --           o  1 once the mailbox has outgrown its limits; absent until then
 --           g  the generation in which the backup was written, or empty
+--           w  "<e> <n>" as a holder wrote them last, or whoever took the holder away; no claim
+--              changes it. Absent where a version without it has written
 --         Fields that are not among these are another version's, and stay as they are. What it
 --         writes behind the digits of f (no spaces) and the words of n is passed over.
 -- KEYS[2] its requests, a hash: request id -> letter of its progress (s, r, e), when it was written in
@@ -47,7 +49,7 @@ else
 end
 
 redis.call('HSET', KEYS[1], 'e', epoch, 'n', ARGV[4], 'u', ARGV[5], 'f', ARGV[6], 't', ARGV[7],
-  'p', ARGV[8], 'g', ARGV[9])
+  'p', ARGV[8], 'g', ARGV[9], 'w', epoch .. ' ' .. ARGV[4])
 -- The record first: where time goes on between the calls, it is the first to end.
 for _, key in ipairs(KEYS) do
   redis.call('PEXPIRE', key, life_ms)

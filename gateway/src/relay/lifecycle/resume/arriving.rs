@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use super::Resumption;
 use crate::{
     bus::Position,
-    error::{CloseCode, ErrorCode, Failure},
+    error::{ErrorCode, Failure},
     relay::{
         checkpoints::format::RequestDetail,
         lifecycle::{attached, snapshot::Inherited},
@@ -86,8 +86,7 @@ impl Resumption {
         }
         // This node may have held it before, and not have heard that it had lost it.
         if let Some(former) = self.sessions.get(id) {
-            former.ownership().fence(CloseCode::Resumed);
-            self.leaving.let_go(&former);
+            self.leaving.give_up(&former);
         }
         self.sessions.add(&session);
         for (request, detail, progress) in requests {

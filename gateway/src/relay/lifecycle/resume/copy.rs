@@ -2,13 +2,17 @@
 
 use std::time::Duration;
 
-use registry::{EntryKind, HeldRequest, Holding, NodeRef, ParkedFrame};
+use registry::{
+    EntryKind, Generation, HeldRequest, Holding, NodeRef, ParkedFrame, Recorded, RegistryError,
+    SessionRecord, all,
+};
+use tokio::time::Instant;
 
 use super::Resumption;
 use crate::relay::{
     checkpoints::format::{self, RequestDetail},
     lifecycle::snapshot::Inherited,
-    session::Unparked,
+    session::{Beginning, Token, Unparked},
 };
 
 /// How long it may take until the reply partitions of a dead node have another reader. A request
@@ -27,6 +31,32 @@ impl Resumption {
     fn is_missed(&self, node: Option<&NodeRef>) -> bool {
         !self.membership.is_incomplete()
             && node.is_none_or(|node| self.membership.find(node).is_none())
+    }
+
+    /// Writes that this node has the session from now on, before it goes on with its copy: so whoever has
+    /// an earlier state of it in their memory finds out, whatever becomes of the claims until then. False
+    /// when another node has claimed it meanwhile.
+    pub(super) async fn takes_the_copy(
+        &self,
+        is_reliable: bool,
+        generation: Option<Generation>,
+        beginning: &Beginning,
+    ) -> Result<bool, RegistryError> {
+        let record = SessionRecord {
+            session: beginning.token.session(),
+            epoch: beginning.epoch,
+            node: self.node.clone(),
+            user: None,
+            reliable: is_reliable,
+            attached: true,
+            token: beginning.token.hash(),
+            former_token: beginning.former_token.as_ref().map(Token::hash),
+            generation,
+        };
+        let started = Instant::now();
+        let recorded = self.registry.record(&[record], self.checkpoints.ttl()).await;
+        self.telemetry.registry_call("record", started.elapsed());
+        Ok(!all(recorded)?.contains(&Recorded::Superseded))
     }
 
     /// What the registry has of a session whose holder is gone. Of one whose client acknowledges

@@ -2,7 +2,7 @@
 //!
 //! Changes nothing and holds nobody up: anybody can come with a token that is none.
 
-use std::{sync::Arc, time::Duration};
+use std::{ops::Range, sync::Arc, time::Duration};
 
 use registry::{RegistryError, SessionEntry, all};
 use tokio::time::Instant;
@@ -18,7 +18,7 @@ use crate::relay::{
 /// A token may be faster than the record of its session: one that opens nothing is tried once more.
 const SECOND_TRY: Duration = Duration::from_millis(50);
 /// For an epoch that none has, nothing is handed over: its holder says that it holds it.
-const NO_EPOCH: u64 = 0;
+const NO_EPOCHS: Range<u64> = 0..0;
 
 impl Resumption {
     /// Whether the token resumes its session, by the word of its holder's memory, or of a registry
@@ -79,7 +79,7 @@ impl Resumption {
         if all(self.registry.find_sessions(&[id]).await)?.iter().any(Option::is_some) {
             return Ok(false);
         }
-        let answer = self.link.release(&entry, id, NO_EPOCH, RELEASE_TIMEOUT).await;
+        let answer = self.link.release(&entry, id, NO_EPOCHS, RELEASE_TIMEOUT).await;
         let answer = answer.ok().flatten();
         let answer = answer.and_then(|answer| format::decode::<Answer>(&answer));
         Ok(matches!(answer, Some(Answer::Later)))

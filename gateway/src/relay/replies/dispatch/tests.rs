@@ -199,10 +199,11 @@ async fn whoever_has_claimed_a_session_just_before_its_end_is_told_of_that() {
     let (session, connection, _) = bed.ask().await;
     bed.relay.lifecycle.end(&session, connection);
     tokio::time::sleep(Duration::from_secs(1)).await;
-    let released = bed.relay.leaving.release(session.id(), session.epoch() + 1).await;
+    let epochs = session.epoch()..session.epoch() + 1;
+    let released = bed.relay.leaving.release(session.id(), epochs.clone()).await;
     assert!(released.is_some(), "nothing at all would mean: take the copy");
     tokio::time::sleep(Duration::from_secs(20)).await;
-    assert!(bed.relay.leaving.release(session.id(), session.epoch() + 1).await.is_none());
+    assert!(bed.relay.leaving.release(session.id(), epochs).await.is_none());
 }
 
 #[tokio::test(start_paused = true)]

@@ -2,6 +2,7 @@
 
 use std::{
     collections::{HashMap, HashSet},
+    ops::Range,
     sync::{
         Mutex,
         atomic::{AtomicBool, AtomicUsize, Ordering},
@@ -87,7 +88,7 @@ impl PeerLink for Peers {
         &self,
         _: &NodeEntry,
         _: SessionId,
-        _: u64,
+        _: Range<u64>,
         _: Duration,
     ) -> Result<Option<Bytes>, PeerError> {
         Ok(None)

@@ -1,0 +1,246 @@
+//! Three nodes that take a session from each other, with claims that are carried out and whose answer
+//! gets lost.
+
+use std::{collections::HashMap, ops::Range, sync::Mutex};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use registry::{
+    MemoryRegistry, NodeEntry, NodeId, NodeState, NodeTable, RequestId, SessionTable, TokenHash,
+    Versions, all,
+};
+
+use super::*;
+use crate::{
+    peer::{Delivery, PeerError, Verdict},
+    relay::{
+        Relay,
+        bed::{self, Ground},
+    },
+    tasks::locked,
+};
+
+const LONG: Duration = Duration::from_secs(60);
+
+/// The nodes by their names. One that sleeps does not answer.
+#[derive(Debug, Default)]
+struct Nodes {
+    awake: Mutex<HashMap<String, Arc<Relay>>>,
+    /// Carried out while one that sleeps is asked.
+    meanwhile: Mutex<Option<(Arc<MemoryRegistry>, Claim)>>,
+}
+
+#[async_trait]
+impl PeerLink for Nodes {
+    async fn deliver(
+        &self,
+        _: &NodeEntry,
+        _: &[Delivery],
+        _: Duration,
+    ) -> Result<Vec<Verdict>, PeerError> {
+        Ok(Vec::new())
+    }
+
+    async fn settle(
+        &self,
+        _: &NodeEntry,
+        _: &[(RequestId, SessionId)],
+        _: Duration,
+    ) -> Result<Vec<Verdict>, PeerError> {
+        Ok(Vec::new())
+    }
+
+    async fn release(
+        &self,
+        peer: &NodeEntry,
+        session: SessionId,
+        epochs: Range<u64>,
+        _: Duration,
+    ) -> Result<Option<Bytes>, PeerError> {
+        let node = locked(&self.awake).get(&peer.url).cloned();
+        let Some(node) = node else {
+            let claim = locked(&self.meanwhile).take();
+            if let Some((registry, claim)) = claim {
+                registry.claim(&claim).await.unwrap();
+            }
+            return Err(PeerError::Unreachable("it sleeps".to_owned()));
+        };
+        Ok(node.leaving.release(session, epochs).await)
+    }
+}
+
+/// Three nodes on which nothing runs: they write what a test has them write.
+struct Bed {
+    registry: Arc<MemoryRegistry>,
+    link: Arc<Nodes>,
+    nodes: Vec<Arc<Relay>>,
+}
+
+impl Bed {
+    async fn new() -> Self {
+        let (registry, link) = (Arc::new(MemoryRegistry::new()), Arc::new(Nodes::default()));
+        let mut nodes = Vec::new();
+        for url in ["gw-1", "gw-2", "gw-3"] {
+            let node = NodeRef { id: NodeId::parse(url).unwrap(), incarnation: 1 };
+            let (state, speaks) = (NodeState::Ready, Versions::FIRST);
+            let entry = NodeEntry { node: node.clone(), url: url.to_owned(), state, speaks };
+            registry.announce(&entry, LONG).await.unwrap();
+            let ground = Ground {
+                registry: Arc::clone(&registry) as _,
+                link: Arc::clone(&link) as _,
+                ..Ground::default()
+            };
+            nodes.push(bed::relay_of(node, ground));
+        }
+        let bed = Self { registry, link, nodes };
+        (0..3).for_each(|node| bed.wake(node));
+        bed
+    }
+
+    fn name(&self, node: usize) -> String {
+        self.nodes[node].node.id.to_string()
+    }
+
+    fn sleep(&self, node: usize) {
+        locked(&self.link.awake).remove(&self.name(node));
+    }
+
+    fn wake(&self, node: usize) {
+        locked(&self.link.awake).insert(self.name(node), Arc::clone(&self.nodes[node]));
+    }
+
+    /// A session begins on a node, and is written.
+    async fn begin(&self, node: usize) -> (Arc<Session>, ConnectionId) {
+        let (session, connection) = self.nodes[node].lifecycle.start(true);
+        let record = session.ownership().record(&self.nodes[node].node).unwrap();
+        all(self.registry.record(&[record], LONG).await).unwrap();
+        (session, connection)
+    }
+
+    fn claim(&self, node: usize, token: &Token) -> Claim {
+        Claim {
+            session: token.session(),
+            token: token.hash(),
+            user: None,
+            node: self.nodes[node].node.clone(),
+            next_token: TokenHash([7; 32]),
+            ttl: LONG,
+        }
+    }
+
+    /// A node claims a session, and does not hear that it has.
+    async fn claim_unheard(&self, node: usize, token: &Token) {
+        let claimed = self.registry.claim(&self.claim(node, token)).await.unwrap();
+        assert!(matches!(claimed, Claimed::Taken(_)), "{claimed:?}");
+    }
+
+    /// A client comes back to a node.
+    async fn resume(&self, node: usize, token: &Token) -> Option<Arc<Session>> {
+        let resumed = self.nodes[node].resumption.resume(token, 0, || true).await;
+        resumed.unwrap().map(|(session, _)| session)
+    }
+
+    /// In what way clients have come back to a node.
+    fn ways(&self, node: usize) -> Vec<String> {
+        let text = self.nodes[node].telemetry.render();
+        let way = |line: &str| {
+            let way = line.strip_prefix("roundtrip_resumes_total{result=\"")?;
+            way.strip_suffix("\"} 1").map(str::to_owned)
+        };
+        text.lines().filter_map(way).collect()
+    }
+
+    /// Which nodes have something of the session.
+    fn holders(&self, id: SessionId) -> Vec<usize> {
+        (0..3).filter(|node| self.nodes[*node].sessions.get(id).is_some()).collect()
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_session_is_fetched_from_who_has_it_whatever_was_claimed_since() {
+    let bed = Bed::new().await;
+    let (session, _) = bed.begin(0).await;
+    let token = session.token();
+    bed.claim_unheard(1, &token).await;
+    let resumed = bed.resume(2, &token).await.unwrap();
+    assert_eq!((resumed.epoch(), bed.ways(2)), (3, vec!["released".to_owned()]));
+    assert_eq!(bed.holders(session.id()), [2]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_goes_on_with_its_own_session_after_claims_that_it_has_not_heard_of() {
+    let bed = Bed::new().await;
+    let (session, _) = bed.begin(0).await;
+    let token = session.token();
+    bed.claim_unheard(0, &token).await;
+    bed.claim_unheard(0, &token).await;
+    let resumed = bed.resume(0, &token).await.unwrap();
+    assert_eq!((resumed.epoch(), bed.ways(0)), (4, vec!["here".to_owned()]));
+    assert!(Arc::ptr_eq(&resumed, &session));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_session_that_has_ended_is_not_revived_by_a_claim_of_which_nobody_has_heard() {
+    for claimer in [0, 1, 2] {
+        let bed = Bed::new().await;
+        let (session, connection) = bed.begin(0).await;
+        let token = session.token();
+        bed.claim_unheard(claimer, &token).await;
+        bed.nodes[0].lifecycle.end(&session, connection);
+        assert!(bed.resume(2, &token).await.is_none(), "claimed by {claimer}");
+        assert_eq!(bed.ways(2), ["incomplete"]);
+    }
+}
+
+/// The first node sleeps with a session that the second one takes from its copy, and claims it when
+/// it wakes up, without hearing the answer: it does not know that it has lost the session.
+async fn outdated() -> (Bed, Token) {
+    let bed = Bed::new().await;
+    let (session, _) = bed.begin(0).await;
+    bed.sleep(0);
+    let present = bed.resume(1, &session.token()).await.unwrap();
+    assert_eq!(bed.ways(1), ["copied"]);
+    bed.wake(0);
+    bed.claim_unheard(0, &present.token()).await;
+    assert_eq!(bed.holders(session.id()), [0, 1]);
+    (bed, present.token())
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_others_have_held_since_is_not_handed_over() {
+    let (bed, token) = outdated().await;
+    let resumed = bed.resume(2, &token).await.unwrap();
+    assert_eq!(bed.ways(2), ["released"], "by the second node");
+    assert_eq!(bed.holders(resumed.id()), [2]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn nor_does_a_node_go_on_with_it() {
+    let (bed, token) = outdated().await;
+    let resumed = bed.resume(0, &token).await.unwrap();
+    assert_eq!(bed.ways(0), ["released"], "by the second node");
+    assert_eq!(bed.holders(resumed.id()), [0]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_copy_has_to_do_where_nobody_answers_who_has_more() {
+    let (bed, token) = outdated().await;
+    bed.sleep(1);
+    let resumed = bed.resume(2, &token).await.unwrap();
+    assert_eq!(bed.ways(2), ["copied"]);
+    assert_eq!(bed.holders(resumed.id()), [1, 2], "the first node has given up what it had");
+}
+
+#[tokio::test(start_paused = true)]
+async fn whoever_takes_the_copy_gives_way_to_a_claim_that_came_meanwhile() {
+    let bed = Bed::new().await;
+    let (session, _) = bed.begin(0).await;
+    let token = session.token();
+    bed.sleep(0);
+    let later = (Arc::clone(&bed.registry), bed.claim(2, &token));
+    *locked(&bed.link.meanwhile) = Some(later);
+    let resumed = bed.nodes[1].resumption.resume(&token, 0, || true).await;
+    assert!(matches!(resumed, Err(Undecided::Claimed)), "{resumed:?}");
+    assert_eq!(bed.holders(session.id()), [0], "it has not begun to go on with it");
+    assert!(bed.resume(2, &token).await.is_some(), "its token stays good");
+}
