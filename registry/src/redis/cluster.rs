@@ -145,35 +145,44 @@ impl Cluster {
             let command = commands.cmd_iter().nth(at).expect("there are as many answers");
             (at, script.map_or_else(|| command.clone(), |script| script.by_text(command)))
         };
+        let (mut left, mut down): (Vec<(Redirect, Vec<usize>)>, Vec<usize>) = Default::default();
         match master.link.send(commands, script).await {
             Ok(told) => {
-                let mut left: Vec<(Redirect, Vec<usize>)> = Vec::new();
                 for (at, answer) in told.into_iter().enumerate() {
-                    match slots::read_redirect(&answer, &master.address) {
-                        None => answers[at] = Some(master.link.judge(answer)),
-                        Some(redirect) => match left.iter_mut().find(|(to, _)| *to == redirect) {
+                    if let Some(redirect) = slots::read_redirect(&answer, &master.address) {
+                        match left.iter_mut().find(|(to, _)| *to == redirect) {
                             Some((_, places)) => places.push(at),
                             None => left.push((redirect, vec![at])),
-                        },
+                        }
+                        continue;
                     }
+                    if slots::is_cluster_down(&answer) {
+                        down.push(at);
+                    }
+                    let answer = master.link.judge(answer);
+                    answers[at] = Some(answer.map_err(|error| self.partly(error)));
                 }
-                let lanes = left.into_iter().map(async |(redirect, places)| {
-                    let master = self.follow(map, &redirect).await;
-                    Lane::new(master, redirect.is_asking, places.into_iter().map(again))
-                });
-                join_all(lanes).await
             }
             Err(error) => {
-                let present = self.refreshed(map).await;
-                let lanes = present.lanes((0..lane.places.len()).map(again));
-                let (same, others): (Vec<_>, Vec<_>) =
-                    lanes.into_iter().partition(|other| Arc::ptr_eq(&other.master, master));
-                for at in same.into_iter().flat_map(|lane| lane.places) {
-                    answers[at] = Some(Err(self.partly(error.clone())));
-                }
-                others
+                answers.fill(Some(Err(self.partly(error))));
+                down.extend(0..answers.len());
             }
         }
+        let redirected = join_all(left.into_iter().map(async |(redirect, places)| {
+            let master = self.follow(map, &redirect).await;
+            Lane::new(master, redirect.is_asking, places.into_iter().map(again))
+        }));
+        // Another one may have the slots by now of a master that does not do its work.
+        let elsewhere = async {
+            if down.is_empty() {
+                return Vec::new();
+            }
+            let lanes = self.refreshed(map).await.lanes(down.into_iter().map(again));
+            let is_other = |lane: &Lane| !Arc::ptr_eq(&lane.master, master);
+            lanes.into_iter().filter(is_other).collect()
+        };
+        let (redirected, elsewhere) = tokio::join!(redirected, elsewhere);
+        redirected.into_iter().chain(elsewhere).collect()
     }
 
     /// The map, learned where it is not known yet.

@@ -34,6 +34,10 @@ pub(super) fn failed_opening(at: &str, error: &RedisError) -> RegistryError {
 pub(super) fn failed_call(at: &str, error: &RedisError) -> RegistryError {
     let cause = cause_of(error);
     match error.kind() {
+        // It does not say no to this: it says that it cannot work.
+        ErrorKind::Server(ServerErrorKind::ClusterDown) => {
+            unreachable(at, Cause::Other("it says that the cluster is down".to_owned()))
+        }
         ErrorKind::AuthenticationFailed | ErrorKind::Server(_) | ErrorKind::Extension => {
             let (code, detail) = (error.code().unwrap_or("ERR"), error.detail().unwrap_or(""));
             let cause = cause.unwrap_or_else(|| Cause::Other(format!("{code} {detail}")));

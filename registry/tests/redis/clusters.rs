@@ -339,6 +339,39 @@ async fn a_replica_takes_a_masters_place() {
     }
 }
 
+/// As after a partition of the network: it answers clients, but has lost sight of the others, which
+/// go on with its replica.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_master_that_says_the_cluster_is_down_is_not_asked_for_ever() {
+    let mut cluster = Cluster::start();
+    let [_, other, lost] = cluster.order();
+    cluster.replicate(lost);
+    let registry = cluster.registry().await;
+    let on_lost = [(cluster.request_on(lost), Arc::new(route("gw-1")))];
+    assert_eq!(registry.put_routes(&on_lost).await, Ok(()));
+
+    let (former, replica) = (&cluster.servers[lost], &cluster.servers[3]);
+    assert_eq!(former.ask("CONFIG SET cluster-require-full-coverage yes"), "OK");
+    for server in cluster.servers.iter().filter(|server| server.port != former.port) {
+        assert_eq!(former.ask(&format!("CLUSTER FORGET {}", server.id())), "OK");
+    }
+    let key = format!("rt:r:{}", on_lost[0].0);
+    let says_down = || former.ask(&format!("EXISTS {key}")).starts_with("CLUSTERDOWN");
+    wait("the former master says that the cluster is down", says_down);
+    assert_eq!(replica.ask("CLUSTER FAILOVER TAKEOVER"), "OK");
+    let knows =
+        || cluster.servers[other].ask(&format!("EXISTS {key}")).ends_with(&replica.address());
+    wait("the others know of it", knows);
+
+    let begun = Instant::now();
+    while let Err(error) = registry.put_routes(&on_lost).await {
+        assert!(error.is_retryable(), "{error}");
+        assert!(begun.elapsed() < PATIENCE, "the replica is not found");
+        sleep(Duration::from_millis(10)).await;
+    }
+    assert!(says_down(), "it still does");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn follows_a_slot_that_moves() {
     let cluster = Cluster::start();

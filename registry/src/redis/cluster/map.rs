@@ -105,17 +105,23 @@ impl Master {
         Arc::new(Self { address, link })
     }
 
-    /// Who has which slots, by its word.
+    /// Who has which slots, by its word. One that the others have lost sight of does not know.
     pub(super) async fn slots(&self) -> Result<Arc<[Slots]>, RegistryError> {
-        let mut question = Pipeline::with_capacity(1);
+        let mut question = Pipeline::with_capacity(2);
+        question.cmd("CLUSTER").arg("INFO");
         question.cmd("CLUSTER").arg("SLOTS");
-        let answer = self.link.send(&question, None).await?.pop().unwrap_or_default();
-        let answer = self.link.judge(answer)?;
-        let nobody = || {
-            let cause = Cause::Other("it knows no master that has slots".to_owned());
-            trouble::unreachable(self.link.label(), cause)
-        };
-        slots::read_slots(&answer, &self.address).map(Into::into).ok_or_else(nobody)
+        let mut answers = self.link.send(&question, None).await?.into_iter();
+        let mut next = || answers.next().unwrap_or_default();
+        let (info, slots) = (next(), next());
+        let failed =
+            |why: &str| Err(trouble::unreachable(self.link.label(), Cause::Other(why.to_owned())));
+        if slots::says_down(&info) {
+            return failed("it says that the cluster is down");
+        }
+        match slots::read_slots(&self.link.judge(slots)?, &self.address) {
+            Some(slots) => Ok(slots.into()),
+            None => failed("it knows no master that has slots"),
+        }
     }
 }
 

@@ -82,6 +82,21 @@ pub(super) fn read_redirect(answer: &Value, asked: &Address) -> Option<Redirect>
     Some(Redirect { to: address(host, port.parse().ok()?, asked)?, is_asking })
 }
 
+/// Whether a server says that it answers nobody, because too few masters see it or each other.
+pub(super) fn is_cluster_down(answer: &Value) -> bool {
+    matches!(answer, Value::ServerError(error) if error.kind() == Some(ServerErrorKind::ClusterDown))
+}
+
+/// Whether a server's answer to `CLUSTER INFO` says so; one that tells nobody does not.
+pub(super) fn says_down(info: &Value) -> bool {
+    let text = match info {
+        Value::BulkString(bytes) => std::str::from_utf8(bytes).unwrap_or_default(),
+        Value::SimpleString(text) | Value::VerbatimString { text, .. } => text,
+        _ => "",
+    };
+    text.lines().any(|line| line.trim_end() == "cluster_state:fail")
+}
+
 fn address(host: &str, port: u16, asked: &Address) -> Option<Address> {
     match host {
         // It does not know where that server is.
@@ -164,6 +179,20 @@ mod tests {
         assert_eq!(read_slots(&answer, &at("asked", 1)), Some(expected));
         assert_eq!(read_slots(&Value::Array(vec![]), &at("asked", 1)), None);
         assert_eq!(read_slots(&Value::Nil, &at("asked", 1)), None);
+    }
+
+    #[test]
+    fn knows_a_server_that_answers_nobody() {
+        let read = |bytes: &[u8]| redis::parse_redis_value(bytes).unwrap();
+        assert!(is_cluster_down(&read(b"-CLUSTERDOWN The cluster is down\r\n")));
+        assert!(!is_cluster_down(&read(b"-LOADING Redis is loading\r\n")));
+        for (info, expected) in [
+            ("cluster_enabled:1\r\ncluster_state:fail\r\n", true),
+            ("cluster_state:ok\r\ncluster_stats:cluster_state:fail\r\n", false),
+        ] {
+            assert_eq!(says_down(&Value::BulkString(info.into())), expected, "{info}");
+        }
+        assert!(!says_down(&read(b"-NOPERM no permission to run 'cluster|info'\r\n")));
     }
 
     #[test]
