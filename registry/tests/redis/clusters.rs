@@ -348,7 +348,7 @@ async fn a_master_that_says_the_cluster_is_down_is_not_asked_for_ever() {
     cluster.replicate(lost);
     let registry = cluster.registry().await;
     let on_lost = [(cluster.request_on(lost), Arc::new(route("gw-1")))];
-    assert_eq!(registry.put_routes(&on_lost).await, Ok(()));
+    assert_eq!(all(registry.put_routes(&on_lost).await).map(drop), Ok(()));
 
     let (former, replica) = (&cluster.servers[lost], &cluster.servers[3]);
     assert_eq!(former.ask("CONFIG SET cluster-require-full-coverage yes"), "OK");
@@ -364,7 +364,7 @@ async fn a_master_that_says_the_cluster_is_down_is_not_asked_for_ever() {
     wait("the others know of it", knows);
 
     let begun = Instant::now();
-    while let Err(error) = registry.put_routes(&on_lost).await {
+    while let Err(error) = all(registry.put_routes(&on_lost).await) {
         assert!(error.is_retryable(), "{error}");
         assert!(begun.elapsed() < PATIENCE, "the replica is not found");
         sleep(Duration::from_millis(10)).await;

@@ -98,23 +98,22 @@ impl Batches for Writer<'_> {
 
 impl Writer<'_> {
     async fn end_all(&self, ends: Vec<(SessionId, u64)>) {
-        if ends.is_empty() {
-            return;
-        }
-        let answers = self.registry.end_sessions(&ends).await;
-        self.health.heard(&answers);
-        let mut queue = locked(&self.queue.queue);
-        let mut written = Vec::with_capacity(ends.len());
-        for (end, answer) in ends.into_iter().zip(answers) {
-            match answer {
-                Err(_) if queue.aside.ends.len() < ENDS_MAX => {
-                    queue.aside.ends.push(end);
-                    self.queue.pace.later();
+        for ends in ends.chunks(BATCH_MAX) {
+            let answers = self.registry.end_sessions(ends).await;
+            self.health.heard(&answers);
+            let mut queue = locked(&self.queue.queue);
+            let mut written = Vec::with_capacity(ends.len());
+            for (end, answer) in ends.iter().zip(answers) {
+                match answer {
+                    Err(_) if queue.aside.ends.len() < ENDS_MAX => {
+                        queue.aside.ends.push(*end);
+                        self.queue.pace.later();
+                    }
+                    _ => written.push(*end),
                 }
-                _ => written.push(end),
             }
+            queue.ended.written(written, Instant::now());
         }
-        queue.ended.written(written, Instant::now());
     }
 
     /// What has waited for this goes on. What could not be written is part of its session, which is
