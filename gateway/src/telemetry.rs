@@ -38,7 +38,7 @@ mod unhandled;
 
 pub use http_refusals::HttpRefusals;
 pub use log::{flush_log, init_logs, last_words};
-pub use service::{Edge, ServiceMetrics, Way};
+pub use service::{Edge, ReplyPath, ServiceMetrics};
 pub use throttle::LogThrottle;
 pub use unhandled::{Unhandled, UnhandledGauge};
 
@@ -275,7 +275,7 @@ mod tests {
         echo.ended(Edge::Ws, Ok(()));
         echo.ended(Edge::Rest, Err(&Failure::new(ErrorCode::Timeout, "")));
         echo.total.observe(0.1);
-        echo.replied(Way::Forwarded);
+        echo.replied(ReplyPath::Forwarded);
         telemetry.forwarded("gw-2", "delivered", 2);
         telemetry.limit_hit("in_flight_max");
         telemetry.registry_call("put_routes", Duration::from_millis(1));

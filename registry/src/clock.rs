@@ -1,4 +1,4 @@
-//! What time it is, for what is compared between processes. Everything else goes by tokio's clock.
+//! The time of day, for what is compared between processes. Everything else goes by tokio's clock.
 
 use std::{
     sync::{
@@ -24,7 +24,7 @@ pub enum Clock {
         start: Instant,
         /// What it showed then, in milliseconds.
         unix_ms: u64,
-        /// How much it is ahead, in milliseconds: whoever holds this may set it at any time.
+        /// How many milliseconds it is ahead; a test may change that at any time.
         ahead_ms: Arc<AtomicI64>,
     },
 }

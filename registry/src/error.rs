@@ -2,29 +2,29 @@
 
 use std::fmt;
 
-/// A failure of the registry. On an error the caller must assume that what it is about may or may not
-/// have been written.
+/// A failure of the registry. On an error the caller must assume that what it is about may or may
+/// not have been written.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RegistryError {
     /// Not reachable, or no answer in time.
     #[error("registry unreachable: {0}")]
     Unreachable(Trouble),
-    /// The part of it that was asked is not reachable, or does not answer in time. What else is in it
-    /// can be had.
+    /// The part of it that was asked is not reachable, or does not answer in time. Other parts may
+    /// answer.
     #[error("registry partly unreachable: {0}")]
     PartlyUnreachable(Trouble),
-    /// It answered, and with a refusal (out of memory, read-only replica, no permission, …).
+    /// It answered with a refusal (out of memory, read-only replica, no permission, …).
     #[error("registry refused: {0}")]
     Refused(Trouble),
     /// Its URL or its key prefix cannot be used. Only connecting says so.
     #[error("registry misconfigured: {0}")]
     Misconfigured(String),
-    /// An answer is not what this version is answered with.
+    /// It gave an answer that this version does not expect.
     #[error("registry answered with what cannot be read: {0}")]
     Malformed(String),
 }
 
-/// What is wrong, and where.
+/// What is wrong with a registry, and with which.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Trouble {
     /// The URL, without user and password; empty where there is none.
@@ -33,7 +33,7 @@ pub struct Trouble {
     pub cause: Cause,
 }
 
-/// What is wrong with a registry, as far as its operator can mend it.
+/// The causes that an operator can remove.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Cause {
@@ -46,19 +46,19 @@ pub enum Cause {
     /// No connection, or no answer, within the time limit.
     #[error("no answer in time")]
     Silent,
-    /// The password, or the user's name, is not the server's.
+    /// The server does not accept the password, or the user's name.
     #[error("wrong or missing password")]
     Password,
     /// The server does not speak TLS.
     #[error("no TLS there: the URL begins with rediss://")]
     NoTls,
-    /// Whoever listens there does not speak Redis' protocol, or speaks it over TLS alone.
+    /// The server there does not speak Redis' protocol, or speaks it over TLS only.
     #[error("not a Redis, or one that wants TLS")]
     NotRedis,
     /// The user may not do this.
     #[error("no permission: {0}")]
     NoPermission(String),
-    /// Anything else, in the words of who found it.
+    /// Anything else, in the words of the error.
     #[error("{0}")]
     Other(String),
 }

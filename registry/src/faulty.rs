@@ -1,5 +1,5 @@
-//! A registry in memory that can be away, whole or in part, and remembers what was copied to it: for
-//! the tests of those who use one.
+//! A registry in memory that can be away, whole or in part, and remembers what was copied to it:
+//! for the tests of those who use one.
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -10,9 +10,10 @@ use async_trait::async_trait;
 use uuid::Uuid;
 
 use crate::{
-    Announcement, Answers, BackedUp, Backup, Claim, Claimed, Generation, MailboxLimits,
-    MemoryRegistry, NodeEntry, NodeRef, NodeTable, Nodes, Recorded, RegistryError, RequestId,
-    RequestTable, Route, SessionEntry, SessionId, SessionRecord, SessionTable, TokenHash,
+    Announcement, Answers, CheckpointUpdate, Checkpointed, Claim, Claimed, Generation,
+    MailboxLimits, MemoryRegistry, NodeEntry, NodeRef, NodeTable, Nodes, Recorded, RegistryError,
+    RequestId, RequestTable, Route, SessionEntry, SessionId, SessionRecord, SessionTable,
+    TokenHash,
 };
 
 /// The registry. A clone is another handle of the same.
@@ -21,7 +22,7 @@ pub struct FaultyRegistry {
     /// What is in it, also while it is away.
     pub memory: MemoryRegistry,
     away: Arc<Mutex<Away>>,
-    backups: Arc<Mutex<Vec<Backup>>>,
+    checkpoints: Arc<Mutex<Vec<CheckpointUpdate>>>,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -32,8 +33,8 @@ enum Away {
     All,
 }
 
-/// One of the parts into which such a registry can fall: requests and sessions are spread over them,
-/// and the first one has the node table.
+/// One of the parts into which such a registry can fall: requests and sessions are spread over
+/// them, and the first one has the node table.
 pub const PARTS: usize = 3;
 
 /// Which part has a request or a session.
@@ -57,18 +58,18 @@ impl FaultyRegistry {
         *self.away() = Away::Part(part);
     }
 
-    /// The backups that it was given since the last time, in order.
-    pub fn take_backups(&self) -> Vec<Backup> {
-        std::mem::take(&mut *self.backups())
+    /// The checkpoints that it was given since the last time, in order.
+    pub fn take_checkpoints(&self) -> Vec<CheckpointUpdate> {
+        std::mem::take(&mut *self.checkpoints())
     }
 
-    /// How many backups it was given since they were taken.
-    pub fn backup_count(&self) -> usize {
-        self.backups().len()
+    /// How many checkpoints it was given since they were taken.
+    pub fn checkpoint_count(&self) -> usize {
+        self.checkpoints().len()
     }
 
-    fn backups(&self) -> MutexGuard<'_, Vec<Backup>> {
-        self.backups.lock().unwrap_or_else(PoisonError::into_inner)
+    fn checkpoints(&self) -> MutexGuard<'_, Vec<CheckpointUpdate>> {
+        self.checkpoints.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn away(&self) -> MutexGuard<'_, Away> {
@@ -160,10 +161,14 @@ impl SessionTable for FaultyRegistry {
         placed(self.memory.record(&there, ttl).await, has)
     }
 
-    async fn back_up(&self, backups: &[Backup], limits: MailboxLimits) -> Answers<BackedUp> {
-        let (there, has) = self.there(backups, |backup| backup.session.as_uuid());
-        self.backups().extend_from_slice(&there);
-        placed(self.memory.back_up(&there, limits).await, has)
+    async fn update_checkpoints(
+        &self,
+        checkpoints: &[CheckpointUpdate],
+        limits: MailboxLimits,
+    ) -> Answers<Checkpointed> {
+        let (there, has) = self.there(checkpoints, |checkpoint| checkpoint.session.as_uuid());
+        self.checkpoints().extend_from_slice(&there);
+        placed(self.memory.update_checkpoints(&there, limits).await, has)
     }
 
     async fn find_sessions(&self, sessions: &[SessionId]) -> Answers<Option<SessionEntry>> {

@@ -154,8 +154,8 @@ impl fmt::Debug for NodeId {
     }
 }
 
-/// One run of a node: a node that was restarted under the same name is another holder, which knows
-/// nothing of what the former one held.
+/// One run of a node: a node that was restarted under the same name counts as another one, which
+/// knows nothing of what the former run held.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct NodeRef {
     /// The node's name.

@@ -10,7 +10,7 @@
 //! |---|---|---|---|
 //! | [`Route`]: request → node, session, client's id, deadline | `<prefix>r:<request id>` | until the deadline and [`Route::GRACE`] | nothing: it is removed with the last frame |
 //! | [`NodeEntry`]: node → run, URL, state, versions | a field of `<prefix>{nodes}` | as long as the node says | the node's announcements |
-//! | [`SessionRecord`]: session → epoch, holder, user, tokens | `<prefix>s:{<session id>}` | as long as its holder says | its holder's records, and claims |
+//! | [`SessionRecord`]: session → epoch, owner, user, tokens | `<prefix>s:{<session id>}` | as long as its owner says | its owner's records, and claims |
 //! | its requests in flight: request → [`Progress`] and detail | `<prefix>s:{<session id>}:q` | as the record | as the record |
 //! | its mailbox: [`ParkedFrame`]s | `<prefix>s:{<session id>}:m` | as the record | as the record |
 //!
@@ -25,14 +25,14 @@
 //! learns that it has to do so when its announcement is answered with [`Announcement::Fresh`],
 //! which says that the table has been wiped, or that it had lost sight of this node.
 //!
-//! A session's holder learns that the table has lost it when its record is answered with
-//! [`Recorded::Created`] instead of [`Recorded::Refreshed`]: it writes the backup again. Until then
-//! no other node can take that session over.
+//! A session's owner learns that the table has lost it when its record is answered with
+//! [`Recorded::Created`] instead of [`Recorded::Refreshed`]: it writes the checkpoint again. Until
+//! then no other node can take that session over.
 //!
 //! What a replica had not copied when it became the master, or a dump did not have yet, is lost
 //! without that sign. The table's [`Generation`] tells: it is another one for every server that has
 //! started or taken another's place, and what live nodes hold is written again then. The epochs of
-//! sessions tell too, one by one: a lower one than its holder's gives way.
+//! sessions tell too, one by one: a lower one than its owner's gives way.
 //!
 //! # What another version wrote
 //!
@@ -71,9 +71,9 @@ pub use tables::{
     Announcement, Answers, Generation, NodeEntry, NodeState, NodeTable, Nodes, Registry,
     RequestTable, Route, all,
     sessions::{
-        BackedUp, Backup, BackupStep, Claim, Claimed, HeldRequest, Holding, MailboxLimits,
-        ParkedFrame, Progress, Recorded, SessionEntry, SessionRecord, SessionTable, TokenHash,
-        Written,
+        CheckpointStep, CheckpointUpdate, Checkpointed, Claim, Claimed, HeldRequest, Holding,
+        MailboxLimits, ParkedFrame, Progress, Recorded, SessionEntry, SessionRecord, SessionTable,
+        TokenHash, Written,
     },
 };
 pub use unreadable::{EntryKind, Unreadable};

@@ -1,11 +1,12 @@
-//! Counts what the table holds and this version cannot read: it is skipped, and never silently.
+//! Counts the entries in the table that this version cannot read: they are skipped, but never
+//! silently.
 
 use std::sync::{
     Arc, Mutex, MutexGuard, PoisonError,
     atomic::{AtomicU64, Ordering},
 };
 
-/// What cannot be read.
+/// The kinds of such entries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EntryKind {
     /// A route.
@@ -49,13 +50,13 @@ impl EntryKind {
 }
 
 impl Unreadable {
-    /// How many of this kind, and which one was the last.
+    /// How many there are of this kind, and where the last one was.
     pub fn of(&self, kind: EntryKind) -> (u64, String) {
         let count = &self.0[kind as usize];
         (count.count.load(Ordering::Relaxed), count.last().clone())
     }
 
-    /// One more, at this place. It is no place where a client's data or a secret could be seen.
+    /// Counts one more, at this place. The text must not contain a client's data or a secret.
     pub fn add(&self, kind: EntryKind, place: impl FnOnce() -> String) {
         let count = &self.0[kind as usize];
         count.count.fetch_add(1, Ordering::Relaxed);
@@ -65,7 +66,7 @@ impl Unreadable {
 
 impl Count {
     fn last(&self) -> MutexGuard<'_, String> {
-        // A text is whole, whoever panicked beside it.
+        // A panic elsewhere leaves the text whole.
         self.last.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

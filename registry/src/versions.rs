@@ -9,12 +9,12 @@ use std::fmt;
 pub struct Versions {
     /// The earliest that is still understood.
     pub lowest: u32,
-    /// The one that is spoken where both know it.
+    /// The one that is spoken if both know it.
     pub highest: u32,
 }
 
 impl Versions {
-    /// The first version: that of whoever says nothing of it.
+    /// The first version: that of a node which names none.
     pub const FIRST: Self = Self { lowest: 1, highest: 1 };
 
     /// Whether there is a version that both speak.
@@ -22,7 +22,7 @@ impl Versions {
         self.lowest <= other.highest && other.lowest <= self.highest
     }
 
-    /// Reads the text, also where more is behind it; what is none is that of the first version.
+    /// Reads the text, even if more follows it; anything else counts as the first version.
     pub fn read(text: &str) -> Self {
         let number = |digits: &str| digits.parse().ok().filter(|number| *number > 0);
         let read = || {

@@ -1,7 +1,7 @@
 //! How nodes write what they say to each other: messages of numbered fields, in protobuf encoding.
 //!
-//! Owns the numbers, and the only conversions between messages and what they mean. A field that is not
-//! known is passed over, and one that is not there has its default, so two successive versions
+//! Owns the numbers, and the only conversions between messages and what they mean. A field that is
+//! not known is passed over, and one that is not there has its default, so two successive versions
 //! understand each other. A number is never given another meaning, nor another type, and a field is
 //! never left out that an earlier version needs. CONTRIBUTING.md says how to change anything here,
 //! and the files under `tests/formats` show it.
@@ -78,7 +78,7 @@ enum VerdictKind {
     Unknown = 5,
 }
 
-/// A node that has claimed a session asks its former holder for it.
+/// A node that has claimed a session asks its former owner for it.
 #[derive(Clone, PartialEq, Message)]
 struct Release {
     /// From which epoch on the session is the asking node's.

@@ -1,9 +1,9 @@
-//! Copies sessions to the registry, behind their backs: batched, in order for each session, and
-//! written anew where the registry has lost them.
+//! Writes checkpoints of sessions to the registry in the background: in batches, in order for each
+//! session, and anew if the registry has lost them.
 //!
-//! What must not be lost with this node waits here for its copy: a reliable session's request is
-//! produced, and a parked reply's offset is let go, once the registry has it. Only while the
-//! registry is away does a request go on without.
+//! What must not be lost with this node waits here for its checkpoint: a reliable session's request
+//! is produced, and a parked reply's offset is committed, only when the registry has it. While the
+//! registry is away, requests go on without.
 
 use std::{
     collections::HashMap,
@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use registry::{BackupStep, Generation, MailboxLimits, Progress, RequestId, Route, SessionId};
+use registry::{CheckpointStep, Generation, MailboxLimits, Progress, RequestId, Route, SessionId};
 use tokio::time::Instant;
 
 use super::{
@@ -28,28 +28,29 @@ mod writer;
 use ended::Ended;
 use format::RequestDetail;
 use work::{Aside, Work, park_steps};
-pub use work::{Continue, WholeBackup};
+pub use work::{Continue, WholeCheckpoint};
 pub use writer::{Owner, Writer};
 
-/// How long a reliable session's client may take to acknowledge a frame before the mailbox gets a
-/// copy of it: so one slow client does not hold a partition's offset back.
+/// How long a reliable session's client may take to acknowledge a frame before the frame is copied
+/// into the mailbox, so that one slow client does not hold a partition's offset back.
 pub const ACK_PATIENCE: Duration = Duration::from_secs(2);
-/// How long what nobody waits for waits for company.
+/// How long a write for which nobody waits waits for others to share its batch.
 const LINGER: Duration = Duration::from_millis(5);
-/// A session's line in the registry is refreshed at least so often, and this part of the window.
+/// A session's entry in the registry is refreshed at least so often, and as often as this part of
+/// the window.
 const REFRESHES_PER_WINDOW: u32 = 3;
 const REFRESH_INTERVAL_MIN: Duration = Duration::from_secs(1);
 
-/// What is to be copied. Shared by all who change sessions.
+/// The queued changes of checkpoints. Shared by all parts that change sessions.
 #[derive(Debug)]
 pub struct Checkpoints {
     queue: Mutex<Queue>,
     pace: Pace,
-    /// How long a session outlives its holder in the registry.
+    /// How long a session outlives its owner in the registry.
     ttl: Duration,
     refresh_interval: Duration,
     limits: MailboxLimits,
-    /// The registry's, as far as this node knows.
+    /// The registry's generation, as far as this node knows.
     generation: Mutex<Option<Generation>>,
 }
 
@@ -59,14 +60,14 @@ struct Queue {
     ends: Vec<(SessionId, u64)>,
     aside: Aside,
     ended: Ended,
-    /// A batch is on its way.
+    /// Whether a batch is being written.
     is_busy: bool,
 }
 
 impl Checkpoints {
-    /// An empty queue, for sessions as configured. A mailbox in the registry takes what was in the
-    /// outbox when the connection went, and what had been written and was kept still, beside what
-    /// comes later.
+    /// An empty queue, for sessions as configured. A mailbox in the registry may have to take what
+    /// was in the outbox when the connection was lost, and what had been written and was still
+    /// kept, in addition to what comes later.
     pub fn new(config: &SessionConfig) -> Self {
         let from_outbox = config.outbox_bytes_max / Frame::ENVELOPE_BYTES;
         let sum = |numbers: [usize; 3]| numbers.into_iter().fold(0, usize::saturating_add);
@@ -101,7 +102,8 @@ impl Checkpoints {
         self.ttl
     }
 
-    /// The registry is of this generation, in which what is written anew from now on has its copy.
+    /// The registry is of this generation: whole checkpoints that are written from now on are of
+    /// it.
     pub fn set_generation(&self, generation: Option<Generation>) {
         *locked(&self.generation) = generation;
     }
@@ -111,7 +113,8 @@ impl Checkpoints {
         self.change(session, false, |work| work.record = true);
     }
 
-    /// The same, and what goes on once the registry has it, or cannot be reached.
+    /// Like [`Checkpoints::record`]; `then` is called once the registry has it, or cannot be
+    /// reached.
     pub fn record_then(&self, session: &Arc<Session>, then: Continue) {
         self.change(session, true, |work| {
             work.record = true;
@@ -124,7 +127,8 @@ impl Checkpoints {
         self.rewrite_then(session, Vec::new());
     }
 
-    /// The same, and what goes on once the registry has it, or cannot be reached.
+    /// Like [`Checkpoints::rewrite`]; `then` is called once the registry has it, or cannot be
+    /// reached.
     pub fn rewrite_then(&self, session: &Arc<Session>, then: Vec<Continue>) {
         self.change(session, true, |work| {
             (work.record, work.rewrite) = (true, true);
@@ -132,25 +136,25 @@ impl Checkpoints {
         });
     }
 
-    /// One step; nobody waits for it.
-    pub fn step(&self, session: &Arc<Session>, step: BackupStep) {
+    /// Queues one step, for which nobody waits.
+    pub fn step(&self, session: &Arc<Session>, step: CheckpointStep) {
         self.change(session, false, |work| work.steps.push(step));
     }
 
-    /// A request is over; what is queued of it need not be written.
+    /// A request is over, so what is queued about it need not be written.
     pub fn forget(&self, session: &Arc<Session>, request: RequestId) {
-        let is_of = |step: &BackupStep| matches!(step, BackupStep::Request { request: r, .. } if *r == request);
+        let is_of = |step: &CheckpointStep| matches!(step, CheckpointStep::Request { request: r, .. } if *r == request);
         self.change(session, false, |work| {
             work.steps.retain(|step| !is_of(step));
-            work.steps.push(BackupStep::Forget { request });
+            work.steps.push(CheckpointStep::Forget { request });
         });
     }
 
-    /// A request, and what goes on once the registry has it with its route.
+    /// Queues a request; `then` is called once the registry has it and its route.
     pub fn request(
         &self,
         session: &Arc<Session>,
-        step: BackupStep,
+        step: CheckpointStep,
         route: (RequestId, Arc<Route>),
         then: Continue,
     ) {
@@ -161,21 +165,21 @@ impl Checkpoints {
         });
     }
 
-    /// A request is recorded, and this is what is known of it.
+    /// A request is recorded; `detail` is what is known of it.
     pub fn recorded(&self, session: &Arc<Session>, request: RequestId, detail: &RequestDetail) {
         let (progress, detail) = (Progress::Recorded, format::encode(detail));
-        self.step(session, BackupStep::Request { request, progress, detail });
+        self.step(session, CheckpointStep::Request { request, progress, detail });
     }
 
-    /// Copies frames to the mailbox that have waited for too long. Their session is told once they
+    /// Copies frames into the mailbox that have waited for too long. The session learns when they
     /// are there.
     pub fn park_due(&self, session: &Arc<Session>) {
         let now = Instant::now();
         self.park_since(session, now.checked_sub(ACK_PATIENCE).unwrap_or(now));
     }
 
-    /// Copies to the mailbox what ends requests: nobody else could say again that this node has
-    /// ended one, and what the next holder says would be another end.
+    /// Copies frames that end requests into the mailbox. Only this node knows how it has ended a
+    /// request, and the next owner would end it in another way.
     pub fn park_now(&self, session: &Arc<Session>) {
         if session.is_durable() {
             self.park_since(session, Instant::now());
@@ -208,13 +212,13 @@ impl Checkpoints {
         queue.ended.add(id, epoch);
         drop(queue);
         self.pace.now();
-        // Nobody waits for the answer any more; the command stands.
+        // Nobody waits for the answer any more, but the record stays in the log.
         work.into_iter().flat_map(|work| work.then).for_each(|go_on| go_on());
     }
 
-    /// Whether the session has ended here, and another node may not know yet: it may have claimed the
-    /// session a moment before the registry heard of that.
-    /// Not so for what was held here before `epoch`: it has gone on elsewhere since.
+    /// Whether the session has ended here, and another node may not know yet: it may have claimed
+    /// the session a moment before the registry heard of that. Not so for what was held here before
+    /// `epoch`: it has gone on elsewhere since.
     pub fn is_ending(&self, id: SessionId, epoch: u64) -> bool {
         locked(&self.queue).ended.has(id, epoch, Instant::now())
     }
@@ -229,7 +233,7 @@ impl Checkpoints {
         self.len() == 0
     }
 
-    /// How many sessions have something to be written; a batch on its way counts as one.
+    /// How many sessions have something to be written; a batch that is being written counts as one.
     pub fn len(&self) -> usize {
         let queue = locked(&self.queue);
         let aside = queue.aside.sessions.len() + queue.aside.ends.len();
@@ -253,7 +257,8 @@ impl Checkpoints {
     fn change(&self, session: &Arc<Session>, is_urgent: bool, change: impl FnOnce(&mut Work)) {
         let mut queue = locked(&self.queue);
         if let Some(aside) = queue.aside.sessions.get_mut(&session.id()) {
-            // It has been elsewhere meanwhile: of what was held before nothing is written any more.
+            // The session has been elsewhere meanwhile: nothing of the time before is written any
+            // more.
             if session.epoch() < aside.epoch() {
                 return;
             }

@@ -1,17 +1,17 @@
 //! The life of a session on this node: it begins, loses its connection, gets it back ([`resume`]),
 //! leaves for another node ([`leaving`]), and ends.
 //!
-//! Decides when; what a session holds it knows itself, and what is written of it in the registry is
-//! up to `checkpoints`, whose [`Owner`] this is.
+//! Decides when these things happen. The session knows its own content, and `checkpoints`, whose
+//! [`Owner`] this is, knows what is written of it.
 
 use std::{sync::Arc, time::Duration};
 
-use registry::{BackupStep, Progress, RequestId};
+use registry::{CheckpointStep, Progress, RequestId};
 use tokio::sync::oneshot;
 
 use super::{
     checkpoints::{
-        ACK_PATIENCE, Checkpoints, Owner, WholeBackup,
+        ACK_PATIENCE, Checkpoints, Owner, WholeCheckpoint,
         format::{self, RequestDetail},
     },
     cluster::NodeTag,
@@ -33,14 +33,14 @@ mod snapshot;
 
 use leaving::Leaving;
 
-/// How long what is left of a session waits for the node that holds it now to ask for it.
+/// How long the rest of a session waits for its new owner to ask for it.
 const HANDOVER_PATIENCE: Duration = Duration::from_secs(1);
 /// How often sessions are looked at.
 const TICK: Duration = Duration::from_millis(100);
-/// One second, after which it is others' turn to be refreshed.
+/// After one second it is the turn of other sessions to be refreshed.
 const TICKS_PER_TURN: u64 = 10;
 
-/// The sessions of this node, as they come and go.
+/// The sessions of this node, and how they come and go.
 #[derive(Debug)]
 pub struct Lifecycle {
     gate: Arc<Gate>,
@@ -49,12 +49,12 @@ pub struct Lifecycle {
     completion: Arc<Completion>,
     leaving: Arc<Leaving>,
     environment: Arc<Environment>,
-    /// In the id of each session that begins here.
+    /// This node's tag, which is in the id of each session that begins here.
     tag: NodeTag,
     telemetry: Arc<Telemetry>,
     limits: SessionLimits,
     resume_window: Duration,
-    /// Sessions without a connection that are kept; beyond that the oldest end.
+    /// How many sessions without a connection are kept; beyond that the oldest end.
     waiting_max: usize,
 }
 
@@ -94,7 +94,7 @@ impl Lifecycle {
         (session, connection)
     }
 
-    /// A client has come with what is no token.
+    /// A client has come with something that is no token.
     pub fn refused_token(&self) {
         self.telemetry.resumed(Resume::Refused);
     }
@@ -107,7 +107,7 @@ impl Lifecycle {
         }
     }
 
-    /// A session is over, if this connection still counts: what it waited for is given up, and
+    /// A session is over, if this connection still counts. What it waited for is given up and
     /// counted.
     pub fn end(&self, session: &Arc<Session>, connection: ConnectionId) {
         if session.connection() == connection && session.is_held() {
@@ -115,20 +115,21 @@ impl Lifecycle {
         }
     }
 
-    /// The client is known to have read its welcome, and the token in it: whatever token it came with
-    /// is of no use any more, once this has ended. Nothing less will do: what a client has sent
-    /// without having read is no proof that it can come back with anything else. Cancel safe.
+    /// The client is known to have read its welcome, and the token in it, so its former token is of
+    /// no use any more once this has returned. Nothing less will do: that a client has sent
+    /// something does not prove that it has read the new token. Cancel safe.
     pub async fn heard(&self, session: &Arc<Session>, connection: ConnectionId) {
         if session.on(connection).heard() {
             let (written, is_written) = oneshot::channel::<()>();
             self.checkpoints.record_then(session, Box::new(move || drop(written)));
-            // Dropped either way: nothing is ever sent.
+            // Both mean that the sender was dropped: nothing is ever sent.
             is_written.await.unwrap_or_default();
         }
     }
 
-    /// The registry has lost what it held: everything is written again, sessions first, so that
-    /// those which other nodes hold by now are let go of before anything else is written for them.
+    /// The registry has lost what it held, so everything is written again. Sessions come first, so
+    /// that those which other nodes hold by now are let go of before anything else is written for
+    /// them.
     pub fn write_again(&self) {
         for session in self.sessions.all() {
             self.checkpoints.rewrite(&session);
@@ -147,7 +148,8 @@ impl Lifecycle {
             let Due { over, left, unparked } = self.sessions.due(now, self.waiting_max);
             for session in over {
                 match session.mailbox().keeps_offsets() {
-                    // The registry is away: this node cannot know that nobody else holds it by now.
+                    // The registry is away, so this node cannot know whether another one holds the
+                    // session by now.
                     true => self.sessions.wait_for_client(&session, self.resume_window),
                     false => self.completion.give_up_session(&session, "window_over"),
                 }
@@ -161,7 +163,7 @@ impl Lifecycle {
                     self.sessions.watch(&session, since + ACK_PATIENCE);
                 }
             }
-            // Each session has its turn, so that they do not come all at once.
+            // Sessions are refreshed in turns, so that they do not come all at once.
             if turn.is_multiple_of(TICKS_PER_TURN) {
                 for session in self.sessions.turn(turn / TICKS_PER_TURN % turns, turns) {
                     self.checkpoints.record(&session);
@@ -176,8 +178,8 @@ impl Lifecycle {
         self.telemetry.set_sessions(attached, all - attached);
     }
 
-    /// Closes connections one after the other, so many per second, those that wait for answers when
-    /// they have them. Returns once each has had its turn.
+    /// Closes connections one after the other, so many per second; those that wait for answers are
+    /// closed when they have them. Returns once each has had its turn.
     pub async fn close_connections(&self, per_second: u32) {
         let mut sessions = self.sessions.all();
         sessions.retain(|session| session.is_attached());
@@ -200,12 +202,12 @@ fn attached(gate: &Gate, session: &Session) {
 }
 
 impl Owner for Lifecycle {
-    fn whole(&self, session: &Session) -> WholeBackup {
-        let mut whole = WholeBackup::default();
+    fn whole(&self, session: &Session) -> WholeCheckpoint {
+        let mut whole = WholeCheckpoint::default();
         if !session.is_durable() {
             return whole;
         }
-        whole.steps.push(BackupStep::Reset);
+        whole.steps.push(CheckpointStep::Reset);
         let mailbox = session.mailbox().all();
         let receipts: Vec<RequestId> =
             mailbox.iter().filter_map(|parked| parked.frame.receipt()).collect();
@@ -217,7 +219,7 @@ impl Owner for Lifecycle {
             let detail = match found.flatten() {
                 Some((detail, route)) => {
                     whole.routes.push((request, route));
-                    // One that is in the mailbox is not owed beside it.
+                    // A frame in the mailbox counts there, and not as owed as well.
                     let receipt = detail.receipt && !receipts.contains(&request);
                     RequestDetail { receipt, ..detail }
                 }
@@ -228,7 +230,7 @@ impl Owner for Lifecycle {
                 None => Progress::Submitted,
             };
             let detail = format::encode(&detail);
-            whole.steps.push(BackupStep::Request { request, progress, detail });
+            whole.steps.push(CheckpointStep::Request { request, progress, detail });
         }
         whole.park(mailbox);
         whole
@@ -236,13 +238,13 @@ impl Owner for Lifecycle {
 
     fn lost(&self, session: &Arc<Session>, epoch: u64, is_claimed: bool) -> bool {
         if self.sessions.is_expected(session.id()) || session.epoch() > epoch {
-            // It is this node that has claimed it, for a client that has come back.
+            // This node itself has claimed it, for a client that has come back.
             return false;
         }
         let code = if is_claimed { CloseCode::Resumed } else { CloseCode::Draining };
         if session.ownership().fence(code) {
             tracing::info!(session = %session.id(), "another node holds the session");
-            self.sessions.wait_for_holder(session, HANDOVER_PATIENCE);
+            self.sessions.wait_for_owner(session, HANDOVER_PATIENCE);
         }
         true
     }

@@ -110,7 +110,7 @@ impl OffsetTracker {
 
     /// A record was read and waits: the committable offset stays at or below it until
     /// [`OffsetGuard::done`].
-    pub fn hold(&self, offset: i64, record: Record) -> OffsetGuard {
+    pub fn guard(&self, offset: i64, record: Record) -> OffsetGuard {
         let (bytes, since) = (record.bytes(), Instant::now());
         let mut state = locked(&self.state);
         state.read = Some(offset + 1);
@@ -127,7 +127,7 @@ impl OffsetTracker {
     }
 
     /// The committable offset: every record below it is done with. `None` before the first record.
-    pub fn mark(&self) -> Option<i64> {
+    pub fn committable(&self) -> Option<i64> {
         let state = locked(&self.state);
         state.open.front().map(|open| open.offset).or(state.read)
     }

@@ -34,7 +34,7 @@ pub mod routes;
 pub mod submission;
 pub mod submit;
 
-pub use completion::{Completion, Delivery};
+pub use completion::{Completion, Reception};
 pub use submission::Submission;
 
 use affinity::Affinity;

@@ -5,7 +5,7 @@ use std::{collections::HashMap, sync::Arc, time::Duration};
 use crate::{
     config::{Config, Dialect, ServiceConfig},
     error::{ErrorCode, Failure},
-    telemetry::{Edge, ServiceMetrics, Telemetry, Way},
+    telemetry::{Edge, ReplyPath, ServiceMetrics, Telemetry},
 };
 
 /// Headers that pass whatever a service's allow-list says.
@@ -66,8 +66,8 @@ impl Services {
     }
 
     /// Counts a reply for which nobody on this node waits, by what became of it.
-    pub fn reply_went(&self, way: Way) {
-        self.unknown.replied(way);
+    pub fn count_reply(&self, path: ReplyPath) {
+        self.unknown.replied(path);
     }
 }
 

@@ -166,12 +166,12 @@ impl Session {
     /// reply that it carries: done once the client has the frame, or the mailbox. A frame that does
     /// not fit closes the connection with [`CloseCode::SlowConsumer`], and stays owed. One frame
     /// always fits an empty outbox.
-    pub fn push(&self, frame: Frame, ends: Option<ClientId>, hold: Option<OffsetGuard>) -> Pushed {
+    pub fn push(&self, frame: Frame, ends: Option<ClientId>, guard: Option<OffsetGuard>) -> Pushed {
         let mut state = locked(&self.state);
         let weight = frame.weight();
         match &mut state.phase {
-            Phase::Ended => return Pushed::Ended(frame, hold),
-            Phase::Moved => return Pushed::Moved(frame, hold),
+            Phase::Ended => return Pushed::Ended(frame, guard),
+            Phase::Moved => return Pushed::Moved(frame, guard),
             Phase::Detached { .. } if !frame.is_numbered() => return Pushed::Queued,
             Phase::Detached { frames, bytes } => {
                 *frames += 1;
@@ -184,7 +184,7 @@ impl Session {
                     None
                 };
                 if let Some(limit) = limit {
-                    return Pushed::Overflowed(limit, frame, hold);
+                    return Pushed::Overflowed(limit, frame, guard);
                 }
             }
             Phase::Attached | Phase::Fenced(_) => {}
@@ -199,7 +199,7 @@ impl Session {
         if let Some(in_flight) = ends.as_ref().and_then(|id| state.in_flight.get_mut(id)) {
             in_flight.has_ended = true;
         }
-        state.outbox.push(frame, ends, hold);
+        state.outbox.push(frame, ends, guard);
         state.wake();
         match state.phase {
             Phase::Detached { .. } => Pushed::Away,

@@ -26,9 +26,9 @@ impl Edge {
     }
 }
 
-/// How a reply found its way.
+/// The path of a reply.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Way {
+pub enum ReplyPath {
     /// Read by the node that waits for it, because its id was chosen so.
     Affinity,
     /// Read by the node that waits for it, by chance.
@@ -41,8 +41,8 @@ pub enum Way {
     Unrouted,
 }
 
-/// The label values of [`Way`], in its order.
-const WAYS: [&str; 5] = ["affinity", "local", "forwarded", "parked", "unrouted"];
+/// The label values of [`ReplyPath`], in its order.
+const REPLY_PATHS: [&str; 5] = ["affinity", "local", "forwarded", "parked", "unrouted"];
 
 #[derive(Debug)]
 struct EdgeCounters {
@@ -65,7 +65,7 @@ pub struct ServiceMetrics {
     pub forward: Histogram,
     /// Requests waiting for a reply.
     pub in_flight: Gauge,
-    replies: [Counter; WAYS.len()],
+    replies: [Counter; REPLY_PATHS.len()],
 }
 
 impl ServiceMetrics {
@@ -82,8 +82,8 @@ impl ServiceMetrics {
     }
 
     /// Counts a reply by its path.
-    pub fn replied(&self, way: Way) {
-        self.replies[way as usize].inc();
+    pub fn replied(&self, path: ReplyPath) {
+        self.replies[path as usize].inc();
     }
 }
 
@@ -116,7 +116,7 @@ impl Telemetry {
             in_flight: self
                 .in_flight
                 .get_or_create_owned(&ServiceLabels { service: service.to_owned() }),
-            replies: WAYS.map(replies),
+            replies: REPLY_PATHS.map(replies),
         }
     }
 }

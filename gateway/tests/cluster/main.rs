@@ -73,21 +73,21 @@ async fn replies_on_any_partition_come_home_while_the_registry_is_away() {
 }
 
 #[tokio::test]
-async fn replies_come_home_to_a_node_that_is_not_alone_with_its_mark() {
+async fn replies_come_home_to_a_node_that_is_not_alone_with_its_tag() {
     let mut cluster = Cluster::start(3).await;
     cluster.serve(Aim::RoundRobin, Duration::ZERO);
     let nodes = cluster.registry.nodes().await.unwrap().entries;
     for (number, entry) in nodes.iter().enumerate() {
         let id = NodeId::parse(&format!("twin-{number}")).unwrap();
-        let mark = NodeTag::of(&entry.node);
+        let tag = NodeTag::of(&entry.node);
         let runs = (1..).map(|incarnation| NodeRef { id: id.clone(), incarnation });
-        let node = { runs }.find(|run| NodeTag::of(run) == mark).unwrap();
+        let node = { runs }.find(|run| NodeTag::of(run) == tag).unwrap();
         let entry = NodeEntry { node, ..entry.clone() };
         cluster.registry.announce(&entry, PATIENCE).await.unwrap();
     }
     cluster.hear_of_all().await;
     cluster.round_trips(200).await;
-    assert!(cluster.lookups().await > 0.0, "no mark names one node alone");
+    assert!(cluster.lookups().await > 0.0, "no tag names one node alone");
     let forwarded = cluster.metric("roundtrip_replies_total", &["forwarded"]).await;
     assert!(forwarded > 100.0, "{forwarded} of 600 came from another node");
     cluster.finish().await;

@@ -10,7 +10,7 @@ use crate::{node::WINDOW, world::World};
 /// A request that waits so long should get its reply whatever happens.
 pub(crate) const PATIENT: Duration = Duration::from_secs(20);
 /// A reply that has been in the log for so long when its request ends must have come home.
-const HOMING_MAX: Duration = Duration::from_secs(12);
+const FORWARDING_MAX: Duration = Duration::from_secs(12);
 
 /// A request, and what has come of it.
 pub(crate) struct Asked {
@@ -85,9 +85,9 @@ impl Asked {
             world.book.count("repeated");
             // Where the end of a request makes its id free, one that is sent again is another one.
             let is_another = is_plain && self.sends > 1 && !before.starts_with(request);
-            // What a node has not written down yet when it dies, its successor does not know: what the
-            // client has seen end, and has perhaps acknowledged, may end by its deadline once more; and
-            // what has ended so, or at the client's wish, by its reply.
+            // What a node has not written down yet when it dies, its successor does not know: what
+            // the client has seen end, and has perhaps acknowledged, may end by its deadline once
+            // more; and what has ended so, or at the client's wish, by its reply.
             let is_nodes = |end: &str| end.ends_with(" timeout") || end.ends_with(" cancelled");
             let is_forgotten =
                 (is_nodes(before) || is_nodes(&end)) && world.book.forgot_since(self.ended_at);
@@ -104,7 +104,7 @@ impl Asked {
         let replied_at = world.book.replied_at(request);
         if is_timeout
             && self.timeout == PATIENT
-            && replied_at.is_some_and(|at| at + HOMING_MAX < Instant::now())
+            && replied_at.is_some_and(|at| at + FORWARDING_MAX < Instant::now())
             && !self.may_be_missed
             && !world.book.forgot_a_takeover_since(self.deadline - self.timeout - WINDOW * 2)
         {

@@ -92,8 +92,8 @@ impl Book {
         self.pages().recorded.extend(sessions);
     }
 
-    /// Whether only the node on which a session began has ever known of it, and a node has died since:
-    /// as long as a registry cannot be reached, requests go on without.
+    /// Whether only the node on which a session began has ever known of it, and a node has died
+    /// since: as long as a registry cannot be reached, requests go on without.
     pub(crate) fn died_unheard(&self, session: &str, began_at: Instant) -> bool {
         let pages = self.pages();
         !pages.recorded.contains(session) && pages.died.is_some_and(|died| died >= began_at)
@@ -115,8 +115,8 @@ impl Book {
         self.pages().unheard = Some(Instant::now());
     }
 
-    /// Whether a node perhaps takes requests that the others take for dead: it has slept, and has not
-    /// reached the registry since. Replies to these that others read are nobody's.
+    /// Whether a node perhaps takes requests that the others take for dead: it has slept, and has
+    /// not reached the registry since. Replies to these that others read are nobody's.
     pub(crate) fn is_missed(&self) -> bool {
         let pages = self.pages();
         let since = pages.unheard.filter(|at| at.elapsed() <= CUT_OFF_MAX);
@@ -140,8 +140,8 @@ impl Book {
     }
 
     /// Whether, since then, the registry has gone back and a node was cut off or has died: its
-    /// sessions were perhaps taken from their copies, and the registry does not know of that any more.
-    /// What their former holder then parks gives way to the later epoch.
+    /// sessions were perhaps taken from their copies, and the registry does not know of that any
+    /// more. What their former owner then parks gives way to the later epoch.
     pub(crate) fn forgot_a_takeover_since(&self, since: Instant) -> bool {
         let pages = self.pages();
         let recent = |at: Option<Instant>| at.is_some_and(|at| since < at);

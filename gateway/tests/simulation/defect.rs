@@ -1,7 +1,9 @@
 //! Defects that are put in by hand, each in a wrapper around what the nodes stand on: whoever looks
 //! for what goes wrong has to find them, but for the one that must do no harm.
 
-use registry::{Backup, BackupStep, Holding, MemoryRegistry, SessionRecord, SessionTable};
+use registry::{
+    CheckpointStep, CheckpointUpdate, Holding, MemoryRegistry, SessionRecord, SessionTable,
+};
 
 /// What is wrong on purpose.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,23 +37,23 @@ impl Defect {
         records
     }
 
-    pub(crate) async fn spoil_backups(
+    pub(crate) async fn spoil_checkpoints(
         self,
-        backups: &[Backup],
+        checkpoints: &[CheckpointUpdate],
         table: &MemoryRegistry,
-    ) -> Vec<Backup> {
-        let mut backups = backups.to_vec();
-        for backup in &mut backups {
+    ) -> Vec<CheckpointUpdate> {
+        let mut checkpoints = checkpoints.to_vec();
+        for checkpoint in &mut checkpoints {
             if self == Self::NoEpochs {
-                backup.epoch = epoch(table, backup.session).await;
+                checkpoint.epoch = epoch(table, checkpoint.session).await;
             }
-            for step in &mut backup.steps {
-                if let (Self::BareParks, BackupStep::Park { seq, request, .. }) = (self, step) {
+            for step in &mut checkpoint.steps {
+                if let (Self::BareParks, CheckpointStep::Park { seq, request, .. }) = (self, step) {
                     (*seq, *request) = (0, None);
                 }
             }
         }
-        backups
+        checkpoints
     }
 
     pub(crate) fn spoil_holding(self, holding: &mut Holding) {

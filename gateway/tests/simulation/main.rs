@@ -1,5 +1,6 @@
-//! A cluster of three nodes in simulated time, with everything failing that can: calls to the registry
-//! and between nodes, acknowledgements, whole nodes, connections. What happens follows from a seed.
+//! A cluster of three nodes in simulated time, with everything failing that can: calls to the
+//! registry and between nodes, acknowledgements, whole nodes, connections. What happens follows
+//! from a seed.
 //!
 //! `ROUNDTRIP_SIM_SEEDS=a..b` runs these seeds; `ROUNDTRIP_SIM_SEED=n` runs one and tells its story.
 
@@ -47,8 +48,8 @@ mod world;
 const STORM: Duration = Duration::from_secs(12);
 /// Within this time after it everything is answered.
 const SETTLING: Duration = Duration::from_secs(45);
-/// After this time nothing is left of what nobody waits for: a registry may have gone back only when
-/// all clients had finished, and for a while then says nothing that counts.
+/// After this time nothing is left of what nobody waits for: a registry may have gone back only
+/// when all clients had finished, and for a while then says nothing that counts.
 const REST: Duration = Duration::from_secs(15);
 const CLIENTS: usize = 5;
 const SEEDS: Range<u64> = 0..600;
@@ -136,8 +137,8 @@ fn seeds() -> Range<u64> {
     from.parse().unwrap()..to.parse().unwrap()
 }
 
-/// Runs these seeds, one at a time on each processor, for as long as `go_on` says so of what came of
-/// one. They know nothing of each other, and end in any order.
+/// Runs these seeds, one at a time on each processor, for as long as `go_on` says so of what came
+/// of one. They know nothing of each other, and end in any order.
 fn simulate_all(seeds: Range<u64>, defect: Defect, mut go_on: impl FnMut(u64, Outcome) -> bool) {
     let next = AtomicU64::new(seeds.start);
     let take = &|| Some(next.fetch_add(1, Ordering::Relaxed)).filter(|seed| *seed < seeds.end);
@@ -236,7 +237,7 @@ fn offsets_that_are_stored_early_show() {
 }
 
 #[test]
-fn writes_of_former_holders_show() {
+fn writes_of_former_owners_show() {
     shows(Defect::NoEpochs);
 }
 

@@ -1,5 +1,5 @@
-//! The registry and the peers as one node reaches them: late, sometimes not at all, sometimes without
-//! hearing the answer.
+//! The registry and the peers as one node reaches them: late, sometimes not at all, sometimes
+//! without hearing the answer.
 
 use std::{
     fmt,
@@ -18,9 +18,10 @@ use gateway::{
     relay::Relay,
 };
 use registry::{
-    Announcement, Answers, BackedUp, Backup, Claim, Claimed, Generation, MailboxLimits, NodeEntry,
-    NodeRef, NodeTable, Nodes, Recorded, RegistryError, RequestId, RequestTable, Route,
-    SessionEntry, SessionId, SessionRecord, SessionTable, TokenHash, faulty::FaultyRegistry,
+    Announcement, Answers, CheckpointUpdate, Checkpointed, Claim, Claimed, Generation,
+    MailboxLimits, NodeEntry, NodeRef, NodeTable, Nodes, Recorded, RegistryError, RequestId,
+    RequestTable, Route, SessionEntry, SessionId, SessionRecord, SessionTable, TokenHash,
+    faulty::FaultyRegistry,
 };
 use tokio::{sync::oneshot, time::sleep};
 
@@ -216,7 +217,8 @@ impl PeerLink for Wires {
             .call(peer, within, Release(session, format::read_release(&asked).expect("a call")))
             .await;
         if released.is_err() {
-            // It may have been given up all the same: what was not copied before is known to nobody.
+            // It may have been given up all the same: what was not copied before is known to
+            // nobody.
             self.world.book.cut_off();
         }
         released
@@ -299,11 +301,20 @@ impl SessionTable for Wires {
         self.ask_each(count, call).await
     }
 
-    async fn back_up(&self, backups: &[Backup], limits: MailboxLimits) -> Answers<BackedUp> {
-        let (table, backups, defect) = (self.table(), backups.to_vec(), self.world.defect);
-        let count = backups.len();
+    async fn update_checkpoints(
+        &self,
+        checkpoints: &[CheckpointUpdate],
+        limits: MailboxLimits,
+    ) -> Answers<Checkpointed> {
+        let (table, checkpoints, defect) = (self.table(), checkpoints.to_vec(), self.world.defect);
+        let count = checkpoints.len();
         let call = async move {
-            table.back_up(&defect.spoil_backups(&backups, &table.memory).await, limits).await
+            table
+                .update_checkpoints(
+                    &defect.spoil_checkpoints(&checkpoints, &table.memory).await,
+                    limits,
+                )
+                .await
         };
         self.ask_each(count, call).await
     }

@@ -135,9 +135,12 @@ impl Node {
         let relay = &self.relay;
         let (pending, sessions) = (relay.completion.pending.len(), relay.sessions.len());
         let is_rest = pending == 0 && sessions == 0 && relay.checkpoints.is_empty();
-        let backups = &relay.checkpoints;
+        let checkpoints = &relay.checkpoints;
         (!is_rest).then(|| {
-            format!("node {}: {pending} pending, {sessions} sessions, {backups:?}", self.life.index)
+            format!(
+                "node {}: {pending} pending, {sessions} sessions, {checkpoints:?}",
+                self.life.index
+            )
         })
     }
 }

@@ -1,7 +1,7 @@
 //! What a [`crate::tables::sessions::SessionTable`] promises.
 //!
-//! A backup is seen through claims alone, so [`Subject`] claims what it looks at and goes on with
-//! the epoch that it was given.
+//! A checkpoint is seen through claims alone, so [`Subject`] claims what it looks at and goes on
+//! with the epoch that it was given.
 
 use std::time::Duration;
 
@@ -13,13 +13,13 @@ use crate::{
     tables::{
         Registry,
         sessions::{
-            BackedUp, Backup, BackupStep, Claim, Claimed, HeldRequest, Holding, MailboxLimits,
-            ParkedFrame, Progress, Recorded, SessionEntry, SessionRecord, TokenHash,
+            CheckpointStep, CheckpointUpdate, Checkpointed, Claim, Claimed, HeldRequest, Holding,
+            MailboxLimits, ParkedFrame, Progress, Recorded, SessionEntry, SessionRecord, TokenHash,
         },
     },
 };
 
-mod backups;
+mod checkpoints;
 mod claims;
 mod lives;
 mod mailboxes;
@@ -38,38 +38,38 @@ const TOKEN: TokenHash = TokenHash([7; 32]);
 
 pub(super) async fn run_all<R: Registry>(make: impl AsyncFn() -> R) {
     records::are_created_then_refreshed(&make().await).await;
-    records::keep_every_user_and_holder(&make().await).await;
+    records::keep_every_user_and_owner(&make().await).await;
     records::give_way_to_a_later_epoch(&make().await).await;
-    records::of_an_earlier_epoch_are_replaced_with_their_backups(&make().await).await;
-    records::keep_the_generation_of_their_backups(&make().await).await;
+    records::of_an_earlier_epoch_are_replaced_with_their_checkpoints(&make().await).await;
+    records::keep_the_generation_of_their_checkpoints(&make().await).await;
     records::compare_whole_epochs(&make().await).await;
     records::are_found_in_the_order_asked(&make().await).await;
     records::may_come_in_no_and_in_large_numbers(&make().await).await;
     records::end_at_their_epoch_alone(&make().await).await;
-    lives::end_with_their_backups(&make().await).await;
-    lives::are_not_prolonged_by_backups(&make().await).await;
+    lives::end_with_their_checkpoints(&make().await).await;
+    lives::are_not_prolonged_by_checkpoints(&make().await).await;
     lives::are_prolonged_by_records_and_claims(&make().await).await;
     lives::may_be_of_any_length(&make().await).await;
     claims::need_a_token(&make().await).await;
     claims::can_be_tried_without_a_change(&make().await).await;
     claims::need_the_same_user(&make().await).await;
     claims::change_tokens(&make().await).await;
-    claims::change_the_holder(&make().await).await;
+    claims::change_the_owner(&make().await).await;
     claims::tell_who_wrote_last(&make().await).await;
-    claims::leave_the_backup(&make().await).await;
+    claims::leave_the_checkpoint(&make().await).await;
     claims::count_whole_epochs(&make().await).await;
     claims::of_one_time_raise_the_epoch_each(&make().await).await;
-    orphans::have_no_holder_and_fence_the_former(&make().await).await;
+    orphans::have_no_owner_and_fence_the_former(&make().await).await;
     orphans::are_made_at_their_epoch_alone(&make().await).await;
-    backups::need_the_epoch_and_a_session(&make().await).await;
-    backups::tell_how_far_requests_are(&make().await).await;
-    backups::tell_how_long_ago_requests_were_written(&make().await).await;
-    backups::keep_what_has_ended(&make().await).await;
-    backups::keep_every_byte(&make().await).await;
-    backups::are_carried_out_in_order(&make().await).await;
-    backups::may_be_repeated(&make().await).await;
-    backups::are_carried_out_at_once_or_not_at_all(&make().await).await;
-    backups::may_come_in_no_and_in_large_numbers(&make().await).await;
+    checkpoints::need_the_epoch_and_a_session(&make().await).await;
+    checkpoints::tell_how_far_requests_are(&make().await).await;
+    checkpoints::tell_how_long_ago_requests_were_written(&make().await).await;
+    checkpoints::keep_what_has_ended(&make().await).await;
+    checkpoints::keep_every_byte(&make().await).await;
+    checkpoints::are_carried_out_in_order(&make().await).await;
+    checkpoints::may_be_repeated(&make().await).await;
+    checkpoints::are_carried_out_at_once_or_not_at_all(&make().await).await;
+    checkpoints::may_come_in_no_and_in_large_numbers(&make().await).await;
     mailboxes::keep_the_order_of_parking(&make().await).await;
     mailboxes::take_last_frames_of_open_requests_alone(&make().await).await;
     mailboxes::lose_numbered_frames_to_a_trim(&make().await).await;
@@ -105,21 +105,25 @@ impl<'r, R: Registry> Subject<'r, R> {
         SessionRecord { epoch: self.epoch, ..record(self.session) }
     }
 
-    fn backup(&self, steps: Vec<BackupStep>) -> Backup {
-        Backup { session: self.session, epoch: self.epoch, orphan: false, steps }
+    fn checkpoint(&self, steps: Vec<CheckpointStep>) -> CheckpointUpdate {
+        CheckpointUpdate { session: self.session, epoch: self.epoch, orphan: false, steps }
     }
 
-    async fn back_up_within(&self, limits: MailboxLimits, steps: Vec<BackupStep>) -> BackedUp {
-        let told = self.registry.back_up(&[self.backup(steps)], limits).await;
-        one(good(told, "back_up"))
+    async fn checkpoint_within(
+        &self,
+        limits: MailboxLimits,
+        steps: Vec<CheckpointStep>,
+    ) -> Checkpointed {
+        let told = self.registry.update_checkpoints(&[self.checkpoint(steps)], limits).await;
+        one(good(told, "update_checkpoints"))
     }
 
-    async fn done(&self, steps: Vec<BackupStep>) {
-        let told = self.back_up_within(ROOMY, steps).await;
-        same(&told, &BackedUp::Done, "a backup at its epoch is carried out");
+    async fn done(&self, steps: Vec<CheckpointStep>) {
+        let told = self.checkpoint_within(ROOMY, steps).await;
+        same(&told, &Checkpointed::Done, "a checkpoint at its epoch is carried out");
     }
 
-    /// What the next holder is given, with the requests in the order of their ids.
+    /// What the next owner is given, with the requests in the order of their ids.
     async fn held(&mut self) -> Holding {
         self.held_for(LONG).await
     }
@@ -142,7 +146,7 @@ impl<'r, R: Registry> Subject<'r, R> {
     }
 }
 
-/// A record of a session's first holder.
+/// A record of a session's first owner.
 fn record(session: SessionId) -> SessionRecord {
     SessionRecord {
         session,
@@ -176,20 +180,20 @@ fn entry(record: &SessionRecord) -> SessionEntry {
     }
 }
 
-fn submitted(request: RequestId, detail: &'static str) -> BackupStep {
-    BackupStep::Request { request, progress: Progress::Submitted, detail: detail.into() }
+fn submitted(request: RequestId, detail: &'static str) -> CheckpointStep {
+    CheckpointStep::Request { request, progress: Progress::Submitted, detail: detail.into() }
 }
 
-fn recorded(request: RequestId, detail: &'static str) -> BackupStep {
-    BackupStep::Request { request, progress: Progress::Recorded, detail: detail.into() }
+fn recorded(request: RequestId, detail: &'static str) -> CheckpointStep {
+    CheckpointStep::Request { request, progress: Progress::Recorded, detail: detail.into() }
 }
 
-fn park(seq: u64, frame: &'static str) -> BackupStep {
-    BackupStep::Park { seq, request: None, frame: frame.into() }
+fn park(seq: u64, frame: &'static str) -> CheckpointStep {
+    CheckpointStep::Park { seq, request: None, frame: frame.into() }
 }
 
-fn park_last(request: RequestId, frame: &'static str) -> BackupStep {
-    BackupStep::Park { seq: 0, request: Some(request), frame: frame.into() }
+fn park_last(request: RequestId, frame: &'static str) -> CheckpointStep {
+    CheckpointStep::Park { seq: 0, request: Some(request), frame: frame.into() }
 }
 
 fn parked(seq: u64, request: Option<RequestId>, frame: &'static str) -> ParkedFrame {

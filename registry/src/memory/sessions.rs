@@ -1,7 +1,7 @@
 //! Sessions in this process's memory.
 //!
-//! Owns a session's backup and what each step does to it. Never knows of a connection or a node
-//! that is alive: whoever writes says for which epoch.
+//! Owns a session's checkpoint and what each step does to it. Knows neither connections nor which
+//! nodes are alive: a writer names the epoch for which it writes.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -19,14 +19,14 @@ use crate::{
     tables::{
         Answers,
         sessions::{
-            BackedUp, Backup, BackupStep, Claim, Claimed, HeldRequest, Holding, MailboxLimits,
-            ParkedFrame, Progress, Recorded, SESSION_TTL_MAX, SESSION_TTL_MIN, SessionEntry,
-            SessionRecord, SessionTable, TokenHash, Written,
+            CheckpointStep, CheckpointUpdate, Checkpointed, Claim, Claimed, HeldRequest, Holding,
+            MailboxLimits, ParkedFrame, Progress, Recorded, SESSION_TTL_MAX, SESSION_TTL_MIN,
+            SessionEntry, SessionRecord, SessionTable, TokenHash, Written,
         },
     },
 };
 
-/// A session with its backup: one entry, so that they end together.
+/// A session with its checkpoint: one entry, so that they end together.
 #[derive(Clone, Debug)]
 pub(super) struct Session {
     record: SessionRecord,
@@ -55,7 +55,7 @@ impl SessionTable for MemoryRegistry {
             if known.is_some_and(|known| known > record.epoch) {
                 return Recorded::Superseded;
             }
-            // A record of an earlier epoch comes from a table that went back: its holder is right.
+            // A record of an earlier epoch comes from a table that went back: its owner is right.
             if known == Some(record.epoch)
                 && let Some(session) = table.refresh(&record.session, now, ttl)
             {
@@ -70,23 +70,29 @@ impl SessionTable for MemoryRegistry {
         records.iter().map(|record| Ok(write(record))).collect()
     }
 
-    async fn back_up(&self, backups: &[Backup], limits: MailboxLimits) -> Answers<BackedUp> {
+    async fn update_checkpoints(
+        &self,
+        checkpoints: &[CheckpointUpdate],
+        limits: MailboxLimits,
+    ) -> Answers<Checkpointed> {
         let now = Instant::now();
         let table = &mut self.lock().sessions;
-        let mut change = |backup: &Backup| match table.get_mut(&backup.session, now) {
-            None => BackedUp::Missing,
-            Some(session) if session.record.epoch < backup.epoch => BackedUp::Missing,
-            Some(session) if session.record.epoch > backup.epoch => BackedUp::Superseded,
+        let mut change = |checkpoint: &CheckpointUpdate| match table
+            .get_mut(&checkpoint.session, now)
+        {
+            None => Checkpointed::Missing,
+            Some(session) if session.record.epoch < checkpoint.epoch => Checkpointed::Missing,
+            Some(session) if session.record.epoch > checkpoint.epoch => Checkpointed::Superseded,
             Some(session) => {
-                if backup.orphan {
+                if checkpoint.orphan {
                     session.record.epoch = session.record.epoch.saturating_add(1);
                     session.is_orphan = true;
                     session.written = Written { epoch: session.record.epoch, node: None };
                 }
-                session.change(&backup.steps, limits)
+                session.change(&checkpoint.steps, limits)
             }
         };
-        backups.iter().map(|backup| Ok(change(backup))).collect()
+        checkpoints.iter().map(|checkpoint| Ok(change(checkpoint))).collect()
     }
 
     async fn find_sessions(&self, sessions: &[SessionId]) -> Answers<Option<SessionEntry>> {
@@ -111,7 +117,7 @@ impl SessionTable for MemoryRegistry {
         let Some(Session { record, .. }) = table.get(&claim.session, now) else {
             return Ok(Claimed::Refused);
         };
-        // A session that has used up all epochs cannot change its holder any more.
+        // A session that has used up all epochs cannot change its owner any more.
         let Some(epoch) = record.epoch.checked_add(1).filter(|_| record.is_opened_by(&claim.token))
         else {
             return Ok(Claimed::Refused);
@@ -122,7 +128,7 @@ impl SessionTable for MemoryRegistry {
         let ttl = claim.ttl.clamp(SESSION_TTL_MIN, SESSION_TTL_MAX);
         let holding = table.refresh(&claim.session, now, ttl).map(|session| {
             let former = session.entry();
-            session.record.change_holder(claim, epoch);
+            session.record.change_owner(claim, epoch);
             session.is_orphan = false;
             session.holding(former)
         });
@@ -151,7 +157,7 @@ impl SessionRecord {
     }
 
     /// The client has come to the claimer, so it has a connection.
-    fn change_holder(&mut self, claim: &Claim, epoch: u64) {
+    fn change_owner(&mut self, claim: &Claim, epoch: u64) {
         self.epoch = epoch;
         self.node = claim.node.clone();
         self.attached = true;
@@ -199,26 +205,26 @@ impl Session {
         }
     }
 
-    fn change(&mut self, steps: &[BackupStep], limits: MailboxLimits) -> BackedUp {
-        let mut answer = BackedUp::Done;
+    fn change(&mut self, steps: &[CheckpointStep], limits: MailboxLimits) -> Checkpointed {
+        let mut answer = Checkpointed::Done;
         for step in steps {
             match step {
-                BackupStep::Request { request, progress, detail } => {
+                CheckpointStep::Request { request, progress, detail } => {
                     self.note(*request, *progress, detail);
                 }
-                BackupStep::Park { seq, request, frame } => {
+                CheckpointStep::Park { seq, request, frame } => {
                     let frame = ParkedFrame { seq: *seq, request: *request, frame: frame.clone() };
                     self.park(frame, limits);
                     if self.mailbox.overflowed {
-                        answer = BackedUp::Overflowed;
+                        answer = Checkpointed::Overflowed;
                     }
                 }
-                BackupStep::Trim { seq } => self.mailbox.trim(*seq),
-                BackupStep::Reset => {
+                CheckpointStep::Trim { seq } => self.mailbox.trim(*seq),
+                CheckpointStep::Reset => {
                     self.mailbox.clear();
                     self.requests.clear();
                 }
-                BackupStep::Forget { request } => {
+                CheckpointStep::Forget { request } => {
                     self.requests.remove(request);
                 }
             }

@@ -29,7 +29,7 @@ use crate::error::{Cause, RegistryError};
 mod map;
 mod slots;
 
-/// The question who has which slots, asked once for all who wait for the answer.
+/// The question which master has which slots, asked once for all who wait for the answer.
 type Asking = Shared<BoxFuture<'static, Result<Arc<[Slots]>, RegistryError>>>;
 
 /// A Redis Cluster.
@@ -55,14 +55,14 @@ impl Cluster {
         self.seeds.label()
     }
 
-    /// Waits until it is known which masters can be reached, if any. Cancel safe.
-    pub(super) async fn settled(&self) {
+    /// Waits until it is known which masters can be reached. Cancel safe.
+    pub(super) async fn decided(&self) {
         let map = self.map().await;
-        join_all(map.masters.iter().map(|master| master.link.settled())).await;
+        join_all(map.masters.iter().map(|master| master.link.decided())).await;
     }
 
-    /// Sends each command to the master that has its keys, those of one master in one round trip and
-    /// in their order, and gives one answer for each.
+    /// Sends each command to the master that has its keys, those of one master in one round trip
+    /// and in their order, and gives one answer for each.
     pub(super) async fn send(&self, batch: &Pipeline, script: Option<&Lua>) -> Vec<Answer> {
         let end = Instant::now() + limits::CALL_TIME_MAX;
         let map = timeout_at(end, self.map()).await.unwrap_or_default();
@@ -185,14 +185,14 @@ impl Cluster {
         redirected.into_iter().chain(elsewhere).collect()
     }
 
-    /// The map, learned where it is not known yet.
+    /// The map of slots; learns it if it is not known yet.
     async fn map(&self) -> Arc<Map> {
         let map = Arc::clone(&self.state().map);
         if map.slots.is_empty() { self.refreshed(&map).await } else { map }
     }
 
-    /// The map as it is now, for whoever found that this one may not be right any more. Nobody is
-    /// asked again before [`limits::MAP_INTERVAL`] has passed.
+    /// A fresh map, for a caller that has found this one to be wrong. The servers are not asked
+    /// again before [`limits::MAP_INTERVAL`] has passed.
     async fn refreshed(&self, known: &Arc<Map>) -> Arc<Map> {
         let asking = {
             let mut state = self.state();

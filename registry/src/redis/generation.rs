@@ -1,7 +1,7 @@
-//! Which generation of the table there is: told by the runs of the servers that hold it.
+//! The generation of the table, which follows from the runs of the servers that hold it.
 //!
-//! Remembers what each server has told, for as long as nobody can have got anything from another run
-//! of it. Never asks by itself.
+//! Remembers what each server has told, for as long as nobody can have got anything from another
+//! run of it. Never asks by itself.
 
 use std::{
     collections::HashMap,
@@ -13,7 +13,7 @@ use redis::{Cmd, Value};
 use super::link::Told;
 use crate::{error::RegistryError, tables::Generation};
 
-/// The runs of all servers as they were told last.
+/// The runs of all servers, as each was last told.
 #[derive(Debug, Default)]
 pub(super) struct Runs {
     known: Mutex<HashMap<Box<str>, Run>>,
@@ -34,9 +34,9 @@ impl Runs {
         question
     }
 
-    /// The generation of which these answers tell. A server that cannot be reached is of the run that
-    /// it was of, as long as there was no other connection to it: nothing can have been read since
-    /// that this run has not answered.
+    /// The generation of which these answers tell. A server that cannot be reached is of the run
+    /// that it was of, as long as there was no other connection to it: nothing can have been read
+    /// since that this run has not answered.
     ///
     /// # Errors
     /// Why the run of a server is not known.

@@ -4,7 +4,7 @@
 //! |---|---|---|---|
 //! | `<prefix>r:<request id>` | string | a route | [`Route::ttl`] |
 //! | `<prefix>{nodes}` | hash | node id → entry with an end of its own | the longest of its entries |
-//! | `<prefix>s:{<session id>}` | hash | a session's record | as its holder says |
+//! | `<prefix>s:{<session id>}` | hash | a session's record | as its owner says |
 //! | `<prefix>s:{<session id>}:q` | hash | request id → its progress and detail | as the record |
 //! | `<prefix>s:{<session id>}:m` | sorted set | the mailbox: frames by their numbers | as the record |
 //!

@@ -1,4 +1,4 @@
-//! How long things may take, and how much may wait.
+//! Time limits of calls and connections, and how much may wait.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ pub(super) const CALL_TIME_MAX: Duration = Duration::from_millis(2500);
 pub(super) const RESPONSE_TIME_MAX: Duration = Duration::from_secs(1);
 /// The longest a connection to one server may take to be open and greeted.
 pub(super) const CONNECT_TIME_MAX: Duration = Duration::from_secs(1);
-/// The longest a way to a target may take to be open: some ask several servers in turn.
+/// The longest that the opening of a connection may take: some kinds ask several servers in turn.
 pub(super) const OPEN_TIME_MAX: Duration = Duration::from_secs(2);
 /// The longest a server may take to show that it answers without TLS.
 pub(super) const PROBE_TIME_MAX: Duration = Duration::from_millis(300);
@@ -16,7 +16,7 @@ pub(super) const PROBE_TIME_MAX: Duration = Duration::from_millis(300);
 pub(super) const PAUSE_MIN: Duration = Duration::from_millis(50);
 /// … this one: a server that is back is found within it.
 pub(super) const PAUSE_MAX: Duration = Duration::from_millis(400);
-/// Between two times that a cluster is asked which master has what, while one does not answer.
+/// The pause between two questions to a cluster which master has what, while one does not answer.
 pub(super) const MAP_INTERVAL: Duration = Duration::from_millis(200);
 /// How many batches may wait for the socket; a further one waits in its caller.
 pub(super) const BATCHES_QUEUED_MAX: usize = 256;

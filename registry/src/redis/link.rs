@@ -1,7 +1,8 @@
-//! One way to one server, which is opened when it is made and replaced when it has failed.
+//! The connection to one server: opened as soon as the link is made, and replaced when it has
+//! failed.
 //!
 //! Owns the connection, and the task that opens the next one. Never knows what a command means: it
-//! takes only what may be sent twice.
+//! takes only commands that may be sent twice.
 
 use std::{
     fmt,
@@ -25,7 +26,7 @@ use crate::error::{Cause, RegistryError};
 /// [`Value::ServerError`]; every other refusal is an error.
 pub(super) type Answer = Result<Value, RegistryError>;
 
-/// What a server has answered, and which run of it.
+/// What a server has answered, and which run of it may have been.
 pub(super) struct Told {
     /// Where the server is.
     pub(super) at: Box<str>,
@@ -34,7 +35,7 @@ pub(super) struct Told {
     pub(super) answer: Answer,
 }
 
-/// A way to one server. It goes on being opened for as long as anybody has it.
+/// A link to one server. It is opened again and again for as long as anybody has it.
 pub(super) struct Link {
     shared: Arc<Shared>,
 }
@@ -46,23 +47,23 @@ struct Shared {
 }
 
 enum State {
-    /// Whether there is a connection will soon be known: calls wait for it.
+    /// It will soon be known whether there is a connection, so calls wait.
     Opening,
     /// Calls go out on this one.
     Open(Open),
-    /// The server cannot be reached, for this reason: calls fail at once, so that nothing that is
-    /// asked of others beside it waits. It is tried again and again meanwhile.
+    /// The server cannot be reached, for this reason. Calls fail at once, so that other parts of
+    /// their batch need not wait; meanwhile the connection is tried again and again.
     Down(RegistryError),
 }
 
 #[derive(Clone)]
 struct Open {
     connection: MultiplexedConnection,
-    /// It is the first, the second, …
+    /// The number of this connection: the first, the second, …
     number: u64,
 }
 
-/// Why an attempt brought nothing.
+/// Why an attempt has failed.
 struct Failure {
     error: RegistryError,
     /// The connection was lost, so another one may do better at once.
@@ -78,13 +79,13 @@ impl Link {
         Self { shared }
     }
 
-    /// Where it leads, for people.
+    /// The address, for people.
     pub(super) fn label(&self) -> &str {
         self.shared.server.label()
     }
 
     /// Waits until it is known whether the server can be reached. Cancel safe.
-    pub(super) async fn settled(&self) {
+    pub(super) async fn decided(&self) {
         self.connection().await.ok();
     }
 
@@ -101,8 +102,8 @@ impl Link {
         }
     }
 
-    /// How many connections there have been. As long as it is the same, every answer has come from
-    /// one run of the server.
+    /// How many connections there have been. While the number stays the same, every answer has come
+    /// from one run of the server.
     fn connections(&self) -> u64 {
         self.shared.connections.load(Ordering::Acquire)
     }
@@ -122,7 +123,7 @@ impl Link {
         let Some(script) = script else { return Ok(answers) };
         let unknown: Vec<_> = (0..answers.len()).filter(|at| is_no_script(&answers[*at])).collect();
         if !unknown.is_empty() {
-            // The server has started since.
+            // The server was restarted meanwhile.
             let told = self.attempts(&tell(script, batch, &unknown)).await?;
             for (at, answer) in unknown.into_iter().zip(told) {
                 answers[at] = answer;
@@ -150,7 +151,7 @@ impl Link {
         }
     }
 
-    /// That no answer came in time.
+    /// The error for an answer that did not come in time.
     pub(super) fn silence(&self) -> RegistryError {
         trouble::unreachable(self.label(), Cause::Silent)
     }

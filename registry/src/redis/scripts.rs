@@ -17,9 +17,9 @@ pub(super) static LEAVE: LazyLock<Lua> = LazyLock::new(|| Lua::new(include_str!(
 /// Writes a session's record.
 pub(super) static RECORD: LazyLock<Lua> =
     LazyLock::new(|| Lua::new(include_str!("lua/record.lua")));
-/// Changes a session's backup.
-pub(super) static BACK_UP: LazyLock<Lua> =
-    LazyLock::new(|| Lua::new(include_str!("lua/back_up.lua")));
+/// Changes a session's checkpoint.
+pub(super) static CHECKPOINT: LazyLock<Lua> =
+    LazyLock::new(|| Lua::new(include_str!("lua/checkpoint.lua")));
 /// Takes a session over.
 pub(super) static CLAIM: LazyLock<Lua> = LazyLock::new(|| Lua::new(include_str!("lua/claim.lua")));
 /// Removes a session.

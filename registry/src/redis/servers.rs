@@ -1,6 +1,6 @@
-//! Who is asked: one server, or the masters of a cluster, each for its part of the keys.
+//! The servers that are asked: one, or the masters of a cluster, each for its part of the keys.
 //!
-//! Owns how long a call may take. What is asked is its callers'.
+//! Owns the time limit of calls. What is asked is up to the callers.
 
 use std::fmt;
 
@@ -32,17 +32,17 @@ impl Servers {
             Target::Server(server) => Self::One(Link::new(*server)),
             Target::Cluster(seeds) => Self::Cluster(Cluster::new(seeds)),
         };
-        let settled = async {
+        let decided = async {
             match &servers {
-                Self::One(link) => link.settled().await,
-                Self::Cluster(cluster) => cluster.settled().await,
+                Self::One(link) => link.decided().await,
+                Self::Cluster(cluster) => cluster.decided().await,
             }
         };
-        timeout(limits::OPEN_TIME_MAX, settled).await.ok();
+        timeout(limits::OPEN_TIME_MAX, decided).await.ok();
         servers
     }
 
-    /// Of how many keys one command may be.
+    /// How many keys one command may have.
     pub(super) fn keys_max(&self) -> usize {
         match self {
             Self::One(_) => usize::MAX,

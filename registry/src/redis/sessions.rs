@@ -22,8 +22,9 @@ use crate::{
     tables::{
         Answers, millis,
         sessions::{
-            BackedUp, Backup, BackupStep, Claim, Claimed, Holding, MailboxLimits, Recorded,
-            SESSION_TTL_MAX, SESSION_TTL_MIN, SessionEntry, SessionRecord, SessionTable, TokenHash,
+            CheckpointStep, CheckpointUpdate, Checkpointed, Claim, Claimed, Holding, MailboxLimits,
+            Recorded, SESSION_TTL_MAX, SESSION_TTL_MIN, SessionEntry, SessionRecord, SessionTable,
+            TokenHash,
         },
     },
     unreadable::{EntryKind, Unreadable},
@@ -43,8 +44,7 @@ impl SessionTable for RedisRegistry {
             let mut cmd = scripts::RECORD.call(&keys, 9, 340);
             let former = record.former_token.as_ref().map_or(&[][..], |token| &token.0);
             cmd.arg(ttl).arg(&call.as_bytes()[..]);
-            cmd.arg(entries::write_number(record.epoch))
-                .arg(text::write_holder(Some(&record.node)));
+            cmd.arg(entries::write_number(record.epoch)).arg(text::write_owner(Some(&record.node)));
             cmd.arg(text::write_user(record.user.as_deref()));
             cmd.arg(&text::write_flags(record.reliable, record.attached)[..]);
             cmd.arg(&record.token.0[..]).arg(former);
@@ -55,29 +55,34 @@ impl SessionTable for RedisRegistry {
         answers.into_iter().map(|answer| read_recorded(&answer?)).collect()
     }
 
-    async fn back_up(&self, backups: &[Backup], limits: MailboxLimits) -> Answers<BackedUp> {
+    async fn update_checkpoints(
+        &self,
+        checkpoints: &[CheckpointUpdate],
+        limits: MailboxLimits,
+    ) -> Answers<Checkpointed> {
         let call = Uuid::new_v4();
         let (mut room, mut value) = (SessionKeys::default(), Vec::new());
-        let mut batch = Pipeline::with_capacity(backups.len());
-        for backup in backups {
-            let keys = self.shared.keys.session(&backup.session, &mut room);
-            let (args, bytes) = backup
+        let mut batch = Pipeline::with_capacity(checkpoints.len());
+        for checkpoint in checkpoints {
+            let keys = self.shared.keys.session(&checkpoint.session, &mut room);
+            let (args, bytes) = checkpoint
                 .steps
                 .iter()
                 .fold((5, 81), |(args, bytes), step| (args + 4, bytes + 64 + payload_len(step)));
-            let mut cmd = scripts::BACK_UP.call(&keys, args, bytes);
-            cmd.arg(entries::write_number(backup.epoch));
+            let mut cmd = scripts::CHECKPOINT.call(&keys, args, bytes);
+            cmd.arg(entries::write_number(checkpoint.epoch));
             cmd.arg(limits.frames_max).arg(limits.bytes_max);
-            let parks = backup.steps.iter().any(|step| matches!(step, BackupStep::Park { .. }));
-            cmd.arg(if parks || backup.orphan { &call.as_bytes()[..] } else { &[] });
-            cmd.arg(if backup.orphan { "1" } else { "" });
-            for step in &backup.steps {
+            let parks =
+                checkpoint.steps.iter().any(|step| matches!(step, CheckpointStep::Park { .. }));
+            cmd.arg(if parks || checkpoint.orphan { &call.as_bytes()[..] } else { &[] });
+            cmd.arg(if checkpoint.orphan { "1" } else { "" });
+            for step in &checkpoint.steps {
                 add_step(&mut cmd, step, &mut value);
             }
             batch.add_command(cmd);
         }
-        let answers = self.shared.servers.scripts(&scripts::BACK_UP, &batch).await;
-        answers.into_iter().map(|answer| read_backed_up(&answer?)).collect()
+        let answers = self.shared.servers.scripts(&scripts::CHECKPOINT, &batch).await;
+        answers.into_iter().map(|answer| read_checkpointed(&answer?)).collect()
     }
 
     async fn find_sessions(&self, sessions: &[SessionId]) -> Answers<Option<SessionEntry>> {
@@ -117,7 +122,7 @@ impl SessionTable for RedisRegistry {
         let keys = self.shared.keys.session(&claim.session, &mut room);
         let mut cmd = scripts::CLAIM.call(&keys, 6, 320);
         cmd.arg(life(claim.ttl)).arg(&Uuid::new_v4().as_bytes()[..]).arg(&claim.token.0[..]);
-        cmd.arg(text::write_user(claim.user.as_deref())).arg(text::write_holder(Some(&claim.node)));
+        cmd.arg(text::write_user(claim.user.as_deref())).arg(text::write_owner(Some(&claim.node)));
         cmd.arg(&claim.next_token.0[..]);
         match self.shared.servers.script(&scripts::CLAIM, cmd).await? {
             Value::BulkString(word) if word == b"refused" => Ok(Claimed::Refused),
@@ -168,33 +173,33 @@ fn life(ttl: Duration) -> u64 {
     millis(ttl.clamp(SESSION_TTL_MIN, SESSION_TTL_MAX))
 }
 
-fn payload_len(step: &BackupStep) -> usize {
+fn payload_len(step: &CheckpointStep) -> usize {
     match step {
-        BackupStep::Request { detail, .. } => detail.len(),
-        BackupStep::Park { frame, .. } => frame.len(),
-        BackupStep::Trim { .. } | BackupStep::Reset | BackupStep::Forget { .. } => 0,
+        CheckpointStep::Request { detail, .. } => detail.len(),
+        CheckpointStep::Park { frame, .. } => frame.len(),
+        CheckpointStep::Trim { .. } | CheckpointStep::Reset | CheckpointStep::Forget { .. } => 0,
     }
 }
 
-/// The words of one step, as `back_up.lua` lists them.
-fn add_step(cmd: &mut Cmd, step: &BackupStep, value: &mut Vec<u8>) {
+/// The words of one step, as `checkpoint.lua` lists them.
+fn add_step(cmd: &mut Cmd, step: &CheckpointStep, value: &mut Vec<u8>) {
     match step {
-        BackupStep::Request { request, progress, detail } => {
+        CheckpointStep::Request { request, progress, detail } => {
             text::write_request(*progress, detail, value);
             cmd.arg("r").arg(request.encode(&mut [0; 36])).arg(&value[..]);
         }
-        BackupStep::Park { seq, request, frame } => {
+        CheckpointStep::Park { seq, request, frame } => {
             let mut id = [0; 36];
             let id = request.as_ref().map_or(text::NO_REQUEST, |request| request.encode(&mut id));
             cmd.arg("p").arg(entries::write_number(*seq)).arg(id).arg(&frame[..]);
         }
-        BackupStep::Trim { seq } => {
+        CheckpointStep::Trim { seq } => {
             cmd.arg("t").arg(entries::write_number(*seq));
         }
-        BackupStep::Reset => {
+        CheckpointStep::Reset => {
             cmd.arg("c");
         }
-        BackupStep::Forget { request } => {
+        CheckpointStep::Forget { request } => {
             cmd.arg("f").arg(request.encode(&mut [0; 36]));
         }
     }
@@ -223,27 +228,27 @@ fn read_recorded(answer: &Value) -> Result<Recorded, RegistryError> {
     }
 }
 
-fn read_backed_up(answer: &Value) -> Result<BackedUp, RegistryError> {
+fn read_checkpointed(answer: &Value) -> Result<Checkpointed, RegistryError> {
     match word(answer) {
-        // A key of another type: its holder writes the session anew.
-        _ if matches!(answer, Value::ServerError(_)) => Ok(BackedUp::Missing),
-        b"done" => Ok(BackedUp::Done),
-        b"superseded" => Ok(BackedUp::Superseded),
-        b"missing" => Ok(BackedUp::Missing),
-        b"overflowed" => Ok(BackedUp::Overflowed),
-        _ => Err(malformed("a session's backup", answer)),
+        // A key of another type: its owner writes the session anew.
+        _ if matches!(answer, Value::ServerError(_)) => Ok(Checkpointed::Missing),
+        b"done" => Ok(Checkpointed::Done),
+        b"superseded" => Ok(Checkpointed::Superseded),
+        b"missing" => Ok(Checkpointed::Missing),
+        b"overflowed" => Ok(Checkpointed::Overflowed),
+        _ => Err(malformed("a session's checkpoint", answer)),
     }
 }
 
 fn read_found(answer: &Value) -> Option<SessionEntry> {
     let Value::Array(fields) = answer else { return None };
-    let [epoch, flags, holder, user, overflowed, generation] = fields.as_slice() else {
+    let [epoch, flags, owner, user, overflowed, generation] = fields.as_slice() else {
         return None;
     };
     // A field that is not there is not the same as an empty one: an anonymous user is empty.
     let Value::BulkString(user) = user else { return None };
     let entry =
-        text::read_entry(word(epoch), word(flags), word(holder), user, word(overflowed) == b"1")?;
+        text::read_entry(word(epoch), word(flags), word(owner), user, word(overflowed) == b"1")?;
     Some(SessionEntry { generation: text::read_generation(word(generation)), ..entry })
 }
 

@@ -29,7 +29,7 @@ pub(super) enum Target {
     Cluster(Seeds),
 }
 
-/// Where a connection leads to.
+/// The kinds of connections.
 pub(super) struct Server {
     way: Way,
     label: Box<str>,
@@ -116,7 +116,7 @@ impl Target {
                 connection_info(&format!("redis://{address}{port}"))
             })
             .collect::<Result<Vec<_>, _>>()?;
-        // The address is the sentinels' to tell: this one stands in for it while the rest is read.
+        // The sentinels will tell the address: this one stands in for it while the rest is read.
         let server = connection_info(&format!("redis://{}master/{database}", list.credentials))?;
         let server = SentinelNodeConnectionInfo::default()
             .set_redis_connection_info(server.redis_settings().clone())

@@ -1,12 +1,12 @@
 //! The table of sessions: who holds one, and what another node needs to go on with it.
 //!
-//! While a session's holder lives, its memory is the truth and what is here is a copy of it, kept
-//! so that another node can take the session over when the holder is gone. Every write of a holder
-//! carries the session's epoch, which each change of holder raises: a node that slept, or was cut
+//! While a session's owner lives, its memory is the truth and what is here is a copy of it, kept
+//! so that another node can take the session over when the owner is gone. Every write of an owner
+//! carries the session's epoch, which each change of owner raises: a node that slept, or was cut
 //! off, while its session moved on can change nothing of it any more.
 //!
-//! A table that went back to an earlier state shows in an epoch that is lower than the holder's, and
-//! in its generation. It is the holder that is right then: its record replaces what is there.
+//! A table that went back to an earlier state shows in an epoch that is lower than the owner's, and
+//! in its generation. It is the owner that is right then: its record replaces what is there.
 
 use std::{fmt::Debug, time::Duration};
 
@@ -29,12 +29,12 @@ pub(crate) const SESSION_TTL_MAX: Duration = Duration::from_secs(7 * 24 * 60 * 6
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct TokenHash(pub [u8; 32]);
 
-/// A session as its holder writes it.
+/// A session as its owner writes it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SessionRecord {
     /// Which session.
     pub session: SessionId,
-    /// Counts its changes of holder; the holder that started it writes 1.
+    /// Counts its changes of owner; the owner that started it writes 1.
     pub epoch: u64,
     /// The run of the node that holds it.
     pub node: NodeRef,
@@ -49,8 +49,8 @@ pub struct SessionRecord {
     /// The token before, which resumes it as well for as long as it is not known that the client
     /// has got the present one.
     pub former_token: Option<TokenHash>,
-    /// The generation of the table in which all of the backup was written, as far as its holder
-    /// knows. In a later one the backup may lack what was answered as done.
+    /// The generation of the table in which all of the checkpoint was written, as far as its owner
+    /// knows. In a later one the checkpoint may lack what was answered as done.
     pub generation: Option<Generation>,
 }
 
@@ -58,7 +58,7 @@ pub struct SessionRecord {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Recorded {
     /// There was none of this session, or only one of an earlier epoch: its first one, or the table
-    /// has lost it, or gone back to what it was before. It has no backup now.
+    /// has lost it, or gone back to what it was before. It has no checkpoint now.
     Created,
     /// It has replaced the one before of the same epoch.
     Refreshed,
@@ -77,9 +77,9 @@ pub enum Progress {
     Ended,
 }
 
-/// One change of a session's backup.
+/// One change of a session's checkpoint.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum BackupStep {
+pub enum CheckpointStep {
     /// A request is in flight ([`Progress::Submitted`]), or what is known of it has changed. A
     /// request that has [`Progress::Ended`] stays so, with the detail it had.
     Request {
@@ -87,7 +87,7 @@ pub enum BackupStep {
         request: RequestId,
         /// How far it is: `Submitted` or `Recorded`.
         progress: Progress,
-        /// What its holder has to know of it, as the holder writes it.
+        /// What its owner has to know of it, as the owner writes it.
         detail: Bytes,
     },
     /// A frame is added to the mailbox. With a request it is that request's last frame: it is added
@@ -107,8 +107,8 @@ pub enum BackupStep {
         /// The last number to drop.
         seq: u64,
     },
-    /// The backup loses everything: the mailbox its frames, and all requests. The first step of a
-    /// backup that writes a session's whole state anew.
+    /// The checkpoint loses everything: the mailbox its frames, and all requests. The first step of
+    /// a checkpoint that writes a session's whole state anew.
     Reset,
     /// A request is not in flight any more; one that is not there is no error.
     Forget {
@@ -117,25 +117,25 @@ pub enum BackupStep {
     },
 }
 
-/// Changes of one session's backup, carried out in their order and all at once or not at all.
+/// Changes of one session's checkpoint, carried out in their order and all at once or not at all.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Backup {
+pub struct CheckpointUpdate {
     /// Which session.
     pub session: SessionId,
-    /// The epoch for which the writer holds it, or as which a node that parks on a dead holder's
+    /// The epoch for which the writer holds it, or as which a node that parks on a dead owner's
     /// behalf has found it.
     pub epoch: u64,
-    /// Whether the holder is taken to be dead: then the session has none from now on, and its epoch
-    /// is raised by one, so that a holder which only slept finds all its writes refused. Together
+    /// Whether the owner is taken to be dead: then the session has none from now on, and its epoch
+    /// is raised by one, so that an owner which only slept finds all its writes refused. Together
     /// with the steps or not at all.
     pub orphan: bool,
     /// What changes.
-    pub steps: Vec<BackupStep>,
+    pub steps: Vec<CheckpointStep>,
 }
 
-/// What the table did with a backup.
+/// What the table did with a checkpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum BackedUp {
+pub enum Checkpointed {
     /// It was carried out. So it is answered too when a call is repeated.
     Done,
     /// The session is at a later epoch; nothing was changed.
@@ -145,7 +145,7 @@ pub enum BackedUp {
     Missing,
     /// The mailbox would have outgrown its limits: the session is marked as overflowed, its mailbox
     /// is empty and takes nothing any more. All other steps were carried out; a frame that was not
-    /// taken has not ended its request. Every later backup that parks is answered so too.
+    /// taken has not ended its request. Every later checkpoint that parks is answered so too.
     Overflowed,
 }
 
@@ -158,12 +158,13 @@ pub struct MailboxLimits {
     pub bytes_max: usize,
 }
 
-/// What the table knows of a session, for whoever looks for its holder.
+/// What the table knows of a session, for whoever looks for its owner.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SessionEntry {
     /// The present epoch.
     pub epoch: u64,
-    /// The run of the node that holds it; none once it has been orphaned ([`Backup::orphan`]).
+    /// The run of the node that holds it; none once it has been orphaned
+    /// ([`CheckpointUpdate::orphan`]).
     pub node: Option<NodeRef>,
     /// Whose it is.
     pub user: Option<Box<str>>,
@@ -171,9 +172,9 @@ pub struct SessionEntry {
     pub reliable: bool,
     /// Whether it has a connection.
     pub attached: bool,
-    /// Whether its mailbox has outgrown its limits: it cannot be resumed from its backup.
+    /// Whether its mailbox has outgrown its limits: it cannot be resumed from its checkpoint.
     pub overflowed: bool,
-    /// In which generation of the table its backup was written: [`SessionRecord::generation`].
+    /// In which generation of the table its checkpoint was written: [`SessionRecord::generation`].
     pub generation: Option<Generation>,
 }
 
@@ -206,7 +207,7 @@ pub enum Claimed {
     Taken(Box<Holding>),
 }
 
-/// A session's state at the moment of its change of holder.
+/// A session's state at the moment of its change of owner.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Holding {
     /// The epoch for which the claimer holds it: one more than `former.epoch`.
@@ -217,15 +218,15 @@ pub struct Holding {
     pub written: Written,
     /// The requests in flight, in any order.
     pub requests: Vec<HeldRequest>,
-    /// The mailbox, in the order of parking. It stays as it is until the new holder changes it.
+    /// The mailbox, in the order of parking. It stays as it is until the new owner changes it.
     pub mailbox: Vec<ParkedFrame>,
     /// Whether all of it could be read. What could not be is left out of the two lists.
     pub is_whole: bool,
 }
 
-/// Who wrote a session last: its holder ([`SessionTable::record`]), or, with none from then on, whoever
-/// orphaned it ([`Backup::orphan`]). Not the same as who is named as its holder: that one may never have
-/// heard that its claim was carried out.
+/// Who wrote a session last: its owner ([`SessionTable::record`]), or, with none from then on,
+/// whoever orphaned it ([`CheckpointUpdate::orphan`]). Not the same as who is named as its owner:
+/// that one may never have heard that its claim was carried out.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Written {
     /// For this epoch: whoever has held the session before knows less of it.
@@ -234,14 +235,14 @@ pub struct Written {
     pub node: Option<NodeRef>,
 }
 
-/// A request in flight, as it was backed up.
+/// A request in flight, as it was written.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HeldRequest {
     /// Which request.
     pub request: RequestId,
     /// How far it was.
     pub progress: Progress,
-    /// What its former holder knew of it.
+    /// What its former owner knew of it.
     pub detail: Bytes,
     /// How long ago that was written, by the table's own clock.
     pub age: Duration,
@@ -258,14 +259,15 @@ pub struct ParkedFrame {
     pub frame: Bytes,
 }
 
-/// SessionId → who holds it, and its backup: requests in flight and the mailbox.
+/// SessionId → who holds it, and its checkpoint: requests in flight and the mailbox.
 ///
-/// A session and its backup end together, `ttl` after the last [`SessionTable::record`] or
+/// A session and its checkpoint end together, `ttl` after the last [`SessionTable::record`] or
 /// [`SessionTable::claim`]; no other call prolongs their life.
 #[async_trait]
 pub trait SessionTable: Send + Sync + Debug + 'static {
     /// Writes or refreshes records, each for `ttl` from now (at least one millisecond, at most
-    /// seven days), with its backup. One round trip whatever their number. Sessions do not come twice in a batch.
+    /// seven days), with its checkpoint. One round trip whatever their number. Sessions do not come
+    /// twice in a batch.
     ///
     /// # Errors
     /// Any, for each record; it may or may not have been written, and repeating it is harmless but
@@ -273,13 +275,18 @@ pub trait SessionTable: Send + Sync + Debug + 'static {
     /// in the same sense.
     async fn record(&self, records: &[SessionRecord], ttl: Duration) -> Answers<Recorded>;
 
-    /// Changes backups. One round trip whatever their number. Sessions do not come twice in a batch.
+    /// Changes checkpoints. One round trip whatever their number. Sessions do not come twice in a
+    /// batch.
     ///
     /// # Errors
-    /// Any, for each backup; it may or may not have been changed. Repeating it is harmless, except
+    /// Any, for each checkpoint; it may or may not have been changed. Repeating it is harmless, except
     /// that a frame may be there twice that was parked without a request, or with one that the same
-    /// backup also brings into flight and forgets.
-    async fn back_up(&self, backups: &[Backup], limits: MailboxLimits) -> Answers<BackedUp>;
+    /// checkpoint also brings into flight and forgets.
+    async fn update_checkpoints(
+        &self,
+        checkpoints: &[CheckpointUpdate],
+        limits: MailboxLimits,
+    ) -> Answers<Checkpointed>;
 
     /// The present entries of these sessions, with `None` where there is none. One round trip
     /// whatever their number. An entry that cannot be read counts as none.
@@ -309,7 +316,7 @@ pub trait SessionTable: Send + Sync + Debug + 'static {
     /// succeeds, because that token is the former one then.
     async fn claim(&self, claim: &Claim) -> Result<Claimed, RegistryError>;
 
-    /// Removes sessions and their backups, each only at this epoch.
+    /// Removes sessions and their checkpoints, each only at this epoch.
     ///
     /// # Errors
     /// Any, for each session; what stayed expires by itself.

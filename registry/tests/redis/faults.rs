@@ -6,9 +6,9 @@ use std::{
 };
 
 use registry::{
-    Announcement, BackedUp, Backup, BackupStep, MailboxLimits, NodeTable, Nodes, Recorded,
-    RedisRegistry, RegistryError, RequestId, RequestTable, SessionId, SessionRecord, SessionTable,
-    TokenHash, all,
+    Announcement, CheckpointStep, CheckpointUpdate, Checkpointed, MailboxLimits, NodeTable, Nodes,
+    Recorded, RedisRegistry, RegistryError, RequestId, RequestTable, SessionId, SessionRecord,
+    SessionTable, TokenHash, all,
     conformance::{node_entry, route},
 };
 use tokio::time::{Instant, sleep};
@@ -188,10 +188,13 @@ async fn a_server_back_from_a_dump_is_another_generation() {
     assert_eq!(found, Some((3, first.generation)));
     assert_eq!(registry.try_token(&session, &later.token).await, Ok(None));
 
-    let steps = vec![BackupStep::Trim { seq: 1 }];
-    let backup = Backup { session, epoch: 5, orphan: false, steps };
+    let steps = vec![CheckpointStep::Trim { seq: 1 }];
+    let checkpoint = CheckpointUpdate { session, epoch: 5, orphan: false, steps };
     let limits = MailboxLimits { frames_max: 1, bytes_max: 1 };
-    assert_eq!(all(registry.back_up(&[backup], limits).await), Ok(vec![BackedUp::Missing]));
+    assert_eq!(
+        all(registry.update_checkpoints(&[checkpoint], limits).await),
+        Ok(vec![Checkpointed::Missing])
+    );
     assert_eq!(
         all(registry.record(std::slice::from_ref(&later), LONG).await),
         Ok(vec![Recorded::Created])

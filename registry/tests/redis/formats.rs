@@ -15,10 +15,10 @@ use std::{fs, path::PathBuf, sync::Arc, time::Duration};
 
 use redis::aio::MultiplexedConnection;
 use registry::{
-    Backup, BackupStep, Claim, Claimed, Generation, HeldRequest, Holding, MailboxLimits, NodeEntry,
-    NodeId, NodeRef, NodeState, NodeTable, Nodes, ParkedFrame, Progress, RedisRegistry, RequestId,
-    RequestTable, Route, SessionEntry, SessionId, SessionRecord, SessionTable, TokenHash, Versions,
-    Written, all,
+    CheckpointStep, CheckpointUpdate, Claim, Claimed, Generation, HeldRequest, Holding,
+    MailboxLimits, NodeEntry, NodeId, NodeRef, NodeState, NodeTable, Nodes, ParkedFrame, Progress,
+    RedisRegistry, RequestId, RequestTable, Route, SessionEntry, SessionId, SessionRecord,
+    SessionTable, TokenHash, Versions, Written, all,
 };
 
 use crate::{LONG, server::Server};
@@ -127,14 +127,14 @@ fn record() -> SessionRecord {
 }
 
 /// A request in each state, and frames with and without a number.
-fn backup() -> Backup {
-    let of = |number, progress| BackupStep::Request {
+fn checkpoint() -> CheckpointUpdate {
+    let of = |number, progress| CheckpointStep::Request {
         request: request(number),
         progress,
         detail: b"detail\0 \xff".to_vec().into(),
     };
     let park =
-        |seq, request| BackupStep::Park { seq, request, frame: b"a frame\xff".to_vec().into() };
+        |seq, request| CheckpointStep::Park { seq, request, frame: b"a frame\xff".to_vec().into() };
     let steps = vec![
         of(2, Progress::Submitted),
         of(3, Progress::Recorded),
@@ -142,7 +142,7 @@ fn backup() -> Backup {
         park(12, None),
         park(0, Some(request(4))),
     ];
-    Backup { session: session(), epoch: 9, orphan: false, steps }
+    CheckpointUpdate { session: session(), epoch: 9, orphan: false, steps }
 }
 
 async fn connect(server: &Server) -> (RedisRegistry, MultiplexedConnection) {
@@ -195,7 +195,7 @@ async fn what_is_written_is_in_the_newest_folder() {
     is_as_written("nodes", &nodes);
 
     all(registry.record(&[record()], LONG).await).unwrap();
-    all(registry.back_up(&[backup()], LIMITS).await).unwrap();
+    all(registry.update_checkpoints(&[checkpoint()], LIMITS).await).unwrap();
     let key = format!("rt:s:{{{}}}", session());
     let mut fields_of_record = fields(&mut connection, &key).await;
     for field in fields_of_record.iter_mut().filter(|field| field[0] == b"c") {
@@ -230,7 +230,7 @@ async fn load(connection: &mut MultiplexedConnection, version: &str, more: &More
     let key = format!("rt:s:{{{}}}", session());
     for line in read(version, "session") {
         let behind = match &line[0][..] {
-            b"n" | b"w" => more.of_holder,
+            b"n" | b"w" => more.of_owner,
             b"f" => more.of_flags,
             _ => b"",
         };
@@ -255,7 +255,7 @@ async fn load(connection: &mut MultiplexedConnection, version: &str, more: &More
 struct More {
     of_route: &'static [u8],
     of_node: &'static str,
-    of_holder: &'static [u8],
+    of_owner: &'static [u8],
     of_flags: &'static [u8],
     of_session: &'static [&'static [u8]],
 }
@@ -322,8 +322,12 @@ async fn is_read(version: &str, more: &More) {
     }
     assert_eq!(*taken, holding());
     // It goes on as if this version had begun it.
-    let again = Backup { epoch: 10, steps: vec![BackupStep::Trim { seq: 12 }], ..backup() };
-    all(registry.back_up(&[again], LIMITS).await).unwrap();
+    let again = CheckpointUpdate {
+        epoch: 10,
+        steps: vec![CheckpointStep::Trim { seq: 12 }],
+        ..checkpoint()
+    };
+    all(registry.update_checkpoints(&[again], LIMITS).await).unwrap();
     let record = SessionRecord { epoch: 10, node: node("gw-2"), ..record() };
     all(registry.record(&[record], LONG).await).unwrap();
     let claim = Claim { token: TokenHash([0xa1; 32]), ..claim };
@@ -345,7 +349,7 @@ async fn what_a_later_version_adds_is_passed_over() {
     let more = More {
         of_route: b"z=7 zone= what ",
         of_node: r#""load":{"cpu":[1,null]},"zone":"a","#,
-        of_holder: b" zone=a",
+        of_owner: b" zone=a",
         of_flags: b"1",
         of_session: &[b"z", b"zone", b""],
     };

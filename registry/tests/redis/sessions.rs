@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use registry::{
-    BackedUp, Backup, BackupStep, Claim, Claimed, EntryKind, MailboxLimits, NodeId, NodeRef,
-    NodeTable, Progress, Recorded, RedisRegistry, RegistryError, SessionId, SessionRecord,
-    SessionTable, TokenHash, all,
+    CheckpointStep, CheckpointUpdate, Checkpointed, Claim, Claimed, EntryKind, MailboxLimits,
+    NodeId, NodeRef, NodeTable, Progress, Recorded, RedisRegistry, RegistryError, SessionId,
+    SessionRecord, SessionTable, TokenHash, all,
 };
 
 use crate::{LONG, lossy::Lossy, request, server::Server};
@@ -42,14 +42,14 @@ fn claim(session: SessionId) -> Claim {
 }
 
 /// A request, and a frame that ends none.
-fn backup(session: SessionId) -> Backup {
+fn checkpoint(session: SessionId) -> CheckpointUpdate {
     let detail = "detail".into();
     let progress = Progress::Submitted;
     let steps = vec![
-        BackupStep::Request { request: request(), progress, detail },
-        BackupStep::Park { seq: 1, request: None, frame: "frame".into() },
+        CheckpointStep::Request { request: request(), progress, detail },
+        CheckpointStep::Park { seq: 1, request: None, frame: "frame".into() },
     ];
-    Backup { session, epoch: 1, orphan: false, steps }
+    CheckpointUpdate { session, epoch: 1, orphan: false, steps }
 }
 
 async fn at(server: &Server) -> RedisRegistry {
@@ -57,7 +57,7 @@ async fn at(server: &Server) -> RedisRegistry {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_session_and_its_backup_have_one_life() {
+async fn a_session_and_its_checkpoint_have_one_life() {
     let server = Server::start("");
     let registry = at(&server).await;
     let session = SessionId::random();
@@ -72,17 +72,17 @@ async fn a_session_and_its_backup_have_one_life() {
     };
 
     all(registry.record(&[record(session)], Duration::from_secs(20)).await).unwrap();
-    all(registry.back_up(&[backup(session)], ROOMY).await).unwrap();
+    all(registry.update_checkpoints(&[checkpoint(session)], ROOMY).await).unwrap();
     assert_eq!(server.ask("DBSIZE"), "3");
     within(lives(), 20_000);
     all(registry.record(&[record(session)], Duration::from_secs(40)).await).unwrap();
     within(lives(), 40_000);
-    all(registry.back_up(&[backup(session)], ROOMY).await).unwrap();
+    all(registry.update_checkpoints(&[checkpoint(session)], ROOMY).await).unwrap();
     within(lives(), 40_000);
     // Both keys go with their last entry, and come back with the record's life.
-    let emptied = Backup { steps: vec![BackupStep::Reset], ..backup(session) };
-    all(registry.back_up(&[emptied], ROOMY).await).unwrap();
-    all(registry.back_up(&[backup(session)], ROOMY).await).unwrap();
+    let emptied = CheckpointUpdate { steps: vec![CheckpointStep::Reset], ..checkpoint(session) };
+    all(registry.update_checkpoints(&[emptied], ROOMY).await).unwrap();
+    all(registry.update_checkpoints(&[checkpoint(session)], ROOMY).await).unwrap();
     within(lives(), 40_000);
     registry.claim(&claim(session)).await.unwrap();
     within(lives(), 60_000);
@@ -110,9 +110,13 @@ async fn what_cannot_be_read_is_no_session() {
         assert_eq!(registry.claim(&claim(session)).await, Ok(Claimed::Refused));
     }
     assert_eq!(registry.claim(&claim(other_type)).await, Ok(Claimed::Refused));
-    let backups = [backup(other_type), backup(good)];
-    let told = all(registry.back_up(&backups, ROOMY).await);
-    assert_eq!(told, Ok(vec![BackedUp::Missing, BackedUp::Done]), "one is no other one's trouble");
+    let checkpoints = [checkpoint(other_type), checkpoint(good)];
+    let told = all(registry.update_checkpoints(&checkpoints, ROOMY).await);
+    assert_eq!(
+        told,
+        Ok(vec![Checkpointed::Missing, Checkpointed::Done]),
+        "one is no other one's trouble"
+    );
     assert_eq!(
         all(registry.end_sessions(&[(other_type, 1), (bad_epoch, 7)]).await).map(drop),
         Ok(())
@@ -122,8 +126,8 @@ async fn what_cannot_be_read_is_no_session() {
     let [created, refreshed] = [Recorded::Created, Recorded::Refreshed];
     let expected = vec![created, created, created, refreshed];
     assert_eq!(all(registry.record(&records, LONG).await), Ok(expected));
-    let told = all(registry.back_up(&[backup(other_fields)], ROOMY).await);
-    assert_eq!(told, Ok(vec![BackedUp::Done]), "nothing is left of what was there");
+    let told = all(registry.update_checkpoints(&[checkpoint(other_fields)], ROOMY).await);
+    assert_eq!(told, Ok(vec![Checkpointed::Done]), "nothing is left of what was there");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -133,7 +137,7 @@ async fn what_cannot_be_read_of_a_copy_is_left_out_and_said() {
     let [damaged, replaced, whole] = std::array::from_fn(|_| SessionId::random());
     for session in [damaged, replaced, whole] {
         all(registry.record(&[record(session)], LONG).await).unwrap();
-        all(registry.back_up(&[backup(session)], ROOMY).await).unwrap();
+        all(registry.update_checkpoints(&[checkpoint(session)], ROOMY).await).unwrap();
     }
     server.ask(&format!("HSET rt:s:{{{damaged}}}:q what ever"));
     server.ask(&format!("ZADD rt:s:{{{damaged}}}:m 0 what"));
@@ -149,10 +153,13 @@ async fn what_cannot_be_read_of_a_copy_is_left_out_and_said() {
     for kind in [EntryKind::Request, EntryKind::Frame] {
         assert_eq!(registry.unreadable().of(kind).0, 2, "{kind:?}");
     }
-    // What a holder writes anew replaces what could not be read.
-    let steps = [BackupStep::Reset].into_iter().chain(backup(replaced).steps).collect();
-    let anew = Backup { epoch: 2, steps, ..backup(replaced) };
-    assert_eq!(all(registry.back_up(&[anew], ROOMY).await), Ok(vec![BackedUp::Done]));
+    // What an owner writes anew replaces what could not be read.
+    let steps = [CheckpointStep::Reset].into_iter().chain(checkpoint(replaced).steps).collect();
+    let anew = CheckpointUpdate { epoch: 2, steps, ..checkpoint(replaced) };
+    assert_eq!(
+        all(registry.update_checkpoints(&[anew], ROOMY).await),
+        Ok(vec![Checkpointed::Done])
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -160,19 +167,19 @@ async fn a_server_that_forgot_the_scripts_is_told_them_again() {
     let server = Server::start("");
     let registry = at(&server).await;
     let records: Vec<_> = (0..500).map(|_| record(SessionId::random())).collect();
-    let backups: Vec<_> = records.iter().map(|record| backup(record.session)).collect();
+    let checkpoints: Vec<_> = records.iter().map(|record| checkpoint(record.session)).collect();
     for expected in [Recorded::Created, Recorded::Refreshed] {
         server.ask("SCRIPT FLUSH");
         let told = all(registry.record(&records, LONG).await);
         assert_eq!(told, Ok(vec![expected; 500]));
-        let told = all(registry.back_up(&backups, ROOMY).await);
-        assert_eq!(told, Ok(vec![BackedUp::Done; 500]));
+        let told = all(registry.update_checkpoints(&checkpoints, ROOMY).await);
+        assert_eq!(told, Ok(vec![Checkpointed::Done; 500]));
     }
     let Claimed::Taken(holding) = registry.claim(&claim(records[499].session)).await.unwrap()
     else {
         panic!("a claim was refused")
     };
-    assert_eq!(holding.mailbox.len(), 2, "each backup was carried out once");
+    assert_eq!(holding.mailbox.len(), 2, "each checkpoint was carried out once");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -182,7 +189,7 @@ async fn a_server_that_is_full_changes_nothing() {
     let session = SessionId::random();
     all(registry.record(&[record(session)], LONG).await).unwrap();
     server.ask("CONFIG SET maxmemory 1");
-    let outcome = all(registry.back_up(&[backup(session)], ROOMY).await);
+    let outcome = all(registry.update_checkpoints(&[checkpoint(session)], ROOMY).await);
     assert!(matches!(outcome, Err(RegistryError::Refused(_))), "{outcome:?}");
     let outcome = registry.claim(&claim(session)).await;
     assert!(matches!(outcome, Err(RegistryError::Refused(_))), "{outcome:?}");
@@ -206,7 +213,7 @@ async fn a_call_whose_answer_was_lost_is_carried_out_once() {
     // The server knows the scripts from here on, so each call below has one answer to lose.
     let known = SessionId::random();
     all(registry.record(&[record(known)], LONG).await).unwrap();
-    all(registry.back_up(&[backup(known)], ROOMY).await).unwrap();
+    all(registry.update_checkpoints(&[checkpoint(known)], ROOMY).await).unwrap();
     registry.claim(&claim(known)).await.unwrap();
 
     lossy.lose_the_next_answer();
@@ -215,8 +222,8 @@ async fn a_call_whose_answer_was_lost_is_carried_out_once() {
     let told = all(registry.record(&[record(session)], LONG).await);
     assert_eq!(told, Ok(vec![Recorded::Refreshed]));
     lossy.lose_the_next_answer();
-    let told = all(registry.back_up(&[backup(session)], ROOMY).await);
-    assert_eq!(told, Ok(vec![BackedUp::Done]));
+    let told = all(registry.update_checkpoints(&[checkpoint(session)], ROOMY).await);
+    assert_eq!(told, Ok(vec![Checkpointed::Done]));
     lossy.lose_the_next_answer();
     let Claimed::Taken(holding) = registry.claim(&claim(session)).await.unwrap() else {
         panic!("a claim was refused")

@@ -14,7 +14,7 @@ use super::unreadable::Standing;
 use crate::bus::Lag;
 
 /// A heartbeat of the next generation's protocol, as brokers have it by default.
-const SETTLED_MS: i64 = 5000;
+const STABLE_MS: i64 = 5000;
 
 /// What was last seen of one topic.
 #[derive(Debug)]
@@ -113,8 +113,8 @@ impl Statistics {
 
     /// Whether the group's coordinator has been there for long enough to have said what is due to
     /// this member.
-    pub(super) fn is_settled(&self) -> bool {
-        self.cgrp.as_ref().is_some_and(|group| group.state == "up" && group.stateage >= SETTLED_MS)
+    pub(super) fn is_stable(&self) -> bool {
+        self.cgrp.as_ref().is_some_and(|group| group.state == "up" && group.stateage >= STABLE_MS)
     }
 
     /// The lag of each of a topic's partitions that `assigned` lets through, as far as it is known.
@@ -171,7 +171,7 @@ mod tests {
     #[test]
     fn lag_is_counted_from_the_position_else_from_the_committed_offset() {
         let statistics = Statistics::parse(STATISTICS.as_bytes()).unwrap();
-        assert!(statistics.is_settled());
+        assert!(statistics.is_stable());
         let lag = statistics.lag("replies", |partition| partition != 3);
         let lag: Vec<_> = lag.iter().map(|lag| (lag.partition, lag.records)).collect();
         assert_eq!(lag, [(0, 3), (1, 3), (2, 1)]);

@@ -1,4 +1,4 @@
-//! Sessions that have ended here, for as long as another node may not know.
+//! Sessions that have ended here, for as long as other nodes may not know of it.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -11,18 +11,19 @@ use tokio::time::Instant;
 /// Ended sessions that are remembered, or wait for the registry to come back; more expire there by
 /// themselves.
 pub(super) const ENDS_MAX: usize = 64 * 1024;
-/// How long after the registry has heard of a session's end another node may ask for it, that had
-/// claimed it before: as long as a call of the registry and the way here take.
+/// How long after the registry has heard of a session's end another node may still ask for it,
+/// because it had claimed it before: as long as a call of the registry and the call to this node
+/// take.
 const KEPT: Duration = Duration::from_secs(10);
 
-/// What has ended, and for which epoch it was held here.
+/// Ended sessions, with the epochs for which they were held here.
 #[derive(Debug, Default)]
 pub(super) struct Ended {
     /// The registry has perhaps not heard of it.
     unwritten: HashMap<SessionId, u64>,
     /// The registry has.
     written: HashMap<SessionId, u64>,
-    /// In that order.
+    /// The same sessions, in the order in which the registry heard of them.
     written_at: VecDeque<(Instant, SessionId)>,
 }
 

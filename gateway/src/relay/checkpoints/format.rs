@@ -1,5 +1,4 @@
-//! What a node writes of a session for the one that may hold it next: requests in flight and
-//! frames.
+//! What a node writes of a session for its next owner: requests in flight and frames.
 
 use std::time::Duration;
 
@@ -12,27 +11,27 @@ pub(in crate::relay) mod message;
 
 /// What is written for another node, as a message.
 pub(in crate::relay) trait Stored: Sized {
-    /// Its form.
+    /// The message that is written.
     type Message: prost::Message + Default;
 
-    /// What is written.
+    /// The message for this value.
     fn write(&self) -> Self::Message;
 
-    /// What was written; none where this version does not know what it means.
+    /// The value of a message; `None` if this version does not know what the message means.
     fn read(message: Self::Message) -> Option<Self>;
 }
 
-/// A request in flight, as its session's next holder has to know it.
+/// A request in flight, with what its session's next owner has to know of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RequestDetail {
     /// The client's id.
     pub id: ClientId,
-    /// What it asks for.
+    /// The request's fingerprint.
     pub digest: u128,
-    /// Who answers.
+    /// The service that answers.
     pub service: Box<str>,
-    /// For how long it has waited when this was written, in milliseconds: no time of day, which would
-    /// be another one where it is read.
+    /// For how long it had waited when this was written, in milliseconds: no time of day, because
+    /// the reader's clock may differ.
     pub age_ms: u64,
     /// What was left of its time then.
     pub left_ms: u64,
@@ -43,16 +42,16 @@ pub struct RequestDetail {
 }
 
 impl RequestDetail {
-    /// The same, after some time.
+    /// The same request some time later.
     pub fn later(self, passed: Duration) -> Self {
         let passed_ms = millis(passed);
         let age_ms = self.age_ms.saturating_add(passed_ms);
         Self { age_ms, left_ms: self.left_ms.saturating_sub(passed_ms), ..self }
     }
 
-    /// What is left to say of a request that has ended: its client may send it again. Where its reply
-    /// is lost with this node, whoever has the session next waits for it once more, for as long as this
-    /// one would have.
+    /// What is left to say of a request that has ended: its client may send it again. Where its
+    /// reply is lost with this node, whoever has the session next waits for it once more, for as
+    /// long as this one would have.
     pub fn ended(id: ClientId, known: &InFlight) -> Self {
         Self {
             id,
@@ -61,7 +60,7 @@ impl RequestDetail {
             age_ms: 0,
             left_ms: millis(known.deadline.saturating_duration_since(Instant::now())),
             receipt: false,
-            // The broker has it, as far as anybody needs to know.
+            // For those who read it, the broker has it.
             position: Some((0, 0)),
         }
     }
@@ -72,12 +71,12 @@ pub(in crate::relay) fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// Writes a detail, a frame, or what a former holder says.
+/// Writes a detail, a frame, or the answer to a release.
 pub(in crate::relay) fn encode(value: &impl Stored) -> Bytes {
     fields::encode(&value.write())
 }
 
-/// Reads it; none when it is damaged, or this version does not know what it means.
+/// Reads one; `None` if it is damaged, or if this version does not know what it means.
 pub(in crate::relay) fn decode<T: Stored>(bytes: &Bytes) -> Option<T> {
     T::read(fields::decode(bytes).ok()?)
 }

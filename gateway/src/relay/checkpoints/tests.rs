@@ -25,7 +25,7 @@ struct Bed {
     table: Arc<FaultyRegistry>,
     session: Arc<Session>,
     went_on: Arc<AtomicUsize>,
-    /// How many backups the registry had been given when something went on the last time.
+    /// How many checkpoints the registry had been given when something went on the last time.
     went_on_after: Arc<AtomicUsize>,
 }
 
@@ -37,12 +37,12 @@ impl Bed {
         let (session, _) = relay.lifecycle.start(true);
         let (went_on, went_on_after) = (Arc::default(), Arc::default());
         let bed = Self { relay, table, session, went_on, went_on_after };
-        bed.settle().await;
+        bed.idle().await;
         bed
     }
 
     /// Lets what is queued be written, or fail to be.
-    async fn settle(&self) {
+    async fn idle(&self) {
         let writing = self.relay.run_checkpoints();
         assert!(
             tokio::time::timeout(Duration::from_millis(20), writing).await.is_err(),
@@ -67,7 +67,7 @@ impl Bed {
     async fn session_in(&self, is_it: impl Fn(usize) -> bool) -> Arc<Session> {
         let mut sessions = std::iter::repeat_with(|| self.relay.lifecycle.start(true).0);
         let session = sessions.find(|session| is_it(part_of(session.id().as_uuid()))).unwrap();
-        self.settle().await;
+        self.idle().await;
         session
     }
 
@@ -78,14 +78,14 @@ impl Bed {
     fn request_of(&self, session: &Arc<Session>, number: u128) {
         let request = RequestId::from_uuid(Uuid::from_u128(number));
         let (progress, detail) = (Progress::Submitted, Bytes::new());
-        let step = BackupStep::Request { request, progress, detail };
+        let step = CheckpointStep::Request { request, progress, detail };
         let node = bed::node();
         let (of, deadline_ms) = (Some(session.id()), 0);
         let route = Arc::new(Route { node, session: of, client_id: None, deadline_ms });
         let (went_on, went_on_after) = (Arc::clone(&self.went_on), Arc::clone(&self.went_on_after));
         let table = Arc::clone(&self.table);
         let then = Box::new(move || {
-            went_on_after.store(table.backup_count(), Ordering::Relaxed);
+            went_on_after.store(table.checkpoint_count(), Ordering::Relaxed);
             went_on.fetch_add(1, Ordering::Relaxed);
         });
         self.relay.checkpoints.request(session, step, (request, route), then);
@@ -100,15 +100,15 @@ impl Bed {
 
     /// The kinds of all steps that the registry was given since the last time.
     fn seen(&self) -> Vec<&'static str> {
-        let seen = self.table.take_backups();
-        let kind = |step: &BackupStep| match step {
-            BackupStep::Request { .. } => "request",
-            BackupStep::Park { .. } => "park",
-            BackupStep::Trim { .. } => "trim",
-            BackupStep::Reset => "reset",
-            BackupStep::Forget { .. } => "forget",
+        let seen = self.table.take_checkpoints();
+        let kind = |step: &CheckpointStep| match step {
+            CheckpointStep::Request { .. } => "request",
+            CheckpointStep::Park { .. } => "park",
+            CheckpointStep::Trim { .. } => "trim",
+            CheckpointStep::Reset => "reset",
+            CheckpointStep::Forget { .. } => "forget",
         };
-        seen.iter().flat_map(|backup| backup.steps.iter().map(kind)).collect()
+        seen.iter().flat_map(|checkpoint| checkpoint.steps.iter().map(kind)).collect()
     }
 
     fn went_on(&self) -> usize {
@@ -121,13 +121,13 @@ impl Bed {
 }
 
 #[tokio::test(start_paused = true)]
-async fn steps_of_a_session_are_one_backup_in_their_order() {
+async fn steps_of_a_session_are_one_checkpoint_in_their_order() {
     let bed = Bed::new().await;
     bed.request(1);
-    bed.relay.checkpoints.step(&bed.session, BackupStep::Trim { seq: 1 });
+    bed.relay.checkpoints.step(&bed.session, CheckpointStep::Trim { seq: 1 });
     bed.request(2);
     assert_eq!(bed.went_on(), 0, "nothing is produced before it is copied");
-    bed.settle().await;
+    bed.idle().await;
     assert_eq!(bed.seen(), ["request", "trim", "request"]);
     assert_eq!(bed.went_on(), 2);
     assert!(bed.relay.checkpoints.is_empty());
@@ -138,7 +138,7 @@ async fn what_is_over_before_it_was_written_is_only_forgotten() {
     let bed = Bed::new().await;
     bed.request(1);
     bed.relay.checkpoints.forget(&bed.session, RequestId::from_uuid(Uuid::from_u128(1)));
-    bed.settle().await;
+    bed.idle().await;
     assert_eq!(bed.seen(), ["forget"]);
 }
 
@@ -194,11 +194,11 @@ async fn a_rewrite_takes_the_place_of_the_steps_before_it() {
     let bed = Bed::new().await;
     bed.push();
     bed.relay.lifecycle.detach(&bed.session, bed.session.connection());
-    bed.relay.checkpoints.step(&bed.session, BackupStep::Trim { seq: 1 });
-    bed.settle().await;
+    bed.relay.checkpoints.step(&bed.session, CheckpointStep::Trim { seq: 1 });
+    bed.idle().await;
     assert_eq!(bed.seen(), ["reset", "park"]);
     bed.push();
-    bed.settle().await;
+    bed.idle().await;
     assert_eq!(bed.seen(), ["park"], "what is parked already is not parked again");
 }
 
@@ -207,10 +207,10 @@ async fn a_registry_that_has_lost_a_session_gets_it_anew() {
     let bed = Bed::new().await;
     bed.push();
     bed.relay.lifecycle.detach(&bed.session, bed.session.connection());
-    bed.settle().await;
+    bed.idle().await;
     bed.table.memory.wipe();
-    bed.relay.checkpoints.step(&bed.session, BackupStep::Trim { seq: 0 });
-    bed.settle().await;
+    bed.relay.checkpoints.step(&bed.session, CheckpointStep::Trim { seq: 0 });
+    bed.idle().await;
     assert_eq!(bed.seen(), ["reset", "park", "trim", "reset", "park"]);
 }
 
@@ -219,7 +219,7 @@ async fn what_waits_for_a_copy_that_is_missing_waits_for_the_next_one() {
     let bed = Bed::new().await;
     bed.table.memory.wipe();
     bed.request(1);
-    bed.settle().await;
+    bed.idle().await;
     assert_eq!(bed.went_on(), 1);
     assert_eq!(bed.went_on_after.load(Ordering::Relaxed), 2, "not before it is written anew");
     assert_eq!(bed.seen(), ["request", "reset"]);
@@ -235,15 +235,15 @@ fn comes_back(bed: &Bed, epoch: u64) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_earlier_epoch_gives_way_to_the_holder() {
+async fn an_earlier_epoch_gives_way_to_the_owner() {
     let bed = Bed::new().await;
     let before = bed.table.memory.snapshot();
     comes_back(&bed, 2);
-    bed.settle().await;
+    bed.idle().await;
     bed.seen();
     bed.table.memory.restore(&before);
     bed.request(1);
-    bed.settle().await;
+    bed.idle().await;
     assert!(bed.session.is_held(), "nobody else holds it");
     assert_eq!(bed.went_on(), 1);
     assert_eq!(bed.seen(), ["request", "reset"], "all of it is written anew");
@@ -272,25 +272,25 @@ async fn a_copy_says_in_which_generation_all_of_it_was_written() {
     assert_eq!(of_copy().await, None, "nobody has asked yet");
     bed.relay.checkpoints.set_generation(Some(Generation(7)));
     bed.relay.checkpoints.record(&bed.session);
-    bed.settle().await;
+    bed.idle().await;
     assert_eq!(of_copy().await, None, "a refresh copies nothing");
     bed.relay.checkpoints.rewrite(&bed.session);
-    bed.settle().await;
+    bed.idle().await;
     assert_eq!(of_copy().await, Some(Generation(7)));
 }
 
 #[tokio::test(start_paused = true)]
-async fn another_holder_fences_the_session() {
+async fn another_owner_fences_the_session() {
     let bed = Bed::new().await;
     let node = NodeRef { id: NodeId::parse("gw-2").unwrap(), incarnation: 1 };
     let record = SessionRecord { epoch: 2, ..bed.session.ownership().record(&node).unwrap() };
     all(bed.table.memory.record(&[record], bed.relay.checkpoints.ttl()).await).unwrap();
     bed.request(1);
-    bed.settle().await;
+    bed.idle().await;
     assert!(!bed.session.is_held());
     bed.seen();
     bed.request(2);
-    bed.settle().await;
+    bed.idle().await;
     assert!(bed.seen().is_empty(), "nothing is written for what another node holds");
 }
 
@@ -299,7 +299,7 @@ async fn an_end_is_written_and_takes_what_was_queued_along() {
     let bed = Bed::new().await;
     bed.request(1);
     bed.relay.lifecycle.end(&bed.session, bed.session.connection());
-    bed.settle().await;
+    bed.idle().await;
     assert!(bed.seen().is_empty());
     let found = all(bed.table.memory.find_sessions(&[bed.session.id()]).await).unwrap();
     assert_eq!(found, [None]);

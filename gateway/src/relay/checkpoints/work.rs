@@ -1,8 +1,9 @@
-//! What is to be written of sessions: changes of one, its whole state, and what has to be tried again.
+//! What is to be written of sessions: changes of one, its whole state, and what has to be tried
+//! again.
 
 use std::{collections::HashMap, fmt, sync::Arc};
 
-use registry::{BackupStep, RegistryError, RequestId, Route, SessionId};
+use registry::{CheckpointStep, RegistryError, RequestId, Route, SessionId};
 
 use super::format;
 use crate::relay::session::{Session, Unparked};
@@ -17,7 +18,7 @@ pub(super) struct Work {
     pub(super) record: bool,
     /// Its whole state has to be written anew; steps are part of it then.
     pub(super) rewrite: bool,
-    pub(super) steps: Vec<BackupStep>,
+    pub(super) steps: Vec<CheckpointStep>,
     pub(super) routes: Vec<(RequestId, Arc<Route>)>,
     pub(super) parked: Vec<u64>,
     pub(super) then: Vec<Continue>,
@@ -35,16 +36,16 @@ pub(super) struct Aside {
 
 /// A session's whole state as the registry should have it.
 #[derive(Debug, Default)]
-pub struct WholeBackup {
+pub struct WholeCheckpoint {
     /// From the first step on, which drops what was there.
-    pub steps: Vec<BackupStep>,
+    pub steps: Vec<CheckpointStep>,
     /// The frames that are parked by these steps.
     pub parked: Vec<u64>,
     /// The routes of what is in flight.
     pub routes: Vec<(RequestId, Arc<Route>)>,
 }
 
-impl WholeBackup {
+impl WholeCheckpoint {
     /// The frames of the mailbox, as its last steps.
     pub fn park(&mut self, mailbox: Vec<Unparked>) {
         let (seqs, steps) = park_steps(mailbox);
@@ -60,9 +61,9 @@ impl WholeBackup {
 }
 
 /// The numbers of frames, and the steps that put them into the mailbox.
-pub(super) fn park_steps(frames: Vec<Unparked>) -> (Vec<u64>, Vec<BackupStep>) {
+pub(super) fn park_steps(frames: Vec<Unparked>) -> (Vec<u64>, Vec<CheckpointStep>) {
     let step = |Unparked { seq, request, frame }: Unparked| {
-        (seq, BackupStep::Park { seq, request, frame: format::encode(&frame) })
+        (seq, CheckpointStep::Park { seq, request, frame: format::encode(&frame) })
     };
     frames.into_iter().map(step).unzip()
 }

@@ -1,15 +1,15 @@
-//! Writes what is queued to the registry: batch by batch, records and copies in the order that lets
-//! nothing be lost between them.
+//! Writes the queued changes to the registry: batch by batch, and in an order in which nothing is
+//! lost in between.
 
 use std::sync::Arc;
 
-use registry::{BackedUp, Backup, NodeRef, Recorded, Registry, RequestId, SessionId};
+use registry::{CheckpointUpdate, Checkpointed, NodeRef, Recorded, Registry, RequestId, SessionId};
 use tokio::time::Instant;
 
 use super::{
     Checkpoints,
     ended::ENDS_MAX,
-    work::{Aside, Continue, WholeBackup, Work},
+    work::{Aside, Continue, WholeCheckpoint, Work},
 };
 use crate::{
     relay::{
@@ -24,14 +24,14 @@ use crate::{
 /// Sessions in one round trip.
 const BATCH_MAX: usize = 512;
 
-/// Whose sessions are written: what the writer asks, and tells.
+/// The owner of the sessions, which the writer asks and tells.
 pub trait Owner: Send + Sync {
     /// All that the registry should have of a session, for a copy that begins anew.
-    fn whole(&self, session: &Session) -> WholeBackup;
+    fn whole(&self, session: &Session) -> WholeCheckpoint;
 
-    /// The session is not this node's any more, as the registry has told of a write for this epoch:
-    /// another node has claimed it (`is_claimed`), or has taken this one for dead. False when it is
-    /// this node's all the same.
+    /// The registry has refused a write for this epoch, so the session belongs to another node: one
+    /// that has claimed it (`is_claimed`), or one that took this node for dead. Returns false if it
+    /// belongs to this node all the same.
     fn lost(&self, session: &Arc<Session>, epoch: u64, is_claimed: bool) -> bool;
 
     /// The routes of these requests could not be written.
@@ -41,8 +41,8 @@ pub trait Owner: Send + Sync {
     fn overflowed(&self, session: &Arc<Session>, limit: &'static str);
 }
 
-/// A session that the registry says is another node's, for which epoch it was written, and what
-/// waited for that.
+/// A session that the registry says belongs to another node, the epoch for which it was written,
+/// and what waited for that.
 type Lost = (Arc<Session>, u64, Vec<Continue>);
 
 /// The one task that writes sessions.
@@ -50,15 +50,15 @@ type Lost = (Arc<Session>, u64, Vec<Continue>);
 pub struct Writer<'a> {
     /// What is to be written.
     pub queue: &'a Checkpoints,
-    /// Where to.
+    /// The registry.
     pub registry: &'a dyn Registry,
-    /// Whose sessions they are.
+    /// The owner of the sessions.
     pub owner: &'a dyn Owner,
     /// Told whether it answers.
     pub health: &'a RegistryHealth,
     /// This node, which holds them.
     pub node: &'a NodeRef,
-    /// Told how long each took.
+    /// The metrics of each call.
     pub telemetry: &'a Telemetry,
 }
 
@@ -128,8 +128,8 @@ impl Writer<'_> {
     }
 
     async fn write_batch(&self, batch: &mut [Work]) {
-        // A new session's record comes before its backup, a known one's after it: a session that has
-        // lost its connection says so only when all of it is there.
+        // A new session's record comes before its checkpoint, a known one's after it: a session
+        // that has lost its connection says so only when all of it is there.
         let generation = *locked(&self.queue.generation);
         let is_new = |work: &Work| !work.session.ownership().is_recorded();
         batch
@@ -144,7 +144,7 @@ impl Writer<'_> {
             batch.iter_mut().flat_map(|work| std::mem::take(&mut work.routes)).collect();
         let started = Instant::now();
         let (routed, ()) =
-            tokio::join!(self.registry.put_routes(&routes), self.write_backups(batch));
+            tokio::join!(self.registry.put_routes(&routes), self.write_checkpoints(batch));
         self.telemetry.registry_call("back_up", started.elapsed());
         self.health.heard(&routed);
         let failed = routes.iter().zip(routed).filter(|(_, answer)| answer.is_err());
@@ -177,7 +177,8 @@ impl Writer<'_> {
                 Recorded::Superseded => {
                     lost.push((Arc::clone(&work.session), record.epoch, Vec::new()));
                 }
-                // The registry has lost it, or gone back to what it was, and its backup with it.
+                // The registry has lost it, or gone back to what it was, and its checkpoint with
+                // it.
                 Recorded::Created if was_recorded && !work.rewrite => {
                     self.queue.rewrite(&work.session);
                 }
@@ -187,8 +188,8 @@ impl Writer<'_> {
         self.lose(lost).await;
     }
 
-    async fn write_backups(&self, batch: &mut [Work]) {
-        let (mut works, mut backups) = (Vec::new(), Vec::new());
+    async fn write_checkpoints(&self, batch: &mut [Work]) {
+        let (mut works, mut checkpoints) = (Vec::new(), Vec::new());
         for work in batch.iter_mut().filter(|work| !work.has_failed) {
             if !work.session.is_held() {
                 work.let_go();
@@ -199,40 +200,42 @@ impl Writer<'_> {
             }
             let steps = std::mem::take(&mut work.steps);
             let (session, epoch) = (work.session.id(), work.session.epoch());
-            backups.push(Backup { session, epoch, orphan: false, steps });
+            checkpoints.push(CheckpointUpdate { session, epoch, orphan: false, steps });
             works.push(work);
         }
-        if backups.is_empty() {
+        if checkpoints.is_empty() {
             return;
         }
         let mut lost = Vec::new();
-        let answers = self.registry.back_up(&backups, self.queue.limits).await;
+        let answers = self.registry.update_checkpoints(&checkpoints, self.queue.limits).await;
         self.health.heard(&answers);
-        for ((work, answer), backup) in works.into_iter().zip(answers).zip(backups) {
+        for ((work, answer), checkpoint) in works.into_iter().zip(answers).zip(checkpoints) {
             let Some(answer) = work.heard(answer) else { continue };
             match answer {
-                BackedUp::Done => continue,
-                BackedUp::Superseded => {
+                Checkpointed::Done => continue,
+                Checkpointed::Superseded => {
                     let then = std::mem::take(&mut work.then);
-                    lost.push((Arc::clone(&work.session), backup.epoch, then));
+                    lost.push((Arc::clone(&work.session), checkpoint.epoch, then));
                     work.let_go();
                 }
-                // Only this node has it now; the next round writes it anew, and only then goes on
-                // what waits for its copy.
-                BackedUp::Missing => {
+                // Only this node has it now. The next round writes it anew, and only then does what
+                // waits for its checkpoint go on.
+                Checkpointed::Missing => {
                     work.session.ownership().unrecorded();
                     self.queue.rewrite_then(&work.session, std::mem::take(&mut work.then));
                 }
-                BackedUp::Overflowed => self.owner.overflowed(&work.session, "mailbox_bytes_max"),
+                Checkpointed::Overflowed => {
+                    self.owner.overflowed(&work.session, "mailbox_bytes_max")
+                }
             }
             work.parked.clear();
         }
         self.lose(lost).await;
     }
 
-    /// Lets go of sessions that are not this node's any more. One that is, because this node has
-    /// claimed it meanwhile, or because the registry has gone back since to an earlier epoch, is
-    /// written anew.
+    /// Lets go of sessions that do not belong to this node any more. A session that does, because
+    /// this node has claimed it meanwhile or because the registry has gone back to an earlier
+    /// epoch, is written anew.
     async fn lose(&self, lost: Vec<Lost>) {
         if lost.is_empty() {
             return;

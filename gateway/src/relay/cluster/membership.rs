@@ -154,7 +154,7 @@ impl Membership {
 
     /// The one live peer that has this node tag; `None` if there is none, or more than one. Never
     /// this node.
-    pub fn find_marked(&self, tag: NodeTag) -> Option<NodeRef> {
+    pub fn find_tagged(&self, tag: NodeTag) -> Option<NodeRef> {
         self.known.load().by_tag.get(&tag)?.clone()
     }
 
@@ -376,7 +376,7 @@ mod tests {
         }
         let membership = member(nodes[0].clone(), registry);
         membership.refresh().await.unwrap();
-        nodes.iter().map(|node| membership.find_marked(NodeTag::of(node))).collect()
+        nodes.iter().map(|node| membership.find_tagged(NodeTag::of(node))).collect()
     }
 
     #[tokio::test]

@@ -1,5 +1,5 @@
-//! How a session leaves this node: for one that asks for it, or because another one holds it and does
-//! not ask.
+//! How a session leaves this node: because another node asks for it, or because another one owns it
+//! and does not ask.
 
 use std::{ops::Range, sync::Arc, time::Duration};
 
@@ -21,26 +21,26 @@ use crate::{
     wire::ClientId,
 };
 
-/// Between two looks at something that will soon be so.
+/// The pause between two looks at something that will soon be so.
 const TICK: Duration = Duration::from_millis(5);
-/// How long a release waits for the broker to confirm what has just been produced: its next holder
-/// could not be told.
+/// How long a release waits for the broker to confirm what has just been produced, because the next
+/// owner would never learn of it.
 const RECORDING_PATIENCE: Duration = Duration::from_millis(200);
-/// How long a release waits for a session that is on its way to this node itself.
+/// How long a release waits for a session that is itself just arriving at this node.
 const ARRIVAL_PATIENCE: Duration = Duration::from_millis(500);
 
 /// Takes sessions out of this node.
 #[derive(Debug)]
 pub struct Leaving {
-    /// Where they are.
+    /// The sessions of this node.
     pub sessions: Arc<Sessions>,
-    /// What of them is still to be written.
+    /// Their checkpoints.
     pub checkpoints: Arc<Checkpoints>,
-    /// What waits for them.
+    /// The requests that wait for them.
     pub completion: Arc<Completion>,
 }
 
-/// What a session leaves, and what has waited on this node for each of its requests.
+/// What a session leaves behind, and what has waited on this node for each of its requests.
 struct Left {
     session: HandedOver,
     requests: Vec<(ClientId, InFlight, Option<Entry>)>,
@@ -56,14 +56,14 @@ impl Leaving {
         }
     }
 
-    /// Hands a session over that was held here for one of `epochs` to the node that holds it from their
-    /// end on, or says that it has ended here. `None` when nothing is known of it (any more), or only
-    /// what is outdated.
+    /// Hands a session over that was held here for one of `epochs` to the node that holds it from
+    /// their end on, or says that it has ended here. `None` when nothing is known of it (any more),
+    /// or only what is outdated.
     pub async fn release(&self, id: SessionId, epochs: Range<u64>) -> Option<Bytes> {
         if self.checkpoints.is_ending(id, epochs.start) {
             return Some(format::encode(&Answer::Ended));
         }
-        // Another client that has come back a moment earlier has its turn first.
+        // Another client that has come back a moment earlier comes first.
         let deadline = Instant::now() + ARRIVAL_PATIENCE;
         while self.sessions.is_expected_before(id, epochs.end) && Instant::now() < deadline {
             tokio::time::sleep(TICK).await;
@@ -71,7 +71,7 @@ impl Leaving {
         self.leave(id, &epochs).await.map(|answer| format::encode(&answer))
     }
 
-    /// Takes a session out, with all that its holder from the end of `epochs` on has to have of it.
+    /// Takes a session out, with all that its owner from the end of `epochs` on has to have of it.
     pub(super) async fn leave(&self, id: SessionId, epochs: &Range<u64>) -> Option<Answer> {
         let session = self.sessions.get(id)?;
         if session.epoch() < epochs.start {
@@ -79,7 +79,7 @@ impl Leaving {
             return None;
         }
         if session.epoch() >= epochs.end {
-            // Who asks has claimed what the registry held some time ago.
+            // The caller has claimed an earlier state of the registry.
             return session.is_held().then(|| {
                 self.checkpoints.rewrite(&session);
                 Answer::Later
@@ -94,21 +94,22 @@ impl Leaving {
         Some(Answer::Released(Released { seq, confirmed, state }))
     }
 
-    /// Gives up what this node has of a session that others have held since. Where the registry names
-    /// this node as its holder all the same, that is by a claim of which it has not heard.
+    /// Gives up what this node has of a session that others have held since. Where the registry
+    /// names this node as its owner all the same, that is by a claim of which it has not heard.
     pub(super) fn give_up(&self, session: &Arc<Session>) {
         session.ownership().fence(CloseCode::Resumed);
         self.let_go(session);
     }
 
-    /// Nobody asked for what is left of a session that another node holds: replies follow it.
+    /// Nobody has asked for the rest of a session that another node owns: its replies are
+    /// forwarded.
     pub(super) fn let_go(&self, session: &Arc<Session>) {
         if !session.is_held() {
             self.take_out(session, false);
         }
     }
 
-    /// Takes a session out. Replies that it has not delivered follow it.
+    /// Takes a session out. Its undelivered replies are forwarded.
     fn take_out(&self, session: &Arc<Session>, is_asked_for: bool) -> Option<Left> {
         self.sessions.remove(session);
         let mut left = session.ownership().hand_over(is_asked_for)?;
@@ -117,17 +118,17 @@ impl Leaving {
             let mut entry =
                 self.completion.take_quietly(known.request, |waiter| waiter.is_of(session));
             if let Some(early) = entry.as_mut().and_then(|entry| entry.early.take()) {
-                self.completion.foreign.send(known.request, early.reply, early.hold);
+                self.completion.foreign.send(known.request, early.reply, early.guard);
             }
             requests.push((id, known, entry));
         }
-        for (frame, hold) in std::mem::take(&mut left.holds) {
-            self.completion.foreign.send_after(frame, Some(hold));
+        for (frame, guard) in std::mem::take(&mut left.guards) {
+            self.completion.foreign.send_after(frame, Some(guard));
         }
         Some(Left { session: left, requests })
     }
 
-    /// A client that is in a hurry may leave before the broker has confirmed what it asked for.
+    /// Waits, because a client in a hurry may leave before the broker has confirmed its requests.
     async fn wait_for_recordings(&self, session: &Session) {
         let is_open = |(_, known): &(_, InFlight)| {
             let look = |entry: &mut Entry| !entry.recording.is_confirmed();
@@ -147,7 +148,7 @@ fn request_as_left(
     let progress = match &entry {
         _ if known.has_ended => Progress::Ended,
         Some(entry) if is_waiting(entry) => Progress::Submitted,
-        // In the producer's hands, which live on.
+        // The record is in the hands of the producer, which goes on.
         _ => Progress::Recorded,
     };
     let detail = entry.as_ref().and_then(Entry::detail);

@@ -1,5 +1,6 @@
-//! How a session gets to the node to which its client has come back: claimed in the registry, then
-//! fetched from its former holder, or, when that is dead or does not answer, from its copy.
+//! How a session gets to the node to which its client has come back: it is claimed in the registry,
+//! and then fetched from its former owner, or, if that is dead or does not answer, from its
+//! checkpoint.
 
 use std::{sync::Arc, time::Duration};
 
@@ -29,13 +30,13 @@ mod copy;
 mod former;
 mod proof;
 
-/// How long a former holder may take to hand a session over; then its copy has to do.
+/// How long the former owner may take to hand a session over; after that the checkpoint is used.
 const RELEASE_TIMEOUT: Duration = Duration::from_millis(800);
-/// Between two looks at something that will soon be so.
+/// The pause between two looks at something that will soon be so.
 const TICK: Duration = Duration::from_millis(5);
-/// The same for what a registry has lost and a node has to write again.
+/// The same for something that the registry has lost and another node has to write again.
 const RECOVERY_TICK: Duration = Duration::from_millis(100);
-/// How long a client waits for a holder that is about to write its session again.
+/// How long a client waits for an owner that is about to write its session again.
 const RECOVERY_PATIENCE: Duration = Duration::from_secs(10);
 
 /// Brings sessions to this node.
@@ -54,13 +55,14 @@ pub struct Resumption {
     limits: SessionLimits,
 }
 
-/// Why nobody can say whether a session goes on here. Its client may come again with the same token.
+/// Why it cannot be said whether a session goes on here. Its client may come again with the same
+/// token.
 #[derive(Debug, thiserror::Error)]
 pub enum Undecided {
     /// The registry cannot be reached.
     #[error(transparent)]
     Registry(#[from] RegistryError),
-    /// This node is about to stop: another one has to say so.
+    /// This node is about to stop: another one has to decide.
     #[error("this node is draining")]
     Draining,
     /// Another node has claimed the session in the same moment.
@@ -68,13 +70,13 @@ pub enum Undecided {
     Claimed,
 }
 
-/// What became of an attempt to bring a session here.
+/// How an attempt to bring a session here has ended.
 enum Attempt {
     /// It goes on here.
     Resumed(Arc<Session>, ConnectionId),
     /// The token resumes nothing.
     Refused,
-    /// It was claimed for this epoch, and something would be missing.
+    /// It was claimed for this epoch, but something would be missing.
     Incomplete(u64),
     /// The registry has to be written again first.
     Later,
@@ -83,7 +85,7 @@ enum Attempt {
 }
 
 impl Resumption {
-    /// Sessions come as `config` has them, and go by `leaving`.
+    /// Sessions come as `config` has them, and leave through `leaving`.
     pub fn new(
         config: &Config,
         around: &Surroundings,
@@ -109,8 +111,8 @@ impl Resumption {
     /// Brings the session of `token` here, for a client that has every frame up to `last_seq`.
     /// `None` when it cannot be promised that nothing is missing: then the session is over.
     ///
-    /// `is_wanted` is asked when it is this client's turn: one that has gone meanwhile must not take
-    /// the session from the connection that it has come back on.
+    /// `is_wanted` is asked when it is this client's turn: a client that has gone meanwhile must
+    /// not take the session from the connection on which it has come back.
     ///
     /// # Errors
     /// [`Undecided`]. The token stays good.
@@ -126,7 +128,8 @@ impl Resumption {
             if self.requests.gate.is_draining() {
                 return Err(Undecided::Draining);
             }
-            // Before anything is held up for it: who knows no more than the id hinders nobody.
+            // Before anything is delayed for it: a client that knows only the id must not hinder
+            // anybody.
             if !self.is_good(token, &mut is_wanted).await? {
                 self.telemetry.resumed(Resume::Refused);
                 return Ok(None);
@@ -153,8 +156,8 @@ impl Resumption {
         }
     }
 
-    /// Waits a little for live nodes to write again what the registry has lost. One that drains has no
-    /// time for that.
+    /// Waits a little for live nodes to write again what the registry has lost. A node that drains
+    /// has no time for that.
     async fn wait_for_recovery(&self) -> Result<(), Undecided> {
         if self.requests.gate.is_draining() {
             return Err(Undecided::Draining);
@@ -171,7 +174,7 @@ impl Resumption {
     ) -> Result<Attempt, RegistryError> {
         let next = Token::random(token.session());
         let Some(holding) = self.claim(token, &next).await? else {
-            // What this node's memory says of its own session is so; the registry has lost it.
+            // This node's memory is right about its own session; the registry has lost it.
             return Ok(match self.opened_here(token) {
                 Some(session) => self.write_again(&session),
                 None => Attempt::Refused,
@@ -243,15 +246,16 @@ impl Resumption {
             self.leaving.give_up(session);
             return None;
         }
-        // Named as the holder and without the session: a claim of this node's whose answer was
-        // lost. Not named, and with a later epoch: the registry went back to an earlier state.
+        // This node is named as the owner but does not have the session: an earlier claim of this
+        // node's, whose answer was lost. If it is not named and the epoch is later, the registry
+        // went back to an earlier state.
         let is_named = holding.former.node.as_ref() == Some(&self.node);
         if !is_named && held_for < epoch {
             return None;
         }
         let is_opened = |shown: &Token| session.ownership().is_opened_by(shown);
         if !is_named && !beginning.former_token.as_ref().is_none_or(is_opened) {
-            // Long replaced, as this node knows better.
+            // Replaced long ago, as this node knows better than the registry.
             self.checkpoints.rewrite(session);
             return Some(Attempt::Refused);
         }
@@ -286,12 +290,12 @@ impl Resumption {
                 is_kept.then_some((released.state, Resume::Released))
             }
             Former::Gone => {
-                // A copy is taken from nobody's memory: it has to be whole.
+                // No memory completes a checkpoint, so it has to be whole.
                 self.membership.saw(self.registry.generation().await?);
                 let is_present = self.is_whole(&holding.former);
                 let is_whole = is_present && holding.is_whole;
                 if !is_present && self.membership.is_recovering() {
-                    // Its holder may live, and be about to write it again.
+                    // Its owner may live, and be about to write it again.
                     return Ok(Attempt::Later);
                 }
                 let generation = holding.former.generation;

@@ -1,4 +1,4 @@
-//! A session's state on its way from one holder to the next.
+//! A session's state on its way from one owner to the next.
 
 use registry::{Progress, RequestId};
 
@@ -6,7 +6,7 @@ use crate::relay::{checkpoints::format::RequestDetail, session::Unparked};
 
 mod message;
 
-/// What a session's former holder hands over.
+/// What a session's former owner hands over.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Released {
     /// The number of the last frame.
@@ -16,22 +16,22 @@ pub(super) struct Released {
     pub(super) state: Inherited,
 }
 
-/// What a holder says that is asked for a session.
+/// The answer of an owner that is asked for a session.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Answer {
     /// It has ended.
     Ended,
-    /// Here it is.
+    /// The session's state.
     Released(Released),
-    /// It is held for a later epoch than the one asked for, as it is when the registry went back to
-    /// an earlier state. It is written again there, and can be claimed then.
+    /// It is held for a later epoch than the one in the call, as happens when the registry went
+    /// back to an earlier state. That node writes it again, and then it can be claimed.
     Later,
 }
 
-/// A session's state, wherever it came from.
+/// A session's state, from its owner or from its checkpoint.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Inherited {
-    /// What its client may lack.
+    /// The frames that its client may lack.
     pub(super) frames: Vec<Unparked>,
     pub(super) requests: Vec<(RequestId, RequestDetail, Progress)>,
 }

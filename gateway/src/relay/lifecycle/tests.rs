@@ -1,10 +1,10 @@
-//! Sessions that begin while their node is about to stop; tokens that have had their time; what another
-//! node is left.
+//! Sessions that begin while their node is about to stop; tokens that have had their time; what
+//! another node is left.
 
 use std::{pin::pin, sync::Arc, time::Duration};
 
 use futures_util::FutureExt;
-use registry::{BackupStep, MemoryRegistry, SessionTable};
+use registry::{CheckpointStep, MemoryRegistry, SessionTable};
 
 use super::{Owner, format};
 use crate::{
@@ -21,10 +21,10 @@ use crate::{
 async fn who_comes_while_a_node_drains_has_their_turn_at_once() {
     let relay = bed::relay(Ground::default());
     relay.gate.drain();
-    // Nobody is there whose turn it could be.
+    // No session is there that could have its turn.
     relay.lifecycle.close_connections(1000).await;
     for is_reliable in [false, true] {
-        // The handshake was over a moment before.
+        // Its handshake was over a moment before.
         let (session, connection) = relay.lifecycle.start(is_reliable);
         let closing = std::future::poll_fn(|cx| session.on(connection).poll_closing(cx));
         let code = closing.now_or_never().map(|closing| closing.code);
@@ -75,7 +75,7 @@ async fn who_goes_on_with_a_request_that_has_just_been_answered_has_what_was_lef
     let Ok(ClientFrame::Request(frame)) = ClientFrame::parse(text) else { unreachable!() };
     relay.requests.submit(&session, &frame, || Ok(()));
     let left_ms = || {
-        let [BackupStep::Reset, BackupStep::Request { detail, .. }] =
+        let [CheckpointStep::Reset, CheckpointStep::Request { detail, .. }] =
             &relay.lifecycle.whole(&session).steps[..]
         else {
             panic!("one request is in flight")

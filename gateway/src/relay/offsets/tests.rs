@@ -11,24 +11,24 @@ const LIMITS: TrackerLimits =
 
 /// A guard for a record whose size does not matter.
 fn guard(window: &OffsetTracker, offset: i64) -> OffsetGuard {
-    window.hold(offset, Record::sized(1))
+    window.guard(offset, Record::sized(1))
 }
 
 #[test]
 fn nothing_read_is_not_committable() {
-    assert_eq!(OffsetTracker::default().mark(), None);
+    assert_eq!(OffsetTracker::default().committable(), None);
 }
 
 #[test]
 fn a_waiting_record_is_not_committable() {
     let window = OffsetTracker::default();
     window.passed(4);
-    assert_eq!(window.mark(), Some(5));
+    assert_eq!(window.committable(), Some(5));
     let waiting = guard(&window, 5);
     window.passed(9);
-    assert_eq!(window.mark(), Some(5));
+    assert_eq!(window.committable(), Some(5));
     waiting.done();
-    assert_eq!(window.mark(), Some(10));
+    assert_eq!(window.committable(), Some(10));
 }
 
 #[test]
@@ -36,14 +36,14 @@ fn a_dropped_guard_comes_back_to_be_handled_again() {
     let window = OffsetTracker::default();
     drop(guard(&window, 7));
     window.passed(8);
-    assert_eq!(window.mark(), Some(7), "nobody has said that it is handled");
+    assert_eq!(window.committable(), Some(7), "nobody has said that it is handled");
     let (mut again, given_up) = window.take_dropped();
     assert_eq!((again.len(), given_up), (1, 0));
     assert_eq!(again[0].record().reply, Record::sized(1).reply);
     assert!(window.take_dropped().0.is_empty(), "it is handed out once");
-    assert_eq!(window.mark(), Some(7));
+    assert_eq!(window.committable(), Some(7));
     again.remove(0).done();
-    assert_eq!(window.mark(), Some(9));
+    assert_eq!(window.committable(), Some(9));
 }
 
 #[test]
@@ -68,7 +68,7 @@ fn a_record_that_is_dropped_each_time_is_given_up_in_the_end() {
         drop(again);
     }
     let (again, given_up) = window.take_dropped();
-    assert_eq!((again.len(), given_up, window.mark()), (0, 1, Some(8)));
+    assert_eq!((again.len(), given_up, window.committable()), (0, 1, Some(8)));
 }
 
 #[test]
@@ -109,7 +109,7 @@ fn is_full_by_count_and_by_bytes() {
     assert_eq!(window.full(LIMITS, 1), Some("window"));
     guards.remove(0).done();
     assert_eq!(window.full(LIMITS, 1), None);
-    let _big = window.hold(3, Record::sized(4096));
+    let _big = window.guard(3, Record::sized(4096));
     assert_eq!(window.full(LIMITS, 1), Some("window"));
 }
 
@@ -118,7 +118,7 @@ fn headers_count_as_payload_does() {
     let window = OffsetTracker::default();
     let mut record = Record::sized(0);
     record.reply.headers.push(("x".into(), vec![b'x'; 4096].into()));
-    let _heavy = window.hold(1, record);
+    let _heavy = window.guard(1, record);
     assert_eq!(window.full(LIMITS, 1), Some("window"));
 }
 
@@ -130,13 +130,13 @@ fn one_that_takes_all_of_the_nodes_bytes_stops_alone() {
     let full = |window: &OffsetTracker| window.full(limits, windows.len()).is_some();
     let mut guards = Vec::new();
     while !full(&windows[0]) {
-        guards.push(windows[0].hold(guards.len() as i64, Record::sized(1000)));
+        guards.push(windows[0].guard(guards.len() as i64, Record::sized(1000)));
     }
     assert!(budget.bytes() >= 40_000, "half of the bytes are for whoever needs them");
     for window in &windows[1..] {
         assert!(!full(window), "the others are read on");
         while !full(window) {
-            guards.push(window.hold(guards.len() as i64, Record::sized(1000)));
+            guards.push(window.guard(guards.len() as i64, Record::sized(1000)));
         }
     }
     let overshoot = windows.len() * (1000 + RECORD_BYTES);
@@ -150,7 +150,7 @@ fn one_that_takes_all_of_the_nodes_bytes_stops_alone() {
 fn an_empty_window_is_never_full() {
     let limits = TrackerLimits { node_bytes_max: 2, ..LIMITS };
     let budget = Budget::default();
-    let _elsewhere = OffsetTracker::new(&budget).hold(0, Record::sized(1000));
+    let _elsewhere = OffsetTracker::new(&budget).guard(0, Record::sized(1000));
     assert_eq!(OffsetTracker::new(&budget).full(limits, 1000), None);
 }
 
@@ -174,7 +174,7 @@ proptest! {
         let mut order = order as usize;
         while !guards.is_empty() {
             let first = guards.iter().map(|(offset, _)| *offset).min();
-            prop_assert_eq!(window.mark(), first);
+            prop_assert_eq!(window.committable(), first);
             order = order.rotate_left(7) ^ 0x5bd1;
             let (offset, guarded) = guards.remove(order % guards.len());
             // However a guard ends, its record is done or is handed out again.
@@ -189,6 +189,6 @@ proptest! {
                 guards.remove(at.expect("it was handed out again")).1.done();
             }
         }
-        prop_assert_eq!(window.mark(), Some(offset + 1));
+        prop_assert_eq!(window.committable(), Some(offset + 1));
     }
 }

@@ -13,13 +13,13 @@ use crate::{
         dialects::reply,
         offsets::{Budget, OffsetGuard, OffsetTracker, Record, TrackerLimits},
         requests::{
-            Delivery, Requests,
+            Reception, Requests,
             foreign::{ForeignReply, Guide},
             pending::Entry,
         },
         services::Service,
     },
-    telemetry::{LogThrottle, Telemetry, UnhandledGauge, Way},
+    telemetry::{LogThrottle, ReplyPath, Telemetry, UnhandledGauge},
     wire::Reply,
 };
 
@@ -160,25 +160,25 @@ impl Dispatch {
         if reply::is_too_large(record) {
             skip(&self.telemetry, &mut self.malformed, record, "too_large");
         }
-        let way = |entry: &Entry| match entry.partition {
-            Some(expected) if expected == record.partition => Way::Affinity,
-            _ => Way::Local,
+        let path = |entry: &Entry| match entry.partition {
+            Some(expected) if expected == record.partition => ReplyPath::Affinity,
+            _ => ReplyPath::Local,
         };
-        let hold = |reply: &Reply| {
+        let guard = |reply: &Reply| {
             let copy = Record::new(request, reply.clone());
-            Some(partition.window.hold(record.offset, copy))
+            Some(partition.window.guard(record.offset, copy))
         };
         let read = |service: &Service| reply::read(record, |name| service.passes_to_client(name));
-        match self.requests.completion().deliver(request, way, None, hold, read) {
-            Delivery::Delivered => return partition.window.passed(record.offset),
-            // It holds its offset itself.
-            Delivery::Kept(_) => {}
-            Delivery::Unknown => {
+        match self.requests.completion().deliver(request, path, None, guard, read) {
+            Reception::Delivered => return partition.window.passed(record.offset),
+            // The session keeps the guard of its offset.
+            Reception::Kept(_) => {}
+            Reception::Unknown => {
                 // Only the node where the request waits knows which headers may pass, so all that
                 // might are taken along.
                 let reply = reply::read(record, |_| true);
-                let hold = partition.window.hold(record.offset, Record::new(request, reply));
-                self.forwarding.take(stray(hold));
+                let guard = partition.window.guard(record.offset, Record::new(request, reply));
+                self.forwarding.take(foreign(guard));
             }
         }
         // Not later, because the rest of the batch may be large.
@@ -242,11 +242,11 @@ impl Dispatch {
     /// Handles the records again that a part of this node has dropped.
     fn handle_again(&mut self) {
         for (&number, partition) in &self.partitions {
-            let (holds, given_up) = partition.window.take_dropped();
-            if holds.is_empty() && given_up == 0 {
+            let (guards, given_up) = partition.window.take_dropped();
+            if guards.is_empty() && given_up == 0 {
                 continue;
             }
-            self.telemetry.unhandled.handled_again(holds.len());
+            self.telemetry.unhandled.handled_again(guards.len());
             self.telemetry.frames_abandoned("not_handled", given_up as u64);
             if given_up > 0 {
                 tracing::error!(
@@ -255,10 +255,10 @@ impl Dispatch {
                     "replies given up: dropped each time"
                 );
             } else if let Some(muted) = self.dropped.tick(Instant::now()) {
-                let count = holds.len();
+                let count = guards.len();
                 tracing::warn!(partition = number, count, muted, "replies dropped; handled again");
             }
-            holds.into_iter().for_each(|hold| self.forwarding.take(stray(hold)));
+            guards.into_iter().for_each(|guard| self.forwarding.take(foreign(guard)));
         }
     }
 
@@ -284,12 +284,12 @@ impl Dispatch {
 
     fn store(&mut self) {
         for (&number, partition) in &mut self.partitions {
-            let mark = partition.window.mark();
-            if mark != partition.stored
-                && let Some(offset) = mark
+            let committable = partition.window.committable();
+            if committable != partition.stored
+                && let Some(offset) = committable
             {
                 self.control.store(number, offset);
-                partition.stored = mark;
+                partition.stored = committable;
             }
         }
     }
@@ -310,12 +310,12 @@ fn skip(
 }
 
 /// The reply of a waiting record for which nobody on this node waits.
-fn stray(hold: OffsetGuard) -> ForeignReply {
-    let Record { request, reply, .. } = hold.record();
+fn foreign(guard: OffsetGuard) -> ForeignReply {
+    let Record { request, reply, .. } = guard.record();
     ForeignReply {
         request: *request,
         reply: reply.clone(),
-        hold: Some(hold),
+        guard: Some(guard),
         read_at: Instant::now(),
         guide: Guide::default(),
         wants: None,

@@ -1,8 +1,8 @@
-//! Brings replies home that nobody on this node waits for: forwards them, in order, to the node
-//! that waits. The mark in a reply's id names it; where that leads nowhere, the registry is asked.
+//! Forwards foreign replies, in order, to the nodes that wait for them. The node tag in a reply's
+//! id names the node; where no live peer has that tag, the registry is asked.
 //!
-//! Every stray holds its partition's offset back until somebody has said what became of it. What
-//! cannot be looked up or delivered yet waits; it is never dropped for that reason.
+//! Every foreign reply holds its partition's offset back until it is known what became of it. What
+//! cannot be looked up or delivered yet waits, and is never dropped for that reason.
 
 use std::{sync::Arc, time::Duration};
 
@@ -15,14 +15,14 @@ use crate::{
         cluster::{Membership, NodeTag, RegistryHealth},
         environment::Environment,
         requests::{
-            Completion, Delivery, Requests,
+            Completion, Reception, Requests,
             foreign::{ForeignReply, LookupQueue, Wants},
         },
         services::Services,
         session::Sessions,
         surroundings::Surroundings,
     },
-    telemetry::{Telemetry, Way},
+    telemetry::{ReplyPath, Telemetry},
 };
 
 mod from_peers;
@@ -32,21 +32,21 @@ mod senders;
 
 use senders::PeerSenders;
 
-/// Look-ups in one round trip.
+/// How many look-ups go in one round trip.
 const LOOKUPS_MAX: usize = 512;
 /// A route may be slower than its reply: "no route" is final only for ids older than this.
-const SETTLING_TIME: Duration = Duration::from_secs(2);
+const ROUTE_DELAY_MAX: Duration = Duration::from_secs(2);
 /// How long every reply without a route is looked up again, however old its id.
 const SECOND_LOOK: Duration = Duration::from_millis(100);
-/// How much the clocks of two nodes may differ: an id tells when it was chosen by the clock of the node
-/// that chose it, so a younger one than this may be as young as any.
+/// How much the clocks of two nodes may differ. An id says when it was chosen by the clock of
+/// another node, so one that looks younger than this may be quite new.
 const CLOCKS_APART_MAX: Duration = Duration::from_secs(60);
 /// First and last pause between two look-ups of the same young id.
 const LOOKUP_PAUSE: (Duration, Duration) = (Duration::from_millis(5), Duration::from_millis(200));
 /// Until what the registry could not answer is asked again.
 const RETRY_INTERVAL: Duration = Duration::from_millis(250);
 
-/// The way home for strays. Shared by the reader and the tasks that bring them home.
+/// Forwards foreign replies. Shared by the reader and the tasks that forward.
 #[derive(Debug)]
 pub struct Forwarding {
     node: NodeRef,
@@ -59,26 +59,27 @@ pub struct Forwarding {
     health: Arc<RegistryHealth>,
     environment: Arc<Environment>,
     telemetry: Arc<Telemetry>,
-    inbox: Arc<LookupQueue>,
-    lines: Arc<PeerSenders>,
+    lookups: Arc<LookupQueue>,
+    senders: Arc<PeerSenders>,
 }
 
-/// A stray without a route that may still get one.
+/// A foreign reply without a route that may still get one.
 #[derive(Debug)]
 struct Waiting {
-    stray: ForeignReply,
+    foreign: ForeignReply,
     next: Instant,
     pause: Duration,
-    /// Until then what is missing may be about to be written: the registry could not be asked before.
+    /// Until then what is missing may be about to be written: the registry could not be asked
+    /// before.
     doubtful_until: Instant,
 }
 
 impl Forwarding {
-    /// Nothing on its way.
+    /// Nothing is being forwarded.
     pub fn new(around: &Surroundings, requests: &Requests, membership: &Arc<Membership>) -> Self {
         let (services, completion) = (&requests.services, requests.completion());
-        let inbox = Arc::clone(&completion.foreign);
-        let lines = Arc::new(PeerSenders::new(around, services, membership, &inbox));
+        let lookups = Arc::clone(&completion.foreign);
+        let senders = Arc::new(PeerSenders::new(around, services, membership, &lookups));
         Self {
             node: around.node.clone(),
             services: Arc::clone(services),
@@ -90,25 +91,26 @@ impl Forwarding {
             health: Arc::clone(&membership.health),
             environment: Arc::clone(&around.environment),
             telemetry: Arc::clone(&around.telemetry),
-            inbox,
-            lines,
+            lookups,
+            senders,
         }
     }
 
-    /// Takes a newly found stray over: it goes to the peer that its mark names, at once, or is
+    /// Takes a new foreign reply over. It is queued for the peer that its node tag names, or is
     /// looked up.
-    pub fn take(&self, stray: ForeignReply) {
-        let mark = NodeTag::read(stray.request);
-        let left = match mark.and_then(|mark| self.membership.find_marked(mark)) {
-            Some(peer) => self.lines.push(&peer, stray),
-            None => Some(stray),
+    pub fn take(&self, foreign: ForeignReply) {
+        let tag = NodeTag::read(foreign.request);
+        let left = match tag.and_then(|tag| self.membership.find_tagged(tag)) {
+            Some(peer) => self.senders.push(&peer, foreign),
+            None => Some(foreign),
         };
-        if let Some(stray) = left {
-            self.inbox.put([stray]);
+        if let Some(foreign) = left {
+            self.lookups.put([foreign]);
         }
     }
 
-    /// Asks whose strays are, and sends them there, for as long as the node lives.
+    /// Looks up which nodes wait for foreign replies, and forwards them, for as long as the node
+    /// lives.
     pub async fn run(self: Arc<Self>) {
         let mut waiting: Vec<Waiting> = Vec::new();
         loop {
@@ -121,15 +123,15 @@ impl Forwarding {
             };
             tokio::select! {
                 biased;
-                () = self.inbox.filled() => {}
+                () = self.lookups.filled() => {}
                 () = due => {}
             }
             let now = Instant::now();
             let mut batch: Vec<Waiting> = waiting.extract_if(.., |w| w.next <= now).collect();
-            for mut stray in self.inbox.take() {
-                let is_early = std::mem::take(&mut stray.is_early);
-                let pause = (LOOKUP_PAUSE.0 * (1 << stray.unread.min(8))).min(LOOKUP_PAUSE.1);
-                let item = Waiting { stray, next: now, pause, doubtful_until: now };
+            for mut foreign in self.lookups.take() {
+                let is_early = std::mem::take(&mut foreign.is_early);
+                let pause = (LOOKUP_PAUSE.0 * (1 << foreign.unread.min(8))).min(LOOKUP_PAUSE.1);
+                let item = Waiting { foreign, next: now, pause, doubtful_until: now };
                 match is_early {
                     true => waiting.push(item.later()),
                     false => batch.push(item),
@@ -143,19 +145,19 @@ impl Forwarding {
     }
 
     async fn look_up(&self, batch: Vec<Waiting>, waiting: &mut Vec<Waiting>) {
-        // What it waits for may have come here meanwhile, with its session.
+        // The session that waits for it may have come here meanwhile.
         let batch: Vec<Waiting> =
             batch.into_iter().filter_map(|item| self.deliver_here(item)).collect();
         if batch.is_empty() {
             return;
         }
-        let requests: Vec<RequestId> = batch.iter().map(|w| w.stray.request).collect();
+        let requests: Vec<RequestId> = batch.iter().map(|w| w.foreign.request).collect();
         let answers = self.find_routes(&requests).await;
-        // Two answers need a second look at the registry, once for the whole batch: a node not heard
-        // of yet may be new, and "no route" may mean that the registry has lost everything.
+        // Two answers need a second look at the registry, once for the whole batch: a node not
+        // heard of yet may be new, and "no route" may mean that the registry has lost everything.
         let is_doubtful = |(item, answer): (&Waiting, &Result<Option<Route>, _>)| match answer {
             Ok(Some(route)) => route.node != self.node && !self.is_alive(&route.node),
-            Ok(None) => self.is_settled(item),
+            Ok(None) => self.is_final(item),
             Err(_) => false,
         };
         let is_sure = !batch.iter().zip(&answers).any(is_doubtful) || self.is_refreshed().await;
@@ -168,15 +170,15 @@ impl Forwarding {
                 continue;
             };
             let Some(route) = route else {
-                match is_complete && self.is_settled(&item) {
-                    true => self.unrouted(item.stray),
+                match is_complete && self.is_final(&item) {
+                    true => self.unrouted(item.foreign),
                     false => waiting.push(item.later()),
                 }
                 continue;
             };
-            item.stray.wants = wants(&route, item.stray.wants.as_ref());
+            item.foreign.wants = wants(&route, item.foreign.wants.as_ref());
             let is_there = route.node != self.node
-                && !item.stray.is_denied_by(&route.node)
+                && !item.foreign.is_denied_by(&route.node)
                 && self.is_alive(&route.node);
             if is_there {
                 waiting.extend(self.forward(item, &route.node));
@@ -184,10 +186,10 @@ impl Forwarding {
             }
             // Its session may have come here since it was read.
             let Some(item) = self.deliver_here(item) else { continue };
-            let is_lost = route.node == self.node || item.stray.is_denied_by(&route.node);
-            match &item.stray.wants {
+            let is_lost = route.node == self.node || item.foreign.is_denied_by(&route.node);
+            match &item.foreign.wants {
                 Some(_) => moved.push(item),
-                None if is_complete || is_lost => self.give_up(item.stray, &route.node),
+                None if is_complete || is_lost => self.give_up(item.foreign, &route.node),
                 None => waiting.push(item.later()),
             }
         }
@@ -196,23 +198,23 @@ impl Forwarding {
         }
     }
 
-    /// Delivers a stray for which somebody waits here after all; else it comes back.
+    /// Delivers a foreign reply for which somebody here waits after all; otherwise returns it.
     fn deliver_here(&self, mut item: Waiting) -> Option<Waiting> {
-        let stray = &mut item.stray;
-        let hold = &mut stray.hold;
-        let reply = &stray.reply;
-        let delivery = self.completion.deliver(
-            stray.request,
-            |_| Way::Local,
+        let foreign = &mut item.foreign;
+        let guard = &mut foreign.guard;
+        let reply = &foreign.reply;
+        let reception = self.completion.deliver(
+            foreign.request,
+            |_| ReplyPath::Local,
             None,
-            |_| hold.take(),
+            |_| guard.take(),
             |service| reply.passing(|name| service.passes_to_client(name)),
         );
-        match delivery {
-            Delivery::Unknown => return Some(item),
-            // It holds its offset itself.
-            Delivery::Kept(_) => {}
-            Delivery::Delivered => item.stray.done(),
+        match reception {
+            Reception::Unknown => return Some(item),
+            // The session keeps the guard of its offset.
+            Reception::Kept(_) => {}
+            Reception::Delivered => item.foreign.done(),
         }
         None
     }
@@ -228,8 +230,8 @@ impl Forwarding {
         answers
     }
 
-    /// Asks anew who is alive, and whether the registry has lost anything; false where that is not to
-    /// be had.
+    /// Asks anew who is alive, and whether the registry has lost anything; false where that is not
+    /// to be had.
     async fn is_refreshed(&self) -> bool {
         let outcome = self.membership.refresh().await;
         if let Err(error) = &outcome {
@@ -242,36 +244,37 @@ impl Forwarding {
         self.membership.find(node).is_some()
     }
 
-    /// Sends a stray to a node; it comes back for now when that node's queue is full.
+    /// Queues a foreign reply for a node; returns it, to be tried later, if that node's queue is
+    /// full.
     fn forward(&self, item: Waiting, node: &NodeRef) -> Option<Waiting> {
-        let Waiting { stray, next, pause, doubtful_until } = item;
-        let stray = self.lines.push(node, stray)?;
-        Some(Waiting { stray, next, pause, doubtful_until }.later())
+        let Waiting { foreign, next, pause, doubtful_until } = item;
+        let foreign = self.senders.push(node, foreign)?;
+        Some(Waiting { foreign, next, pause, doubtful_until }.later())
     }
 
-    /// The HTTP call that it answers is over: it has ended on its node, or with it.
-    fn give_up(&self, stray: ForeignReply, node: &NodeRef) {
+    /// The HTTP call that the reply answers is over: it has ended on its node, or with it.
+    fn give_up(&self, foreign: ForeignReply, node: &NodeRef) {
         if *node != self.node && !self.is_alive(node) {
             self.telemetry.frames_abandoned("node_lost", 1);
         }
-        self.unrouted(stray);
+        self.unrouted(foreign);
     }
 
     /// Whether a route that is missing will not come any more, if the registry has lost nothing.
-    fn is_settled(&self, item: &Waiting) -> bool {
-        let stray = &item.stray;
-        let young_ms = (SETTLING_TIME + CLOCKS_APART_MAX).as_millis() as u64;
+    fn is_final(&self, item: &Waiting) -> bool {
+        let foreign = &item.foreign;
+        let young_ms = (ROUTE_DELAY_MAX + CLOCKS_APART_MAX).as_millis() as u64;
         let now_ms = self.environment.unix_ms();
-        let is_old = stray.request.unix_ms().saturating_add(young_ms) < now_ms;
-        let search = if is_old { SECOND_LOOK } else { SETTLING_TIME };
-        stray.read_at.elapsed() >= search && !item.is_doubtful()
+        let is_old = foreign.request.unix_ms().saturating_add(young_ms) < now_ms;
+        let search = if is_old { SECOND_LOOK } else { ROUTE_DELAY_MAX };
+        foreign.read_at.elapsed() >= search && !item.is_doubtful()
     }
 
-    /// Nobody waits for it any more.
-    fn unrouted(&self, stray: ForeignReply) {
-        tracing::debug!(request = %stray.request, "nobody waits for the reply");
-        self.services.reply_went(Way::Unrouted);
-        stray.done();
+    /// Nobody waits for the reply any more.
+    fn unrouted(&self, foreign: ForeignReply) {
+        tracing::debug!(request = %foreign.request, "nobody waits for the reply");
+        self.services.count_reply(ReplyPath::Unrouted);
+        foreign.done();
     }
 }
 
@@ -287,11 +290,11 @@ impl Waiting {
         Self { next: Instant::now() + self.pause, pause, ..self }
     }
 
-    /// The registry could not be asked. When it can be, whoever could not write what is missing there
-    /// has to have his turn first.
+    /// The registry could not be asked. When it can be, whoever could not write what is missing
+    /// there has to have his turn first.
     fn unasked(self) -> Self {
         let next = Instant::now() + RETRY_INTERVAL;
-        Self { next, doubtful_until: next + SETTLING_TIME, ..self }
+        Self { next, doubtful_until: next + ROUTE_DELAY_MAX, ..self }
     }
 
     fn is_doubtful(&self) -> bool {

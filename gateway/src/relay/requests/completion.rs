@@ -20,7 +20,7 @@ use crate::{
         checkpoints::Checkpoints, offsets::OffsetGuard, services::Service, session::Sessions,
         surroundings::Surroundings,
     },
-    telemetry::{Telemetry, Way},
+    telemetry::{ReplyPath, Telemetry},
     wire::{Frame, Reply},
 };
 
@@ -29,7 +29,7 @@ const DEADLINE_TICK: Duration = Duration::from_millis(10);
 
 /// What became of a reply on this node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Delivery {
+pub enum Reception {
     /// Delivered to whoever waited.
     Delivered,
     /// Queued for the session that waited, and only this node's memory has it: its offset is kept
@@ -86,27 +86,27 @@ impl Completion {
     pub(in crate::relay) fn deliver(
         &self,
         request: RequestId,
-        way: impl FnOnce(&Entry) -> Way,
+        path: impl FnOnce(&Entry) -> ReplyPath,
         forward: Option<Duration>,
-        hold: impl FnOnce(&Reply) -> Option<OffsetGuard>,
+        guard: impl FnOnce(&Reply) -> Option<OffsetGuard>,
         read: impl FnOnce(&Service) -> Reply,
-    ) -> Delivery {
+    ) -> Reception {
         let mut answer = None;
-        let mut delivery = Delivery::Unknown;
+        let mut reception = Reception::Unknown;
         let entry = self.pending.take_if(request, |entry| {
-            delivery = Delivery::Delivered;
+            reception = Reception::Delivered;
             // The client gets the receipt before the reply. A second reply that comes meanwhile
             // counts as late.
             let waits = entry.waiter.wants_receipt() && !entry.recording.is_confirmed();
             if waits && entry.early.is_some() {
                 return false;
             }
-            entry.service.metrics.replied(way(entry));
+            entry.service.metrics.replied(path(entry));
             let reply = read(&entry.service);
-            let mut early = Early { reply, forward, hold: None };
+            let mut early = Early { reply, forward, guard: None };
             if let Some(session) = entry.durable_session() {
-                delivery = Delivery::Kept(session.id());
-                early.hold = hold(&early.reply);
+                reception = Reception::Kept(session.id());
+                early.guard = guard(&early.reply);
             }
             match waits {
                 true => entry.early = Some(early),
@@ -117,7 +117,7 @@ impl Completion {
         if let (Some(entry), Some(early)) = (entry, answer) {
             self.answer(request, entry, early);
         }
-        delivery
+        reception
     }
 
     /// The broker has, or has not, recorded the request. Called from the producer's thread.
@@ -258,8 +258,8 @@ impl Completion {
         count
     }
 
-    fn answer(&self, request: RequestId, entry: Entry, Early { reply, forward, hold }: Early) {
-        self.finish(request, entry, Outcome::Reply(reply), forward, hold);
+    fn answer(&self, request: RequestId, entry: Entry, Early { reply, forward, guard }: Early) {
+        self.finish(request, entry, Outcome::Reply(reply), forward, guard);
     }
 
     fn fail(&self, request: RequestId, entry: Entry, failure: Failure) {
@@ -275,9 +275,9 @@ impl Completion {
         mut entry: Entry,
         outcome: Outcome,
         forward: Option<Duration>,
-        hold: Option<OffsetGuard>,
+        guard: Option<OffsetGuard>,
     ) {
-        let hold = hold.or_else(|| entry.early.take()?.hold);
+        let guard = guard.or_else(|| entry.early.take()?.guard);
         if entry.durable_session().is_none() {
             self.routes.remove(request);
         }
@@ -296,7 +296,7 @@ impl Completion {
         match entry.waiter {
             Waiter::Session { session, id, .. } => {
                 let frame = last_frame(request, id.clone(), outcome, failure);
-                self.owe(&session, frame, Some(id), hold);
+                self.owe(&session, frame, Some(id), guard);
                 if is_failure {
                     self.checkpoints.park_now(&session);
                 }

@@ -20,7 +20,7 @@ pub struct ForeignReply {
     /// The reply itself, with every header that may concern a client.
     pub reply: Reply,
     /// Keeps its offset from being committed, if this node has read it.
-    pub hold: Option<OffsetGuard>,
+    pub guard: Option<OffsetGuard>,
     /// When this node read it.
     pub read_at: Instant,
     /// What names the node that waits for it.
@@ -51,7 +51,7 @@ pub struct Wants {
 pub enum Guide {
     /// The node tag in the request's id, which nobody has confirmed.
     #[default]
-    Mark,
+    Tag,
     /// The registry.
     Registry {
         /// The peer that has said that nobody waits for the reply there.
@@ -63,21 +63,21 @@ pub enum Guide {
 /// registry. Bounded by the windows of the partitions from which the replies were read.
 #[derive(Debug, Default)]
 pub struct LookupQueue {
-    strays: Mutex<Vec<ForeignReply>>,
+    replies: Mutex<Vec<ForeignReply>>,
     wake: Notify,
 }
 
 impl LookupQueue {
     /// Queues foreign replies. From now on the registry names their node, no longer the tag.
-    pub(in crate::relay) fn put(&self, strays: impl IntoIterator<Item = ForeignReply>) {
-        let known = |mut stray: ForeignReply| {
-            if stray.guide == Guide::Mark {
-                stray.guide = Guide::Registry { denied_by: None };
+    pub(in crate::relay) fn put(&self, replies: impl IntoIterator<Item = ForeignReply>) {
+        let known = |mut foreign: ForeignReply| {
+            if foreign.guide == Guide::Tag {
+                foreign.guide = Guide::Registry { denied_by: None };
             }
-            stray
+            foreign
         };
-        let mut waiting = locked(&self.strays);
-        waiting.extend(strays.into_iter().map(known));
+        let mut waiting = locked(&self.replies);
+        waiting.extend(replies.into_iter().map(known));
         let is_filled = !waiting.is_empty();
         drop(waiting);
         if is_filled {
@@ -90,25 +90,25 @@ impl LookupQueue {
         &self,
         request: RequestId,
         reply: Reply,
-        hold: Option<OffsetGuard>,
+        guard: Option<OffsetGuard>,
     ) {
         let read_at = Instant::now();
         let guide = Guide::Registry { denied_by: None };
         let (wants, is_early, unread) = (None, false, 0);
-        self.put([ForeignReply { request, reply, hold, read_at, guide, wants, is_early, unread }]);
+        self.put([ForeignReply { request, reply, guard, read_at, guide, wants, is_early, unread }]);
     }
 
     /// Does the same for a frame, if it carries a reply. Any other end of a request is told by the
     /// owner of its session.
-    pub(in crate::relay) fn send_after(&self, frame: Frame, hold: Option<OffsetGuard>) {
+    pub(in crate::relay) fn send_after(&self, frame: Frame, guard: Option<OffsetGuard>) {
         match frame {
             Frame::Response { request, reply, .. }
             | Frame::Error { request: Some(request), reply: Some(reply), .. } => {
-                self.send(request, reply, hold);
+                self.send(request, reply, guard);
             }
             _ => {
-                if let Some(hold) = hold {
-                    hold.done();
+                if let Some(guard) = guard {
+                    guard.done();
                 }
             }
         }
@@ -116,7 +116,7 @@ impl LookupQueue {
 
     /// Takes out everything that has come since the last call.
     pub(in crate::relay) fn take(&self) -> Vec<ForeignReply> {
-        std::mem::take(&mut *locked(&self.strays))
+        std::mem::take(&mut *locked(&self.replies))
     }
 
     /// Waits until the queue may have something in it. Cancel safe.
@@ -128,8 +128,8 @@ impl LookupQueue {
 impl ForeignReply {
     /// The reply is handled: its offset may be committed.
     pub(in crate::relay) fn done(self) {
-        if let Some(hold) = self.hold {
-            hold.done();
+        if let Some(guard) = self.guard {
+            guard.done();
         }
     }
 

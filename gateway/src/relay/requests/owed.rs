@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use registry::{BackupStep, RequestId};
+use registry::{CheckpointStep, RequestId};
 use tokio::time::Instant;
 
 use super::{
@@ -35,9 +35,9 @@ impl Completion {
         session: &Arc<Session>,
         frame: Frame,
         ends: Option<ClientId>,
-        hold: Option<OffsetGuard>,
+        guard: Option<OffsetGuard>,
     ) {
-        let pushed = session.push(frame, ends, hold);
+        let pushed = session.push(frame, ends, guard);
         self.after_push(session, pushed);
     }
 
@@ -48,23 +48,23 @@ impl Completion {
             Pushed::Queued => {}
             Pushed::Watch => self.sessions.watch(session, Instant::now() + ACK_PATIENCE),
             Pushed::Away => self.checkpoints.park_due(session),
-            Pushed::Ended(frame, hold) => {
+            Pushed::Ended(frame, guard) => {
                 self.telemetry.frames_abandoned("session_ended", 1);
-                self.go_after(frame, hold);
+                self.go_after(frame, guard);
             }
-            Pushed::Overflowed(limit, frame, hold) => {
+            Pushed::Overflowed(limit, frame, guard) => {
                 self.overflowed(session, limit);
-                self.go_after(frame, hold);
+                self.go_after(frame, guard);
             }
-            Pushed::Moved(frame, hold) => self.foreign.send_after(frame, hold),
+            Pushed::Moved(frame, guard) => self.foreign.send_after(frame, guard),
         }
     }
 
     /// A frame came after its session had ended here. If it is a reply whose offset this node keeps
     /// back, it is forwarded to wherever the session is.
-    fn go_after(&self, frame: Frame, hold: Option<OffsetGuard>) {
-        if hold.is_some() {
-            self.foreign.send_after(frame, hold);
+    fn go_after(&self, frame: Frame, guard: Option<OffsetGuard>) {
+        if guard.is_some() {
+            self.foreign.send_after(frame, guard);
         }
     }
 
@@ -96,7 +96,7 @@ impl Completion {
             self.checkpoints.forget(session, request);
         }
         if trim > 0 {
-            self.checkpoints.step(session, BackupStep::Trim { seq: trim });
+            self.checkpoints.step(session, CheckpointStep::Trim { seq: trim });
         }
     }
 
@@ -104,7 +104,7 @@ impl Completion {
     pub(in crate::relay) fn end_session(&self, session: &Arc<Session>, reason: &'static str) {
         let Given { requests, held } = self.take_end(session, reason);
         requests.into_iter().for_each(|request| self.routes.remove(request));
-        held.into_iter().for_each(|(_, hold)| hold.done());
+        held.into_iter().for_each(|(_, guard)| guard.done());
     }
 
     /// Ends a session without its client's word. It may have gone on elsewhere without this node's
@@ -112,8 +112,8 @@ impl Completion {
     /// here are forwarded. They are dropped only when the registry has heard of the end and names
     /// no other owner.
     pub(in crate::relay) fn give_up_session(&self, session: &Arc<Session>, reason: &'static str) {
-        for (frame, hold) in self.take_end(session, reason).held {
-            self.foreign.send_after(frame, Some(hold));
+        for (frame, guard) in self.take_end(session, reason).held {
+            self.foreign.send_after(frame, Some(guard));
         }
     }
 
@@ -142,7 +142,7 @@ impl Completion {
 
 /// The reply of a request that still waits for its receipt, if its offset is held back here.
 fn take_early(request: RequestId, entry: &mut Entry) -> Option<(Frame, OffsetGuard)> {
-    let Early { reply, hold, .. } = entry.early.take()?;
+    let Early { reply, guard, .. } = entry.early.take()?;
     let Waiter::Session { id, .. } = &entry.waiter else { return None };
-    Some((reply_frame(request, id.clone(), reply), hold?))
+    Some((reply_frame(request, id.clone(), reply), guard?))
 }

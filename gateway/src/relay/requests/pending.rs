@@ -152,7 +152,7 @@ pub struct Early {
     /// How long it took from another node.
     pub forward: Option<Duration>,
     /// Keeps the reply's offset from being committed.
-    pub hold: Option<OffsetGuard>,
+    pub guard: Option<OffsetGuard>,
 }
 
 /// One waiting request.

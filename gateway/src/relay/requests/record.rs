@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use registry::{BackupStep, Progress, RequestId, Route, SessionId};
+use registry::{CheckpointStep, Progress, RequestId, Route, SessionId};
 use tokio::time::Instant;
 
 use super::{
@@ -124,7 +124,7 @@ impl Requests {
         };
         if self.health.is_reachable() {
             let (progress, detail) = (Progress::Submitted, format::encode(detail));
-            let step = BackupStep::Request { request, progress, detail };
+            let step = CheckpointStep::Request { request, progress, detail };
             self.completion.checkpoints.request(session, step, (request, route), Box::new(produce));
         } else {
             self.completion.checkpoints.rewrite(session);

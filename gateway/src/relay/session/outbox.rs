@@ -30,7 +30,7 @@ pub(super) struct Owed {
     /// The request that it ends, by the client's id, until that is free again.
     ends: Option<ClientId>,
     /// Keeps the reply's offset from being committed.
-    pub(super) hold: Option<OffsetGuard>,
+    pub(super) guard: Option<OffsetGuard>,
     since: Instant,
     backing: Backing,
 }
@@ -108,12 +108,17 @@ impl Outbox {
     }
 
     /// Queues a frame, with the next number if it is of a kind that has numbers.
-    pub(super) fn push(&mut self, frame: Frame, ends: Option<ClientId>, hold: Option<OffsetGuard>) {
+    pub(super) fn push(
+        &mut self,
+        frame: Frame,
+        ends: Option<ClientId>,
+        guard: Option<OffsetGuard>,
+    ) {
         self.seq += u64::from(frame.is_numbered());
         let seq = if frame.is_numbered() { self.seq } else { 0 };
         self.waiting_bytes += frame.weight();
         let (since, backing) = (Instant::now(), Backing::None);
-        self.owed.push_back(Owed { seq, frame, ends, hold, since, backing });
+        self.owed.push_back(Owed { seq, frame, ends, guard, since, backing });
     }
 
     /// Queues a frame that a former owner has left. It has to be in the mailbox: it may have been
@@ -256,7 +261,7 @@ impl Outbox {
     pub(super) fn parked(&mut self, seqs: &[u64]) {
         for owed in self.owed.iter_mut().filter(|owed| seqs.binary_search(&owed.seq).is_ok()) {
             owed.backing = Backing::Parked;
-            owed.hold.take().into_iter().for_each(OffsetGuard::done);
+            owed.guard.take().into_iter().for_each(OffsetGuard::done);
         }
     }
 
@@ -269,7 +274,7 @@ impl Outbox {
 
     /// Whether a reply is owed whose offset must not be committed yet.
     pub(super) fn keeps_offsets(&self) -> bool {
-        self.owed.iter().any(|owed| owed.hold.is_some())
+        self.owed.iter().any(|owed| owed.guard.is_some())
     }
 
     /// Since when the oldest frame waits that ends a request and has not gone to the mailbox.
@@ -298,7 +303,7 @@ impl Outbox {
         }
         self.written = self.written.saturating_sub(1);
         self.confirmed = self.confirmed.max(owed.seq);
-        owed.hold.take().into_iter().for_each(OffsetGuard::done);
+        owed.guard.take().into_iter().for_each(OffsetGuard::done);
         Some(owed)
     }
 
@@ -320,7 +325,7 @@ impl Owed {
 
     /// The frame and its guard, if it has one.
     pub(super) fn held(self) -> Option<(Frame, OffsetGuard)> {
-        Some((self.frame, self.hold?))
+        Some((self.frame, self.guard?))
     }
 }
 

@@ -125,7 +125,7 @@ impl Sessions {
     }
 
     /// A session is held by another node, which may ask for what is left here for as long as this.
-    pub fn wait_for_holder(&self, session: &Arc<Session>, patience: Duration) {
+    pub fn wait_for_owner(&self, session: &Arc<Session>, patience: Duration) {
         let entry = (Instant::now() + patience, Arc::clone(session));
         locked(&self.state).fences.push_back(entry);
     }

@@ -201,7 +201,7 @@ pub struct HandedOver {
     /// The frames after it, in order.
     pub frames: Vec<Unparked>,
     /// Replies among them whose offsets are held back here.
-    pub holds: Vec<(Frame, OffsetGuard)>,
+    pub guards: Vec<(Frame, OffsetGuard)>,
     /// Requests in flight.
     pub in_flight: Vec<(ClientId, InFlight)>,
 }

@@ -24,7 +24,7 @@ use crate::{
 };
 
 mod any_order;
-mod change_of_holder;
+mod change_of_owner;
 
 const WIDE: SessionLimits = SessionLimits {
     outbox_bytes_max: 1 << 30,

@@ -14,8 +14,8 @@ use crate::{
     tables::{
         Registry,
         sessions::{
-            BackedUp, Backup, Claim, Claimed, Holding, Progress, Recorded, SessionRecord,
-            TokenHash, Written,
+            CheckpointUpdate, Checkpointed, Claim, Claimed, Holding, Progress, Recorded,
+            SessionRecord, TokenHash, Written,
         },
     },
 };
@@ -115,7 +115,7 @@ pub(crate) async fn change_tokens(registry: &impl Registry) {
     taken(registry, &claim(session, token(3), token(4))).await;
 
     let renewed = SessionRecord { epoch: 4, token: token(5), ..record(session) };
-    same(&write(registry, &renewed, LONG).await, &Recorded::Refreshed, "the holder's record");
+    same(&write(registry, &renewed, LONG).await, &Recorded::Refreshed, "the owner's record");
     for former in [3, 4] {
         let told = ask(registry, &claim(session, token(former), token(9))).await;
         same(&told, &Claimed::Refused, "a record replaces both tokens");
@@ -123,7 +123,7 @@ pub(crate) async fn change_tokens(registry: &impl Registry) {
     taken(registry, &claim(session, token(5), token(6))).await;
 }
 
-pub(crate) async fn change_the_holder(registry: &impl Registry) {
+pub(crate) async fn change_the_owner(registry: &impl Registry) {
     for (reliable, attached) in [(true, true), (true, false), (false, true), (false, false)] {
         let session = SessionId::random();
         let user = Some("ann".into());
@@ -150,10 +150,10 @@ pub(crate) async fn change_the_holder(registry: &impl Registry) {
         let found = find(registry, session).await;
         same(&found, &Some(entry(&held)), "the session is the claimer's, and has a connection");
         let told = write(registry, &written, LONG).await;
-        same(&told, &Recorded::Superseded, "its former holder has lost it");
+        same(&told, &Recorded::Superseded, "its former owner has lost it");
         let former = Subject { registry, session, epoch: 7 };
-        let told = former.back_up_within(ROOMY, vec![park(1, "frame")]).await;
-        same(&told, &BackedUp::Superseded, "nor may the former holder back it up");
+        let told = former.checkpoint_within(ROOMY, vec![park(1, "frame")]).await;
+        same(&told, &Checkpointed::Superseded, "nor may the former owner write its checkpoint");
     }
 }
 
@@ -168,7 +168,7 @@ pub(crate) async fn tell_who_wrote_last(registry: &impl Registry) {
     };
     let [first, second, third] = ["gw-1", "gw-2", "gw-3"].map(|id| node_ref(id, 5));
     let told = claim_by(&second).await;
-    same(&told, &(1, Some(first.clone()), 1, Some(first.clone())), "the first holder wrote it");
+    same(&told, &(1, Some(first.clone()), 1, Some(first.clone())), "the first owner wrote it");
     let told = claim_by(&third).await;
     same(&told, &(2, Some(second), 1, Some(first.clone())), "a claim is not a record");
     let written = SessionRecord { epoch: 3, node: third.clone(), ..record(session) };
@@ -176,15 +176,15 @@ pub(crate) async fn tell_who_wrote_last(registry: &impl Registry) {
     let told = claim_by(&first).await;
     same(&told, &(3, Some(third.clone()), 3, Some(third)), "a record is");
 
-    let orphaned = Backup { session, epoch: 4, orphan: true, steps: Vec::new() };
-    let told = registry.back_up(&[orphaned], ROOMY).await;
-    same(&one(good(told, "back_up")), &BackedUp::Done, "a session loses its holder");
+    let orphaned = CheckpointUpdate { session, epoch: 4, orphan: true, steps: Vec::new() };
+    let told = registry.update_checkpoints(&[orphaned], ROOMY).await;
+    same(&one(good(told, "update_checkpoints")), &Checkpointed::Done, "a session loses its owner");
     same(&claim_by(&first).await, &(5, None, 5, None), "nobody's writing is one too");
     let told = claim_by(&first).await;
     same(&told, &(6, Some(first), 5, None), "and stays the last one after a claim");
 }
 
-pub(crate) async fn leave_the_backup(registry: &impl Registry) {
+pub(crate) async fn leave_the_checkpoint(registry: &impl Registry) {
     let mut subject = Subject::begin(registry).await;
     let mut ids = [request(), request()];
     ids.sort_unstable();
@@ -198,7 +198,7 @@ pub(crate) async fn leave_the_backup(registry: &impl Registry) {
     same(&timeless(&second), &timeless(&first), "the requests stay after a claim");
     same(&second.mailbox, &first.mailbox, "the mailbox stays after a claim");
     subject.done(vec![park(2, "more")]).await;
-    same(&subject.mailbox().await.len(), &2, "the new holder goes on with the backup");
+    same(&subject.mailbox().await.len(), &2, "the new owner goes on with the checkpoint");
 }
 
 pub(crate) async fn count_whole_epochs(registry: &impl Registry) {

@@ -1,4 +1,4 @@
-//! How long sessions and their backups live.
+//! How long sessions and their checkpoints live.
 
 use std::time::Duration;
 
@@ -10,17 +10,17 @@ use crate::{
     ids::SessionId,
     tables::{
         Registry,
-        sessions::{BackedUp, Recorded},
+        sessions::{Checkpointed, Recorded},
     },
 };
 
-pub(crate) async fn end_with_their_backups(registry: &impl Registry) {
+pub(crate) async fn end_with_their_checkpoints(registry: &impl Registry) {
     let mut subject = Subject::begin_for(registry, SHORT).await;
     let steps = vec![submitted(request(), "detail"), park(1, "frame")];
-    subject.back_up_within(ROOMY, steps).await;
+    subject.checkpoint_within(ROOMY, steps).await;
     gone(&subject).await;
-    let told = subject.back_up_within(ROOMY, vec![park(2, "late")]).await;
-    same(&told, &BackedUp::Missing, "a session that expired has no backup");
+    let told = subject.checkpoint_within(ROOMY, vec![park(2, "late")]).await;
+    same(&told, &Checkpointed::Missing, "a session that expired has no checkpoint");
 
     let told = write(registry, &subject.record(), LONG).await;
     same(&told, &Recorded::Created, "a session that expired is created again");
@@ -29,22 +29,22 @@ pub(crate) async fn end_with_their_backups(registry: &impl Registry) {
     assert!(holding.mailbox.is_empty(), "the mailbox expired with it: {holding:?}");
 }
 
-pub(crate) async fn are_not_prolonged_by_backups(registry: &impl Registry) {
+pub(crate) async fn are_not_prolonged_by_checkpoints(registry: &impl Registry) {
     let begun = Instant::now();
     let subject = Subject::begin_for(registry, SHORT).await;
-    let mut last = BackedUp::Done;
-    while last == BackedUp::Done {
-        last = subject.back_up_within(ROOMY, vec![submitted(request(), "detail")]).await;
-        assert!(begun.elapsed() < SHORT * 10, "backups do not prolong a life");
+    let mut last = Checkpointed::Done;
+    while last == Checkpointed::Done {
+        last = subject.checkpoint_within(ROOMY, vec![submitted(request(), "detail")]).await;
+        assert!(begun.elapsed() < SHORT * 10, "checkpoints do not prolong a life");
         sleep(SHORT / 20).await;
     }
-    same(&last, &BackedUp::Missing, "what expired is missing");
+    same(&last, &Checkpointed::Missing, "what expired is missing");
 }
 
 pub(crate) async fn are_prolonged_by_records_and_claims(registry: &impl Registry) {
     let steps = |id| vec![submitted(id, "detail"), park(1, "frame")];
     let mut recorded = Subject::begin_for(registry, SHORT).await;
-    recorded.back_up_within(ROOMY, steps(request())).await;
+    recorded.checkpoint_within(ROOMY, steps(request())).await;
     let told = write(registry, &recorded.record(), LONG).await;
     // A very slow machine may have let it expire; then there is nothing to see.
     let refreshed = told == Recorded::Refreshed;
@@ -64,7 +64,7 @@ pub(crate) async fn are_prolonged_by_records_and_claims(registry: &impl Registry
     {
         let holding = subject.held().await;
         let lives = holding.requests.len() == 1 && holding.mailbox.len() == 1;
-        assert!(lives || !whole, "a {name} prolongs the backup's life: {holding:?}");
+        assert!(lives || !whole, "a {name} prolongs the checkpoint's life: {holding:?}");
     }
 }
 

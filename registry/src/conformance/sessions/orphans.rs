@@ -1,4 +1,4 @@
-//! Sessions whose holder is taken to be dead.
+//! Sessions whose owner is taken to be dead.
 
 use super::{
     LONG, ROOMY, Subject, TOKEN, claim, entry, find, park, park_last, parked, submitted, taken,
@@ -8,28 +8,32 @@ use crate::{
     conformance::{good, request, same},
     tables::{
         Registry,
-        sessions::{BackedUp, Backup, Recorded, SessionEntry},
+        sessions::{CheckpointUpdate, Checkpointed, Recorded, SessionEntry},
     },
 };
 
-pub(crate) async fn have_no_holder_and_fence_the_former(registry: &impl Registry) {
+pub(crate) async fn have_no_owner_and_fence_the_former(registry: &impl Registry) {
     // The largest number that ten digits hold, where counting by halves carries.
     for epoch in [1, 9_999_999_999, (1 << 53) + 1] {
         let subject = Subject { epoch, ..Subject::begin(registry).await };
         write(registry, &subject.record(), LONG).await;
         let id = request();
         subject.done(vec![submitted(id, "a")]).await;
-        let orphan = Backup { orphan: true, ..subject.backup(vec![park_last(id, "reply")]) };
-        let told = good(registry.back_up(std::slice::from_ref(&orphan), ROOMY).await, "back_up");
-        same(&told, &vec![BackedUp::Done], "a session is orphaned");
+        let orphan =
+            CheckpointUpdate { orphan: true, ..subject.checkpoint(vec![park_last(id, "reply")]) };
+        let told = good(
+            registry.update_checkpoints(std::slice::from_ref(&orphan), ROOMY).await,
+            "update_checkpoints",
+        );
+        same(&told, &vec![Checkpointed::Done], "a session is orphaned");
 
         let orphaned = SessionEntry { node: None, epoch: epoch + 1, ..entry(&subject.record()) };
         let found = find(registry, subject.session).await;
-        same(&found, &Some(orphaned.clone()), "an orphan has no holder, and one epoch more");
+        same(&found, &Some(orphaned.clone()), "an orphan has no owner, and one epoch more");
         let told = write(registry, &subject.record(), LONG).await;
-        same(&told, &Recorded::Superseded, "a holder that only slept cannot refresh it");
-        let told = subject.back_up_within(ROOMY, vec![park(1, "stale")]).await;
-        same(&told, &BackedUp::Superseded, "nor change its backup");
+        same(&told, &Recorded::Superseded, "an owner that only slept cannot refresh it");
+        let told = subject.checkpoint_within(ROOMY, vec![park(1, "stale")]).await;
+        same(&told, &Checkpointed::Superseded, "nor change its checkpoint");
 
         let holding = taken(registry, &claim(subject.session, TOKEN, TOKEN)).await;
         same(&holding.former, &orphaned, "who claims it learns that nobody held it");
@@ -42,10 +46,10 @@ pub(crate) async fn have_no_holder_and_fence_the_former(registry: &impl Registry
 pub(crate) async fn are_made_at_their_epoch_alone(registry: &impl Registry) {
     let subject = Subject::begin(registry).await;
     let stale = Subject { epoch: 7, ..subject };
-    let orphan = Backup { orphan: true, ..stale.backup(vec![park(1, "a")]) };
-    let told = good(registry.back_up(&[orphan], ROOMY).await, "back_up");
-    same(&told, &vec![BackedUp::Missing], "a session at another epoch is not orphaned");
+    let orphan = CheckpointUpdate { orphan: true, ..stale.checkpoint(vec![park(1, "a")]) };
+    let told = good(registry.update_checkpoints(&[orphan], ROOMY).await, "update_checkpoints");
+    same(&told, &vec![Checkpointed::Missing], "a session at another epoch is not orphaned");
     let subject = Subject { epoch: 1, ..stale };
     let found = find(registry, subject.session).await;
-    same(&found, &Some(entry(&subject.record())), "and keeps its holder");
+    same(&found, &Some(entry(&subject.record())), "and keeps its owner");
 }

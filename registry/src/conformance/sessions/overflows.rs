@@ -5,7 +5,7 @@ use crate::{
     conformance::{good, request, same},
     tables::{
         Registry,
-        sessions::{BackedUp, BackupStep, MailboxLimits, Progress},
+        sessions::{CheckpointStep, Checkpointed, MailboxLimits, Progress},
     },
 };
 
@@ -16,70 +16,86 @@ pub(crate) async fn happen_beyond_the_most_frames(registry: &impl Registry) {
     let few = MailboxLimits { frames_max: 3, ..ROOMY };
     let mut subject = Subject::begin(registry).await;
     let fits = vec![park(1, "a"), park(2, "b"), park(0, "c")];
-    same(&subject.back_up_within(few, fits).await, &BackedUp::Done, "as many as there may be");
+    same(
+        &subject.checkpoint_within(few, fits).await,
+        &Checkpointed::Done,
+        "as many as there may be",
+    );
     let id = request();
     let harmless = vec![submitted(id, ""), park_last(request(), "not in flight")];
-    let told = subject.back_up_within(few, harmless).await;
-    same(&told, &BackedUp::Done, "a frame that is not taken needs no room");
-    let room = vec![BackupStep::Trim { seq: 1 }, park_last(id, "d")];
-    same(&subject.back_up_within(few, room).await, &BackedUp::Done, "a trim makes room");
-    let room = vec![BackupStep::Reset, park(5, "e"), park(6, "f"), park(7, "g")];
-    same(&subject.back_up_within(few, room).await, &BackedUp::Done, "a reset makes room");
+    let told = subject.checkpoint_within(few, harmless).await;
+    same(&told, &Checkpointed::Done, "a frame that is not taken needs no room");
+    let room = vec![CheckpointStep::Trim { seq: 1 }, park_last(id, "d")];
+    same(&subject.checkpoint_within(few, room).await, &Checkpointed::Done, "a trim makes room");
+    let room = vec![CheckpointStep::Reset, park(5, "e"), park(6, "f"), park(7, "g")];
+    same(&subject.checkpoint_within(few, room).await, &Checkpointed::Done, "a reset makes room");
     same(&subject.mailbox().await.len(), &3, "the mailbox is full");
-    let told = subject.back_up_within(few, vec![park(8, "h")]).await;
-    same(&told, &BackedUp::Overflowed, "one frame more is too much");
+    let told = subject.checkpoint_within(few, vec![park(8, "h")]).await;
+    same(&told, &Checkpointed::Overflowed, "one frame more is too much");
     same(&subject.mailbox().await, &Vec::new(), "a mailbox that overflows is empty");
 }
 
 pub(crate) async fn happen_beyond_the_most_bytes(registry: &impl Registry) {
     let mut subject = Subject::begin(registry).await;
     let fits = vec![park(1, "1234"), park(0, ""), park(2, "567890")];
-    same(&subject.back_up_within(TEN_BYTES, fits).await, &BackedUp::Done, "as large as it may be");
-    let room = vec![BackupStep::Trim { seq: 1 }, park(3, "abcd"), park(0, "")];
-    same(&subject.back_up_within(TEN_BYTES, room).await, &BackedUp::Done, "a trim makes room");
+    same(
+        &subject.checkpoint_within(TEN_BYTES, fits).await,
+        &Checkpointed::Done,
+        "as large as it may be",
+    );
+    let room = vec![CheckpointStep::Trim { seq: 1 }, park(3, "abcd"), park(0, "")];
+    same(
+        &subject.checkpoint_within(TEN_BYTES, room).await,
+        &Checkpointed::Done,
+        "a trim makes room",
+    );
     let id = request();
     let room = vec![
-        BackupStep::Reset,
+        CheckpointStep::Reset,
         submitted(id, "a detail is not counted"),
         park_last(id, "123456789"),
         park(0, "0"),
     ];
-    same(&subject.back_up_within(TEN_BYTES, room).await, &BackedUp::Done, "a reset makes room");
+    same(
+        &subject.checkpoint_within(TEN_BYTES, room).await,
+        &Checkpointed::Done,
+        "a reset makes room",
+    );
     let numbers = (subject.mailbox().await.len(), subject.requests().await.len());
     same(&numbers, &(2, 1), "the mailbox is full");
-    let told = subject.back_up_within(TEN_BYTES, vec![park(4, ""), park(5, "x")]).await;
-    same(&told, &BackedUp::Overflowed, "one byte more is too much");
+    let told = subject.checkpoint_within(TEN_BYTES, vec![park(4, ""), park(5, "x")]).await;
+    same(&told, &Checkpointed::Overflowed, "one byte more is too much");
     same(&subject.mailbox().await, &Vec::new(), "a mailbox that overflows is empty");
 
     let narrower = Subject::begin(registry).await;
     narrower.done(vec![park(1, "123456789012")]).await;
-    let told = narrower.back_up_within(TEN_BYTES, vec![park(2, "")]).await;
-    same(&told, &BackedUp::Overflowed, "the limits are those of the call");
+    let told = narrower.checkpoint_within(TEN_BYTES, vec![park(2, "")]).await;
+    same(&told, &Checkpointed::Overflowed, "the limits are those of the call");
     let never = Subject::begin(registry).await;
     let none = MailboxLimits { frames_max: 0, bytes_max: 0 };
-    let told = never.back_up_within(none, vec![park(1, "")]).await;
-    same(&told, &BackedUp::Overflowed, "a mailbox may have no room at all");
+    let told = never.checkpoint_within(none, vec![park(1, "")]).await;
+    same(&told, &Checkpointed::Overflowed, "a mailbox may have no room at all");
     let largest = MailboxLimits { frames_max: usize::MAX, bytes_max: usize::MAX };
     let endless = Subject::begin(registry).await;
-    let told = endless.back_up_within(largest, vec![park(1, "a")]).await;
-    same(&told, &BackedUp::Done, "no limit is too large");
+    let told = endless.checkpoint_within(largest, vec![park(1, "a")]).await;
+    same(&told, &Checkpointed::Done, "no limit is too large");
 }
 
 pub(crate) async fn are_told_by_what_is_left_after_a_drop(registry: &impl Registry) {
     let limits = MailboxLimits { frames_max: 3, bytes_max: 10 };
-    for drop in [BackupStep::Trim { seq: 3 }, BackupStep::Reset] {
+    for drop in [CheckpointStep::Trim { seq: 3 }, CheckpointStep::Reset] {
         let subject = Subject::begin(registry).await;
         let id = request();
-        let last = BackupStep::Park { seq: 2, request: Some(id), frame: "567".into() };
+        let last = CheckpointStep::Park { seq: 2, request: Some(id), frame: "567".into() };
         let fits = vec![submitted(id, "detail"), park(1, "1234"), last, park(3, "890")];
         let full = vec![park(4, "1234567890"), park(5, ""), park(6, "")];
-        // In backups of their own: what is counted is kept from one to the next.
+        // In checkpoints of their own: what is counted is kept from one to the next.
         for steps in [fits, vec![drop.clone()], full] {
-            let told = subject.back_up_within(limits, steps).await;
-            same(&told, &BackedUp::Done, &format!("all room is there again after {drop:?}"));
+            let told = subject.checkpoint_within(limits, steps).await;
+            same(&told, &Checkpointed::Done, &format!("all room is there again after {drop:?}"));
         }
-        let told = subject.back_up_within(TEN_BYTES, vec![park(7, "x")]).await;
-        same(&told, &BackedUp::Overflowed, &format!("and no more bytes than before {drop:?}"));
+        let told = subject.checkpoint_within(TEN_BYTES, vec![park(7, "x")]).await;
+        same(&told, &Checkpointed::Overflowed, &format!("and no more bytes than before {drop:?}"));
     }
 
     let subject = Subject::begin(registry).await;
@@ -87,14 +103,14 @@ pub(crate) async fn are_told_by_what_is_left_after_a_drop(registry: &impl Regist
         park(1, "1234"),
         park(2, "567"),
         park(3, "890"),
-        BackupStep::Trim { seq: 2 },
+        CheckpointStep::Trim { seq: 2 },
         park(4, "1234"),
         park(5, "567"),
     ];
-    let told = subject.back_up_within(limits, trimmed).await;
-    same(&told, &BackedUp::Done, "a trim makes room for the steps behind it");
-    let told = subject.back_up_within(limits, vec![park(6, "")]).await;
-    same(&told, &BackedUp::Overflowed, "for as many frames as it dropped");
+    let told = subject.checkpoint_within(limits, trimmed).await;
+    same(&told, &Checkpointed::Done, "a trim makes room for the steps behind it");
+    let told = subject.checkpoint_within(limits, vec![park(6, "")]).await;
+    same(&told, &Checkpointed::Overflowed, "for as many frames as it dropped");
 }
 
 pub(crate) async fn are_seen_and_stay(registry: &impl Registry) {
@@ -104,8 +120,8 @@ pub(crate) async fn are_seen_and_stay(registry: &impl Registry) {
     same(&seen(subject.session).await, &Some(false), "a mailbox begins within its limits");
     subject.done(vec![park(1, "a")]).await;
     same(&subject.held().await.former.overflowed, &false, "and stays so");
-    let steps = vec![park(2, "b"), park(3, "c"), BackupStep::Reset, park(4, "d")];
-    same(&subject.back_up_within(few, steps).await, &BackedUp::Overflowed, "it overflows");
+    let steps = vec![park(2, "b"), park(3, "c"), CheckpointStep::Reset, park(4, "d")];
+    same(&subject.checkpoint_within(few, steps).await, &Checkpointed::Overflowed, "it overflows");
 
     same(&seen(subject.session).await, &Some(true), "whoever looks for the session is told");
     let holding = subject.held().await;
@@ -116,15 +132,15 @@ pub(crate) async fn are_seen_and_stay(registry: &impl Registry) {
     let id = request();
     for steps in [
         vec![park(5, "e")],
-        vec![BackupStep::Reset, park(0, "")],
-        vec![BackupStep::Trim { seq: 9 }, submitted(id, ""), park_last(id, "f")],
+        vec![CheckpointStep::Reset, park(0, "")],
+        vec![CheckpointStep::Trim { seq: 9 }, submitted(id, ""), park_last(id, "f")],
     ] {
-        let told = subject.back_up_within(ROOMY, steps).await;
-        same(&told, &BackedUp::Overflowed, "nothing is taken any more");
+        let told = subject.checkpoint_within(ROOMY, steps).await;
+        same(&told, &Checkpointed::Overflowed, "nothing is taken any more");
     }
     let holding = subject.held().await;
     same(&(holding.former.overflowed, holding.mailbox), &(true, Vec::new()), "nor after a claim");
-    subject.done(vec![BackupStep::Reset, BackupStep::Trim { seq: 1 }]).await;
+    subject.done(vec![CheckpointStep::Reset, CheckpointStep::Trim { seq: 1 }]).await;
 }
 
 pub(crate) async fn leave_other_steps_and_sessions(registry: &impl Registry) {
@@ -142,15 +158,15 @@ pub(crate) async fn leave_other_steps_and_sessions(registry: &impl Registry) {
         submitted(refused, "b"),
         park_last(refused, "too much"),
         recorded(late, "c"),
-        BackupStep::Forget { request: gone },
+        CheckpointStep::Forget { request: gone },
     ];
-    let batch = [full.backup(steps.clone()), other.backup(vec![park(1, "other")])];
+    let batch = [full.checkpoint(steps.clone()), other.checkpoint(vec![park(1, "other")])];
     for _ in 0..2 {
-        let told = good(registry.back_up(&batch[..1], few).await, "back_up");
-        same(&told, &vec![BackedUp::Overflowed], "an overflow, also when it is repeated");
+        let told = good(registry.update_checkpoints(&batch[..1], few).await, "update_checkpoints");
+        same(&told, &vec![Checkpointed::Overflowed], "an overflow, also when it is repeated");
     }
-    let told = good(registry.back_up(&batch, few).await, "back_up");
-    same(&told, &vec![BackedUp::Overflowed, BackedUp::Done], "one session overflows alone");
+    let told = good(registry.update_checkpoints(&batch, few).await, "update_checkpoints");
+    same(&told, &vec![Checkpointed::Overflowed, Checkpointed::Done], "one session overflows alone");
     let expected = vec![
         (ended, Progress::Ended, "a".into()),
         (refused, Progress::Submitted, "b".into()),

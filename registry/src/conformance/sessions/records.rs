@@ -9,7 +9,10 @@ use crate::{
     ids::SessionId,
     tables::{
         Generation, Registry,
-        sessions::{BackedUp, Backup, Claimed, MailboxLimits, Recorded, SessionRecord, TokenHash},
+        sessions::{
+            CheckpointUpdate, Checkpointed, Claimed, MailboxLimits, Recorded, SessionRecord,
+            TokenHash,
+        },
     },
 };
 
@@ -33,7 +36,7 @@ pub(crate) async fn are_created_then_refreshed(registry: &impl Registry) {
     same(&find(registry, session).await, &Some(entry(&written)), "a user can be lost");
 }
 
-pub(crate) async fn keep_every_user_and_holder(registry: &impl Registry) {
+pub(crate) async fn keep_every_user_and_owner(registry: &impl Registry) {
     let longest = "x".repeat(4096);
     let users = [None, Some(""), Some("="), Some("a b\r\n\0"), Some("日本語 🦀"), Some(&*longest)];
     let nodes = [
@@ -48,7 +51,7 @@ pub(crate) async fn keep_every_user_and_holder(registry: &impl Registry) {
             let written = SessionRecord { node, user, reliable, attached, ..record(session) };
             write(registry, &written, LONG).await;
             let found = find(registry, session).await;
-            same(&found, &Some(entry(&written)), "user, holder and flags are kept");
+            same(&found, &Some(entry(&written)), "user, owner and flags are kept");
         }
     }
 }
@@ -80,27 +83,39 @@ pub(crate) async fn compare_whole_epochs(registry: &impl Registry) {
         for former in &rising[..index] {
             let told = write(registry, &at(*former), LONG).await;
             same(&told, &Recorded::Superseded, "a smaller epoch is refused");
-            let backup =
-                Backup { session, epoch: *former, orphan: false, steps: vec![park(0, "frame")] };
-            let told = good(registry.back_up(&[backup], ROOMY).await, "back_up");
-            same(&told, &vec![BackedUp::Superseded], "a backup of a smaller epoch is refused");
+            let checkpoint = CheckpointUpdate {
+                session,
+                epoch: *former,
+                orphan: false,
+                steps: vec![park(0, "frame")],
+            };
+            let told =
+                good(registry.update_checkpoints(&[checkpoint], ROOMY).await, "update_checkpoints");
+            same(
+                &told,
+                &vec![Checkpointed::Superseded],
+                "a checkpoint of a smaller epoch is refused",
+            );
             good(registry.end_sessions(&[(session, *former)]).await, "end_sessions");
         }
         same(&find(registry, session).await, &Some(entry(&at(epoch))), "the largest epoch stays");
     }
 }
 
-/// A table that went back to an earlier state has earlier epochs than the holders.
-pub(crate) async fn of_an_earlier_epoch_are_replaced_with_their_backups(registry: &impl Registry) {
+/// A table that went back to an earlier state has earlier epochs than the owners.
+pub(crate) async fn of_an_earlier_epoch_are_replaced_with_their_checkpoints(
+    registry: &impl Registry,
+) {
     let mut subject = Subject::begin(registry).await;
     let id = request();
     subject.done(vec![submitted(id, "detail"), park(1, "frame")]).await;
     let full = MailboxLimits { frames_max: 1, ..ROOMY };
-    subject.back_up_within(full, vec![park(2, "too many")]).await;
+    subject.checkpoint_within(full, vec![park(2, "too many")]).await;
 
     subject.epoch = 5;
-    let told = subject.back_up_within(ROOMY, vec![submitted(id, "later"), park(3, "later")]).await;
-    same(&told, &BackedUp::Missing, "a backup of a later epoch finds none of its own");
+    let told =
+        subject.checkpoint_within(ROOMY, vec![submitted(id, "later"), park(3, "later")]).await;
+    same(&told, &Checkpointed::Missing, "a checkpoint of a later epoch finds none of its own");
     let later = SessionRecord { node: node_ref("gw-2", 1), ..subject.record() };
     same(&write(registry, &later, LONG).await, &Recorded::Created, "the record is a new one");
     let found = find(registry, subject.session).await;
@@ -112,7 +127,7 @@ pub(crate) async fn of_an_earlier_epoch_are_replaced_with_their_backups(registry
     same(&holding.mailbox, &vec![parked(4, None, "kept")], "nor of the mailbox");
 }
 
-pub(crate) async fn keep_the_generation_of_their_backups(registry: &impl Registry) {
+pub(crate) async fn keep_the_generation_of_their_checkpoints(registry: &impl Registry) {
     let now = good(registry.generation().await, "generation");
     same(&good(registry.generation().await, "generation"), &now, "it stays while nothing happens");
     let others = [Some(Generation(0)), Some(Generation(u64::MAX))];
@@ -124,7 +139,7 @@ pub(crate) async fn keep_the_generation_of_their_backups(registry: &impl Registr
         let holding = taken(registry, &claim(written.session, super::TOKEN, super::TOKEN)).await;
         same(&holding.former.generation, &generation, "and told to who claims the session");
         let found = find(registry, written.session).await.and_then(|found| found.generation);
-        same(&found, &generation, "a claim writes no backup");
+        same(&found, &generation, "a claim writes no checkpoint");
         let renewed = SessionRecord { generation: now, epoch: 2, ..written };
         write(registry, &renewed, LONG).await;
         let found = find(registry, renewed.session).await.and_then(|found| found.generation);
@@ -190,8 +205,8 @@ pub(crate) async fn end_at_their_epoch_alone(registry: &impl Registry) {
 
     good(registry.end_sessions(&[(session, subject.epoch)]).await, "end_sessions");
     same(&find(registry, session).await, &None, "a session that was ended is not found");
-    let told = subject.back_up_within(ROOMY, vec![park(2, "late")]).await;
-    same(&told, &BackedUp::Missing, "a session that was ended has no backup");
+    let told = subject.checkpoint_within(ROOMY, vec![park(2, "late")]).await;
+    same(&told, &Checkpointed::Missing, "a session that was ended has no checkpoint");
     let told = good(registry.claim(&claim(session, super::TOKEN, super::TOKEN)).await, "claim");
     same(&told, &Claimed::Refused, "a session that was ended is nobody's");
     assert!(find(registry, other.session).await.is_some(), "another session stays");
@@ -199,5 +214,8 @@ pub(crate) async fn end_at_their_epoch_alone(registry: &impl Registry) {
     let told = write(registry, &subject.record(), LONG).await;
     same(&told, &Recorded::Created, "a session that was ended can begin again");
     let holding = subject.held().await;
-    assert!(holding.requests.is_empty() && holding.mailbox.is_empty(), "its backup has ended too");
+    assert!(
+        holding.requests.is_empty() && holding.mailbox.is_empty(),
+        "its checkpoint has ended too"
+    );
 }

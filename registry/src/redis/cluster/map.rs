@@ -1,6 +1,6 @@
-//! Who has which slots of a cluster, as far as is known, and a link to each of them.
+//! Which master has which slots of a cluster, as far as is known, and a link to each master.
 //!
-//! Sorts commands by who is to be asked. A map is never changed: another one takes its place.
+//! Sorts commands by the master that is asked. A map is never changed: another one takes its place.
 
 use std::sync::Arc;
 
@@ -21,7 +21,7 @@ use crate::{
     },
 };
 
-/// Who has which slots, as far as is known.
+/// Which master has which slots, as far as is known.
 #[derive(Default)]
 pub(super) struct Map {
     /// In order.
@@ -35,11 +35,11 @@ pub(super) struct Master {
     pub(super) link: Link,
 }
 
-/// What of a batch one master is asked for.
+/// The part of a batch that one master is asked for.
 pub(super) struct Lane {
     pub(super) master: Arc<Master>,
     pub(super) commands: Pipeline,
-    /// Where they stood in the batch.
+    /// The positions of the commands in the batch.
     pub(super) places: Vec<usize>,
     /// Each is only for this once.
     is_asking: bool,
@@ -69,7 +69,8 @@ impl Map {
         self.masters.iter().find(|master| master.address == *address)
     }
 
-    /// Who is asked for which of these commands. One whose slot nobody has is in no lane.
+    /// Which master is asked for which of these commands. A command whose slot no master has is in
+    /// no lane.
     pub(super) fn lanes(&self, commands: impl Iterator<Item = (usize, Cmd)>) -> Vec<Lane> {
         let mut lanes: Vec<Lane> = Vec::with_capacity(self.masters.len());
         for (at, command) in commands {

@@ -18,25 +18,25 @@ use crate::{
     },
 };
 
-/// In the place of a request's id where there is none.
+/// Stands for a request's id if there is none.
 pub(in crate::redis) const NO_REQUEST: &str = "-";
 
-/// In the place of a session's holder where there is none.
-const NO_HOLDER: &str = "-";
+/// Stands for a session's owner if there is none.
+const NO_OWNER: &str = "-";
 
-/// How the holder of a session is written.
-pub(in crate::redis) fn write_holder(node: Option<&NodeRef>) -> Vec<u8> {
+/// How the owner of a session is written.
+pub(in crate::redis) fn write_owner(node: Option<&NodeRef>) -> Vec<u8> {
     let text = match node {
         Some(node) => format!("{} {}", node.incarnation, node.id).into_bytes(),
-        None => NO_HOLDER.into(),
+        None => NO_OWNER.into(),
     };
     #[cfg(feature = "later")]
     let text = crate::later::written("holder", text);
     text
 }
 
-fn read_holder(bytes: &[u8]) -> Option<Option<NodeRef>> {
-    if bytes == NO_HOLDER.as_bytes() {
+fn read_owner(bytes: &[u8]) -> Option<Option<NodeRef>> {
+    if bytes == NO_OWNER.as_bytes() {
         return Some(None);
     }
     let mut words = std::str::from_utf8(bytes).ok()?.split(' ');
@@ -44,7 +44,7 @@ fn read_holder(bytes: &[u8]) -> Option<Option<NodeRef>> {
     Some(Some(NodeRef { id: NodeId::parse(id).ok()?, incarnation: incarnation.parse().ok()? }))
 }
 
-/// How the user of a session is written: nobody is not the same as a user without a name.
+/// How the user of a session is written: an anonymous one is not the same as a user without a name.
 pub(in crate::redis) fn write_user(user: Option<&str>) -> String {
     user.map_or_else(String::new, |name| format!("={name}"))
 }
@@ -56,7 +56,7 @@ fn read_user(bytes: &[u8]) -> Option<Option<Box<str>>> {
     }
 }
 
-/// How what is true of a session is written.
+/// How the flags of a session are written.
 pub(in crate::redis) fn write_flags(reliable: bool, attached: bool) -> [u8; 2] {
     [reliable, attached].map(|flag| b'0' + u8::from(flag))
 }
@@ -69,7 +69,7 @@ fn read_flags(bytes: &[u8]) -> Option<[bool; 2]> {
     }
 }
 
-/// How the generation of a backup is written.
+/// How the generation of a checkpoint is written.
 pub(in crate::redis) fn write_generation(generation: Option<Generation>) -> String {
     generation.map_or_else(String::new, |Generation(number)| write_number(number))
 }
@@ -90,14 +90,14 @@ pub(in crate::redis) fn read_number(bytes: &[u8]) -> Option<u64> {
 pub(in crate::redis) fn read_entry(
     epoch: &[u8],
     flags: &[u8],
-    holder: &[u8],
+    owner: &[u8],
     user: &[u8],
     overflowed: bool,
 ) -> Option<SessionEntry> {
     let [reliable, attached] = read_flags(flags)?;
     Some(SessionEntry {
         epoch: read_number(epoch)?,
-        node: read_holder(holder)?,
+        node: read_owner(owner)?,
         user: read_user(user)?,
         reliable,
         attached,
@@ -106,23 +106,23 @@ pub(in crate::redis) fn read_entry(
     })
 }
 
-/// Reads what `claim.lua` says of the record before: `<epoch> <flags> <holder>`.
+/// Reads what `claim.lua` says of the record before: `<epoch> <flags> <owner>`.
 pub(in crate::redis) fn read_former(
     bytes: &[u8],
     user: &[u8],
     overflowed: bool,
 ) -> Option<SessionEntry> {
     let mut words = bytes.splitn(3, |byte| *byte == b' ');
-    let (epoch, flags, holder) = (words.next()?, words.next()?, words.next()?);
-    read_entry(epoch, flags, holder, user, overflowed)
+    let (epoch, flags, owner) = (words.next()?, words.next()?, words.next()?);
+    read_entry(epoch, flags, owner, user, overflowed)
 }
 
-/// Reads who wrote a session last: `<epoch> <holder>`. Where that is not said, or is older than what is
-/// said of the session `former`ly, it is who is named there.
+/// Reads who wrote a session last: `<epoch> <owner>`. Where that is not said, or is older than what
+/// is said of the session `former`ly, it is who is named there.
 pub(in crate::redis) fn read_written(bytes: &[u8], former: &SessionEntry) -> Written {
     let read = || {
         let mut words = bytes.splitn(2, |byte| *byte == b' ');
-        let (epoch, node) = (read_number(words.next()?)?, read_holder(words.next()?)?);
+        let (epoch, node) = (read_number(words.next()?)?, read_owner(words.next()?)?);
         // A version that does not say so orphans by itself.
         let is_possible = epoch == former.epoch || epoch < former.epoch && former.node.is_some();
         is_possible.then_some(Written { epoch, node })
@@ -130,10 +130,11 @@ pub(in crate::redis) fn read_written(bytes: &[u8], former: &SessionEntry) -> Wri
     read().unwrap_or_else(|| Written { epoch: former.epoch, node: former.node.clone() })
 }
 
-/// Digits of a time in an entry.
+/// How many digits a time in an entry has.
 const MILLIS_DIGITS: usize = 16;
 
-/// Writes a request over what is in the buffer. `back_up.lua` puts the time behind the first byte.
+/// Writes a request over what is in the buffer. `checkpoint.lua` puts the time behind the first
+/// byte.
 pub(in crate::redis) fn write_request(progress: Progress, detail: &[u8], buffer: &mut Vec<u8>) {
     buffer.clear();
     buffer.push(match progress {
@@ -150,7 +151,7 @@ pub(in crate::redis) fn read_millis(bytes: &[u8]) -> Option<u64> {
     std::str::from_utf8(bytes).ok().filter(|_| digits)?.parse().ok()
 }
 
-/// Reads a request at that time of the server's clock; none when it is not what `back_up.lua`
+/// Reads a request at that time of the server's clock; none when it is not what `checkpoint.lua`
 /// writes.
 pub(in crate::redis) fn read_request(
     id: &[u8],
@@ -170,7 +171,7 @@ pub(in crate::redis) fn read_request(
     Some(HeldRequest { request, progress, detail, age })
 }
 
-/// Reads a frame and its place in the order of parking; none when it is not what `back_up.lua`
+/// Reads a frame and its place in the order of parking; none when it is not what `checkpoint.lua`
 /// writes: `<number> <index> <request or -> <frame>`.
 pub(in crate::redis) fn read_parked(member: Vec<u8>) -> Option<(u64, ParkedFrame)> {
     const DIGITS: RangeInclusive<usize> = 16..=20;
@@ -194,7 +195,7 @@ mod tests {
     use super::*;
     use crate::redis::entries::write_number;
 
-    fn holders() -> impl Strategy<Value = NodeRef> {
+    fn owners() -> impl Strategy<Value = NodeRef> {
         let id = "[A-Za-z0-9._-]{1,64}".prop_map(|id| NodeId::parse(&id).unwrap());
         (id, any::<u64>()).prop_map(|(id, incarnation)| NodeRef { id, incarnation })
     }
@@ -237,23 +238,23 @@ mod tests {
         #[test]
         fn an_entry_is_read_as_it_was_written(
             epoch: u64,
-            node in prop::option::of(holders()),
+            node in prop::option::of(owners()),
             user: Option<Box<str>>,
             [reliable, attached, overflowed]: [bool; 3],
         ) {
-            let (number, holder) = (write_number(epoch), write_holder(node.as_ref()));
-            let (flags, owner) = (write_flags(reliable, attached), write_user(user.as_deref()));
+            let (number, owner) = (write_number(epoch), write_owner(node.as_ref()));
+            let (flags, user_bytes) = (write_flags(reliable, attached), write_user(user.as_deref()));
             let flags_text = std::str::from_utf8(&flags).unwrap();
-            let holder_text = std::str::from_utf8(&holder).unwrap();
-            let packed = format!("{number} {flags_text} {holder_text}");
+            let owner_text = std::str::from_utf8(&owner).unwrap();
+            let packed = format!("{number} {flags_text} {owner_text}");
             let generation = None;
             let expected =
                 SessionEntry { epoch, node, user, reliable, attached, overflowed, generation };
             let of_fields = read_entry(
-                number.as_bytes(), &flags, &holder, owner.as_bytes(), overflowed,
+                number.as_bytes(), &flags, &owner, user_bytes.as_bytes(), overflowed,
             );
             prop_assert_eq!(of_fields.as_ref(), Some(&expected));
-            let former = read_former(packed.as_bytes(), owner.as_bytes(), overflowed);
+            let former = read_former(packed.as_bytes(), user_bytes.as_bytes(), overflowed);
             prop_assert_eq!(former, Some(expected));
         }
 
@@ -298,8 +299,8 @@ mod tests {
 
     #[test]
     fn what_is_behind_the_known_words_is_passed_over() {
-        let entry = |flags: &[u8], holder: &[u8]| {
-            read_entry(b"00000000000000000001", flags, holder, b"", false)
+        let entry = |flags: &[u8], owner: &[u8]| {
+            read_entry(b"00000000000000000001", flags, owner, b"", false)
         };
         let known = entry(b"10", b"7 gw-1");
         assert!(known.is_some());
@@ -323,8 +324,8 @@ mod tests {
             [one, b"10", b"7 gw-1", b"name"],
             [one, b"10", b"7 gw-1", b"=\xff"],
         ];
-        for [epoch, flags, holder, user] in bad {
-            assert_eq!(read_entry(epoch, flags, holder, user, false), None, "{flags:?} {user:?}");
+        for [epoch, flags, owner, user] in bad {
+            assert_eq!(read_entry(epoch, flags, owner, user, false), None, "{flags:?} {user:?}");
         }
     }
 }

@@ -1,4 +1,4 @@
--- Removes one session and its backup, unless it is at another epoch.
+-- Removes one session and its checkpoint, unless it is at another epoch.
 --
 -- KEYS    the record, the requests and the mailbox, as record.lua describes them
 -- ARGV    epoch, 20 digits

@@ -1,4 +1,4 @@
--- Writes or refreshes one session's record, and lets its backup live as long.
+-- Writes or refreshes one session's record, and lets its checkpoint live as long.
 --
 -- KEYS[1] the record, a hash:
 --           e  epoch, 20 digits, so that text order is number order (a Lua number would round it)
@@ -11,7 +11,7 @@
 --           b  bytes of all frames in the mailbox, i  its last frame's index; absent before the
 --              first frame
 --           o  1 once the mailbox has outgrown its limits; absent until then
---           g  the generation in which the backup was written, or empty
+--           g  the generation in which the checkpoint was written, or empty
 --           w  "<e> <n>" as a holder wrote them last, or whoever took the holder away; no claim
 --              changes it. Absent where a version without it has written
 --         Fields that are not among these are another version's, and stay as they are. What it
@@ -24,7 +24,7 @@
 -- ARGV    life in milliseconds, call, then e, n, u, f, t, p, g
 --
 -- Answers 'superseded' (a later epoch is there: nothing is written), 'refreshed' or 'created'. What
--- is there of an earlier epoch, or of another type than a record, goes with its backup: only a
+-- is there of an earlier epoch, or of another type than a record, goes with its checkpoint: only a
 -- server that went back to what it held some time ago has that.
 -- A call that is repeated because its answer got lost is answered as it was the first time.
 

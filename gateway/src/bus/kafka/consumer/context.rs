@@ -59,7 +59,7 @@ impl ClientContext for Context {
         let mut rebalances = reading.rebalances();
         if self.next_generation
             && reading.observed.partition_count().is_some()
-            && statistics.is_settled()
+            && statistics.is_stable()
         {
             // With this protocol a member that gets no partition has no callback for it, and its
             // state does not show it.

@@ -1,7 +1,7 @@
 //! Whether what the group has committed is of the topic that is there now.
 //!
-//! Blocks: the consumer's watch calls it. What it finds the reader is told in its turn, among records
-//! and rebalances.
+//! Blocks: the consumer's watch calls it. What it finds the reader is told in its turn, among
+//! records and rebalances.
 
 use rdkafka::{consumer::Consumer as _, error::KafkaResult};
 
@@ -12,8 +12,8 @@ use crate::bus::kafka::{
     topic_id::{TopicId, topic_id},
 };
 
-/// One look: lets go of what was held back, or has partitions begin anew. Between two questions it asks
-/// whether it `goes_on`, and otherwise leaves everything as it is.
+/// One look: lets go of what was held back, or has partitions begin anew. Between two questions it
+/// asks whether it `goes_on`, and otherwise leaves everything as it is.
 ///
 /// # Errors
 /// No answer: to be repeated.
@@ -25,8 +25,8 @@ pub(super) fn check(client: &Client, goes_on: impl Fn() -> bool) -> KafkaResult<
         let is_another = topic.zip(offsets.topic()).is_some_and(|(is, was)| is != was);
         (is_another, if is_another { offsets.all() } else { offsets.unchecked() })
     };
-    let is_settled = partitions.is_empty() && !is_another;
-    if is_settled || reading.rebalances().is_rewinding() || !goes_on() {
+    let is_clear = partitions.is_empty() && !is_another;
+    if is_clear || reading.rebalances().is_rewinding() || !goes_on() {
         return Ok(());
     }
     let mut starts = Vec::new();
@@ -40,8 +40,8 @@ pub(super) fn check(client: &Client, goes_on: impl Fn() -> bool) -> KafkaResult<
             if !goes_on() {
                 return Ok(());
             }
-            // Asked for, since librdkafka may remember where the former topic began. A partition that
-            // is not there any more is about to be revoked.
+            // Asked for, since librdkafka may remember where the former topic began. A partition
+            // that is not there any more is about to be revoked.
             if let Ok((first, _)) = client.fetch_watermarks(&reading.topic, partition, ANSWER) {
                 starts.push(Start { partition, offset: first, committed });
             }

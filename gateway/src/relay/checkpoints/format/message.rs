@@ -1,8 +1,8 @@
-//! How a request in flight and a frame are written for a session's next holder: messages of numbered
+//! How a request in flight and a frame are written for a session's next owner: messages of numbered
 //! fields, as those of [`crate::peer::format`], under the same rules.
 //!
-//! Owns the numbers and the conversions. What holds something that this version does not know is not
-//! read at all: it is somebody's request or answer.
+//! Owns the numbers and the conversions. If a message contains something that this version does not
+//! know, the whole of it counts as unreadable, because it is somebody's request or answer.
 
 use std::time::Duration;
 
@@ -44,7 +44,7 @@ struct Position {
     offset: i64,
 }
 
-/// A frame; of a kind that is not known, it is of none.
+/// A frame. If its kind is not known, it has none of these.
 #[derive(Clone, PartialEq, Message)]
 pub(in crate::relay) struct Frame {
     #[prost(oneof = "Kind", tags = "1, 2, 3, 4")]
@@ -87,7 +87,7 @@ struct Response {
 
 #[derive(Clone, PartialEq, Message)]
 struct Error {
-    /// Empty where there is none: no JSON text is.
+    /// Empty if there is none: no JSON text is empty.
     #[prost(string, tag = "1")]
     id: String,
     #[prost(message, optional, tag = "2")]
@@ -191,7 +191,7 @@ impl Stored for wire::Frame {
 
 fn read_error(error: Error) -> Option<wire::Frame> {
     let Error { id, request, code, message, recorded, retry_after_ms, reply } = error;
-    // A code that is not known says no more to this node than that something went wrong.
+    // To this node an unknown code only means that something went wrong.
     let known = ErrorCode::ALL.into_iter().find(|known| known.as_str() == code);
     let failure = Failure {
         code: known.unwrap_or(ErrorCode::Internal),
@@ -203,7 +203,7 @@ fn read_error(error: Error) -> Option<wire::Frame> {
     Some(wire::Frame::Error { id, request, failure, reply: reply.map(Into::into) })
 }
 
-/// An id that need not be there; none where it is no id.
+/// An optional id; `None` also if the bytes are no id.
 fn read_id(json: &str) -> Option<Option<ClientId>> {
     match json {
         "" => Some(None),

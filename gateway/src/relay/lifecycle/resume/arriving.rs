@@ -1,4 +1,4 @@
-//! The end of a session's way to this node: it goes on here, and its requests wait here.
+//! How a session arrives at this node: it goes on here, and its requests wait here.
 
 use std::{sync::Arc, time::Duration};
 
@@ -41,7 +41,7 @@ impl Resumption {
         Some((session, connection))
     }
 
-    /// Goes on with a session that another node has held.
+    /// Goes on with a session that another node has owned.
     pub(super) fn adopt(
         &self,
         id: SessionId,
@@ -55,13 +55,13 @@ impl Resumption {
         let has = |left: &Unparked| left.seq > 0 && left.seq <= last_seq;
         let over: Vec<_> =
             frames.iter().filter(|left| has(left)).filter_map(|left| left.request).collect();
-        // A receipt that is in the mailbox, or that the client has, is not owed beside it.
+        // A receipt that is in the mailbox, or that the client has, is not owed as well.
         let receipts: Vec<_> = frames.iter().filter_map(|left| left.frame.receipt()).collect();
         for (request, detail, _) in &mut requests {
             detail.receipt &= !receipts.contains(request);
         }
         requests.retain(|(request, ..)| !over.contains(request));
-        // As they were submitted: so their receipts come in that order.
+        // In the order in which they were submitted, so that their receipts come in that order.
         requests.sort_unstable_by_key(|(request, ..)| *request);
         let now = Instant::now();
         for (request, detail, progress) in &requests {
@@ -84,7 +84,7 @@ impl Resumption {
             }
             session.ownership().adopt(left.frame, ends.map(|(_, detail, _)| detail.id.clone()));
         }
-        // This node may have held it before, and not have heard that it had lost it.
+        // This node may have owned it before, without having heard that it lost it.
         if let Some(former) = self.sessions.get(id) {
             self.leaving.give_up(&former);
         }
@@ -109,7 +109,8 @@ impl Resumption {
             let frame = Frame::Error { id: id.clone(), request, failure, reply: None };
             return self.completion.owe(session, frame, id, None);
         };
-        // By this node's clock alone: what has passed, and what is left, came along.
+        // Only by this node's clock: the time that has passed, and the time that is left, were in
+        // the snapshot.
         let now = Instant::now();
         let started = now.checked_sub(Duration::from_millis(detail.age_ms)).unwrap_or(now);
         let left = Duration::from_millis(detail.left_ms);
@@ -145,11 +146,11 @@ impl Resumption {
                 None,
             );
         }
-        // What an earlier holding of the session has left here.
+        // What is left here of the time when this node owned the session before.
         if let Some(early) =
             self.completion.take_quietly(request, |_| true).and_then(|entry| entry.early)
         {
-            self.completion.foreign.send(request, early.reply, early.hold);
+            self.completion.foreign.send(request, early.reply, early.guard);
         }
         service.metrics.in_flight.inc();
         self.completion.pending.insert(request, entry);

@@ -1,4 +1,4 @@
-//! What the registry has of a session whose holder is gone.
+//! The checkpoint of a session whose owner is gone.
 
 use std::time::Duration;
 
@@ -18,7 +18,8 @@ use crate::relay::{
 /// How long it may take until the reply partitions of a dead node have another reader. A request
 /// that was in flight there does not end before that: its client may have had its reply already.
 const TAKEOVER_TIME: Duration = Duration::from_secs(10);
-/// The same from when the node table has missed the node, which it does hardly before the group.
+/// The same, counted from when the node table lost the node, which is hardly before the group
+/// notices.
 const TAKEOVER_TIME_OF_MISSED: Duration = Duration::from_secs(4);
 
 /// The largest number that a client is believed to have got: the largest whole number that every
@@ -26,16 +27,16 @@ const TAKEOVER_TIME_OF_MISSED: Duration = Duration::from_secs(4);
 const SEQ_MAX: u64 = 1 << 53;
 
 impl Resumption {
-    /// Whether a former holder was silent for so long that it counts as dead. One that is not named
-    /// any more was found so by who parked a reply.
+    /// Whether the former owner was silent for so long that it counts as dead. If none is named any
+    /// more, whoever parked a reply has found it so.
     fn is_missed(&self, node: Option<&NodeRef>) -> bool {
         !self.membership.is_incomplete()
             && node.is_none_or(|node| self.membership.find(node).is_none())
     }
 
-    /// Writes that this node has the session from now on, before it goes on with its copy: so whoever has
-    /// an earlier state of it in their memory finds out, whatever becomes of the claims until then. False
-    /// when another node has claimed it meanwhile.
+    /// Writes that this node has the session from now on, before it goes on with its copy: so
+    /// whoever has an earlier state of it in their memory finds out, whatever becomes of the claims
+    /// until then. False when another node has claimed it meanwhile.
     pub(super) async fn takes_the_copy(
         &self,
         is_reliable: bool,
@@ -59,23 +60,24 @@ impl Resumption {
         Ok(!all(recorded)?.contains(&Recorded::Superseded))
     }
 
-    /// What the registry has of a session whose holder is gone. Of one whose client acknowledges
+    /// The checkpoint of a session whose owner is gone. If the session's client acknowledges
     /// nothing and was connected until then, nobody knows what was on the wire.
     pub(super) fn inherit_copy(&self, holding: Holding, last_seq: u64) -> Option<Inherited> {
         let former = &holding.former;
-        // Nobody has been sent so many; counting on from there would come to an end.
+        // No client has ever been sent so many frames; numbers beyond that would run out.
         if last_seq > SEQ_MAX {
             return None;
         }
         if former.overflowed || (former.attached && !former.reliable) {
             return None;
         }
-        // A session whose client acknowledges nothing keeps what it can, and has parked all of it.
+        // A session whose client acknowledges nothing keeps as much as it can, and has parked all
+        // of it.
         let first = holding.mailbox.iter().map(|parked| parked.seq).find(|seq| *seq > 0);
         if !former.reliable && first.is_some_and(|first| first > last_seq.saturating_add(1)) {
             return None;
         }
-        // What cannot be read here is somebody's request or answer: without it there is no session.
+        // What cannot be read is somebody's request or answer: without it the session cannot go on.
         let unreadable = |kind| self.telemetry.registry_unreadable(kind, 1);
         let request = |held: HeldRequest| {
             let detail = format::decode::<RequestDetail>(&held.detail);

@@ -1,4 +1,4 @@
-//! What the former holders of a session hand over to the node that has claimed it.
+//! What the former owners of a session hand over to the node that has claimed it.
 
 use std::ops::Range;
 
@@ -7,7 +7,7 @@ use registry::{Holding, NodeEntry, NodeRef, SessionId};
 use super::{RELEASE_TIMEOUT, Resumption};
 use crate::relay::{checkpoints::format, lifecycle::snapshot::Answer};
 
-/// What became of a session's former holder.
+/// What became of a session's former owner.
 pub(super) enum Former {
     /// It has answered.
     Answered(Answer),
@@ -22,7 +22,7 @@ pub(super) fn epochs_of(holding: &Holding) -> Range<u64> {
 }
 
 impl Resumption {
-    /// What its former holder hands over. The one that has claimed it last may never have heard of
+    /// What its former owner hands over. The one that has claimed it last may never have heard of
     /// that; then it is the one that has written it last.
     pub(super) async fn released(&self, id: SessionId, holding: &Holding) -> Former {
         let epochs = epochs_of(holding);

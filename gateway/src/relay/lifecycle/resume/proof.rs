@@ -1,6 +1,7 @@
-//! Whether a client's token resumes its session, and whether the session's copy can be relied on.
+//! Whether a client's token resumes its session, and whether the session's checkpoint can be relied
+//! on.
 //!
-//! Changes nothing and holds nobody up: anybody can come with a token that is none.
+//! Changes nothing, and delays nobody, because anybody can come with a token that is not valid.
 
 use std::{ops::Range, sync::Arc, time::Duration};
 
@@ -15,14 +16,16 @@ use crate::relay::{
     session::{Session, Token},
 };
 
-/// A token may be faster than the record of its session: one that opens nothing is tried once more.
+/// A token may arrive before the session's entry is written, so one that is not found is tried once
+/// more.
 const SECOND_TRY: Duration = Duration::from_millis(50);
-/// For an epoch that none has, nothing is handed over: its holder says that it holds it.
+/// No session has this epoch, so nothing is handed over: the owner only answers that it holds the
+/// session.
 const NO_EPOCHS: Range<u64> = 0..0;
 
 impl Resumption {
-    /// Whether the token resumes its session, by the word of its holder's memory, or of a registry
-    /// that has not lost any of the session. Changes nothing, and holds up nobody else; waits while
+    /// Whether the token resumes its session, according to its owner's memory, or to a registry
+    /// that has not lost any of the session. Changes nothing, and delays nobody else; waits while
     /// live nodes may be about to write again what the registry has lost.
     pub(super) async fn is_good(
         &self,
@@ -35,7 +38,8 @@ impl Resumption {
                 return Ok(true);
             }
             let found = self.try_token(token).await?;
-            // Only then: a registry that goes back to an earlier state between the two is found out.
+            // Asked only now, so that a registry which goes back to an earlier state in between is
+            // found out.
             match &found {
                 Some(_) => self.membership.saw(self.registry.generation().await?),
                 // A table that does not know this very node has lost all others' sessions too.
@@ -56,7 +60,7 @@ impl Resumption {
         }
     }
 
-    /// What the token opens, by the registry's word.
+    /// What the token opens, according to the registry.
     async fn try_token(&self, token: &Token) -> Result<Option<SessionEntry>, RegistryError> {
         let (id, hash) = (token.session(), token.hash());
         let found = self.registry.try_token(&id, &hash).await?;
@@ -67,15 +71,16 @@ impl Resumption {
         self.registry.try_token(&id, &hash).await
     }
 
-    /// Whether the registry has never heard of the session, and the node on which it began owns it all
-    /// the same, because it has not reached the registry since. It writes it as soon as it can.
+    /// Whether the registry has never heard of the session although the node on which it began owns
+    /// it, because that node has not reached the registry since. The node writes it as soon as it
+    /// can.
     async fn is_unrecorded(&self, token: &Token) -> Result<bool, RegistryError> {
         let id = token.session();
-        let first = self.membership.find_marked(NodeTag::read_session(id));
+        let first = self.membership.find_tagged(NodeTag::read_session(id));
         let Some(entry) = first.and_then(|node| self.membership.find(&node)) else {
             return Ok(false);
         };
-        // One that is known has been asked for with a token that is none.
+        // A session that is known was asked for with a token that is not valid.
         if all(self.registry.find_sessions(&[id]).await)?.iter().any(Option::is_some) {
             return Ok(false);
         }
@@ -91,8 +96,9 @@ impl Resumption {
         (session.is_held() && session.ownership().is_opened_by(token)).then_some(session)
     }
 
-    /// Whether all of a session's copy was written to the registry as it is now, as far as can be
-    /// told. One that was written before the registry went back to an earlier state may lack frames.
+    /// Whether the whole checkpoint of a session was written to the registry in its present
+    /// generation, as far as can be told. One that was written before the registry went back to an
+    /// earlier state may lack frames.
     pub(super) fn is_whole(&self, entry: &SessionEntry) -> bool {
         match (entry.generation, self.membership.generation()) {
             (Some(written_in), Some(present)) => written_in == present,

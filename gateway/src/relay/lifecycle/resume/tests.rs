@@ -1,5 +1,5 @@
-//! Three nodes that take a session from each other, with claims that are carried out and whose answer
-//! gets lost.
+//! Three nodes that take a session from each other, with claims that are carried out and whose
+//! answer gets lost.
 
 use std::{collections::HashMap, ops::Range, sync::Mutex};
 
@@ -151,7 +151,7 @@ impl Bed {
     }
 
     /// Which nodes have something of the session.
-    fn holders(&self, id: SessionId) -> Vec<usize> {
+    fn owners(&self, id: SessionId) -> Vec<usize> {
         (0..3).filter(|node| self.nodes[*node].sessions.get(id).is_some()).collect()
     }
 }
@@ -164,7 +164,7 @@ async fn a_session_is_fetched_from_who_has_it_whatever_was_claimed_since() {
     bed.claim_unheard(1, &token).await;
     let resumed = bed.resume(2, &token).await.unwrap();
     assert_eq!((resumed.epoch(), bed.ways(2)), (3, vec!["released".to_owned()]));
-    assert_eq!(bed.holders(session.id()), [2]);
+    assert_eq!(bed.owners(session.id()), [2]);
 }
 
 #[tokio::test(start_paused = true)]
@@ -202,7 +202,7 @@ async fn outdated() -> (Bed, Token) {
     assert_eq!(bed.ways(1), ["copied"]);
     bed.wake(0);
     bed.claim_unheard(0, &present.token()).await;
-    assert_eq!(bed.holders(session.id()), [0, 1]);
+    assert_eq!(bed.owners(session.id()), [0, 1]);
     (bed, present.token())
 }
 
@@ -211,7 +211,7 @@ async fn what_others_have_held_since_is_not_handed_over() {
     let (bed, token) = outdated().await;
     let resumed = bed.resume(2, &token).await.unwrap();
     assert_eq!(bed.ways(2), ["released"], "by the second node");
-    assert_eq!(bed.holders(resumed.id()), [2]);
+    assert_eq!(bed.owners(resumed.id()), [2]);
 }
 
 #[tokio::test(start_paused = true)]
@@ -219,7 +219,7 @@ async fn nor_does_a_node_go_on_with_it() {
     let (bed, token) = outdated().await;
     let resumed = bed.resume(0, &token).await.unwrap();
     assert_eq!(bed.ways(0), ["released"], "by the second node");
-    assert_eq!(bed.holders(resumed.id()), [0]);
+    assert_eq!(bed.owners(resumed.id()), [0]);
 }
 
 #[tokio::test(start_paused = true)]
@@ -228,7 +228,7 @@ async fn a_copy_has_to_do_where_nobody_answers_who_has_more() {
     bed.sleep(1);
     let resumed = bed.resume(2, &token).await.unwrap();
     assert_eq!(bed.ways(2), ["copied"]);
-    assert_eq!(bed.holders(resumed.id()), [1, 2], "the first node has given up what it had");
+    assert_eq!(bed.owners(resumed.id()), [1, 2], "the first node has given up what it had");
 }
 
 #[tokio::test(start_paused = true)]
@@ -241,6 +241,6 @@ async fn whoever_takes_the_copy_gives_way_to_a_claim_that_came_meanwhile() {
     *locked(&bed.link.meanwhile) = Some(later);
     let resumed = bed.nodes[1].resumption.resume(&token, 0, || true).await;
     assert!(matches!(resumed, Err(Undecided::Claimed)), "{resumed:?}");
-    assert_eq!(bed.holders(session.id()), [0], "it has not begun to go on with it");
+    assert_eq!(bed.owners(session.id()), [0], "it has not begun to go on with it");
     assert!(bed.resume(2, &token).await.is_some(), "its token stays good");
 }

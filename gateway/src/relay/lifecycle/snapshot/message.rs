@@ -1,8 +1,8 @@
-//! How a session is written that is handed over: messages of numbered fields, as those of
+//! How a session that is handed over is written: messages of numbered fields, as those of
 //! [`crate::peer::format`], under the same rules.
 //!
-//! Owns the numbers and the conversions. An answer of a kind that is not known, or of which a part is
-//! not, is not read: then the session's copy has to do.
+//! Owns the numbers and the conversions. An answer that this version does not know, even in part,
+//! counts as unreadable: then the session's checkpoint is used.
 
 use prost::{Enumeration, Message};
 use registry::{Progress, RequestId};
@@ -20,12 +20,12 @@ use crate::{
     wire,
 };
 
-/// What a holder says that is asked for a session.
+/// The answer of an owner that is asked for a session.
 #[derive(Clone, PartialEq, Message)]
 pub(in crate::relay) struct AnswerPart {
     #[prost(enumeration = "Kind", tag = "1")]
     kind: i32,
-    /// The session, where it is handed over.
+    /// The session, if it is handed over.
     #[prost(message, optional, tag = "2")]
     released: Option<ReleasedPart>,
 }

@@ -253,14 +253,14 @@ async fn the_oldest_unhandled_reply_shows_from_assignment_to_revocation() {
 async fn partitions_that_fill_the_nodes_window_are_paused_and_the_others_are_not() {
     let mut bed = Bed::new(8).await;
     // Nobody's, so they wait for seconds to be sure of it.
-    let stray = |number: u128| RequestId::from_uuid(uuid::Uuid::from_u128(number));
+    let foreign = |number: u128| RequestId::from_uuid(uuid::Uuid::from_u128(number));
     let value = vec![b'x'; 1024 * 1024];
     for number in 0..60 {
-        bed.read(number % 4, stray(u128::from(number.unsigned_abs())), &value);
+        bed.read(number % 4, foreign(u128::from(number.unsigned_abs())), &value);
     }
     let paused = locked(&bed.told.paused).clone();
     assert!((0..4).all(|partition| paused.contains(&partition)), "{paused:?}");
-    bed.read(7, stray(1000), &value);
+    bed.read(7, foreign(1000), &value);
     assert!(!locked(&bed.told.paused).contains(&7), "what waits elsewhere stops nobody");
     let hits = bed.metric(r#"roundtrip_limit_hits_total{limit="window_node"}"#);
     assert!(hits.is_some_and(|hits| hits >= 4.0), "{hits:?}");

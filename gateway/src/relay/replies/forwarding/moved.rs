@@ -1,10 +1,12 @@
-//! Strays whose session is not where their route says: its node is dead, or has handed it over. They
-//! follow the session to its present holder, or go to its mailbox when it has none.
+//! Foreign replies whose session is not where their route says, because its node is dead or has
+//! handed it over. They follow the session to its present owner, or go into its mailbox if it has
+//! none.
 
 use std::collections::{HashMap, HashSet};
 
 use registry::{
-    Answers, BackedUp, Backup, BackupStep, EntryKind, NodeRef, RequestId, SessionEntry, SessionId,
+    Answers, CheckpointStep, CheckpointUpdate, Checkpointed, EntryKind, NodeRef, RequestId,
+    SessionEntry, SessionId,
 };
 use tokio::time::Instant;
 
@@ -17,19 +19,19 @@ use crate::{
             outcome,
         },
     },
-    telemetry::Way,
+    telemetry::ReplyPath,
     wire::ClientId,
 };
 
-/// Where a session's stray goes.
+/// Where the reply of a session goes.
 enum Course {
-    /// To the live node that holds the session, for this epoch.
+    /// To the live node that owns the session, for this epoch.
     To(NodeRef, u64),
-    /// Into the mailbox: nobody holds the session. With whom the registry takes for its holder.
+    /// Into the mailbox, because nobody owns the session. With what the registry has of it.
     Park(SessionEntry),
-    /// Nowhere yet.
+    /// It has to wait.
     Later,
-    /// Nowhere any more.
+    /// It is dropped.
     Over,
 }
 
@@ -42,7 +44,7 @@ struct Word {
 }
 
 impl Forwarding {
-    /// Sends strays after their sessions.
+    /// Forwards replies to wherever their sessions are.
     pub(super) async fn follow(&self, moved: Vec<Waiting>, waiting: &mut Vec<Waiting>) {
         let mut ids: Vec<SessionId> = moved.iter().filter_map(session_of).collect();
         ids.sort_unstable_by_key(|id| *id.as_uuid());
@@ -64,7 +66,7 @@ impl Forwarding {
         let mut word = Word { were_here, is_complete: !self.membership.is_incomplete() };
         let would_park = |item: &Waiting| {
             let entry = session_of(item).and_then(|session| sessions.get(&session));
-            let course = entry.map(|entry| self.course(&item.stray, entry.as_ref(), &word));
+            let course = entry.map(|entry| self.course(&item.foreign, entry.as_ref(), &word));
             matches!(course, Some(Course::Park(_)))
         };
         if sessions.values().any(is_doubtful) || moved.iter().any(would_park) {
@@ -78,9 +80,9 @@ impl Forwarding {
                 waiting.push(item.unasked());
                 continue;
             };
-            match self.course(&item.stray, entry.as_ref(), &word) {
+            match self.course(&item.foreign, entry.as_ref(), &word) {
                 Course::To(node, epoch) => {
-                    if let Some(wants) = &mut item.stray.wants {
+                    if let Some(wants) = &mut item.foreign.wants {
                         wants.epoch = Some(epoch);
                     }
                     waiting.extend(self.forward(item, &node));
@@ -89,12 +91,12 @@ impl Forwarding {
                 Course::Over => {
                     // Its session may have come here since the route was looked up.
                     if let Some(item) = self.deliver_here(item) {
-                        self.unrouted(item.stray);
+                        self.unrouted(item.foreign);
                     }
                 }
-                Course::Park(_) if park_step(&item.stray).is_none() => {
+                Course::Park(_) if park_step(&item.foreign).is_none() => {
                     self.telemetry.registry_unreadable(EntryKind::Route, 1);
-                    self.unrouted(item.stray);
+                    self.unrouted(item.foreign);
                 }
                 Course::Park(entry) => {
                     parks.entry(session).or_insert_with(|| (entry, Vec::new())).1.push(item);
@@ -112,40 +114,43 @@ impl Forwarding {
     }
 
     /// Where it goes, by what the registry says of its session.
-    fn course(&self, stray: &ForeignReply, entry: Option<&SessionEntry>, word: &Word) -> Course {
-        let Some(Wants { session, epoch, .. }) = stray.wants else { return Course::Over };
+    fn course(&self, foreign: &ForeignReply, entry: Option<&SessionEntry>, word: &Word) -> Course {
+        let Some(Wants { session, epoch, .. }) = foreign.wants else { return Course::Over };
         if self.sessions.is_expected(session) {
             return Course::Later;
         }
-        // One that has gone on elsewhere while this node slept is not here, whatever it still has.
+        // A session that has gone on elsewhere while this node slept is not here, whatever is still
+        // left of it.
         let is_present = |here: u64| entry.is_none_or(|entry| entry.epoch <= here);
         let here = self.sessions.get(session).filter(|session| session.is_held());
         let here = here.filter(|session| is_present(session.epoch()));
         let is_here = here.is_some();
         match entry {
-            // Read again, while the first one is owed still.
-            _ if here.is_some_and(|session| session.mailbox().is_unsafe(stray.request)) => {
+            // It was read again while the first one is still owed.
+            _ if here.is_some_and(|session| session.mailbox().is_unsafe(foreign.request)) => {
                 Course::Later
             }
-            // It waited here and has ended: a late or second reply. An empty table cannot say so.
+            // The request waited here and has ended, so this is a late or second reply. While the
+            // table is incomplete, that cannot be concluded.
             _ if is_here && word.is_complete => Course::Over,
             _ if is_here => Course::Later,
             None if !word.is_complete => Course::Later,
             None => Course::Over,
-            // What the holder has denied is denied for that epoch: the session may have left it since,
+            // A denial by the owner counts for that epoch only: the session may have left it since,
             // and come back.
             Some(SessionEntry { node: Some(node), epoch: present, .. })
                 if self.is_alive(node)
                     && *node != self.node
-                    && !(stray.is_denied_by(node) && epoch == Some(*present)) =>
+                    && !(foreign.is_denied_by(node) && epoch == Some(*present)) =>
             {
                 Course::To(node.clone(), *present)
             }
             _ if !word.is_complete => Course::Later,
-            // It is not here any more; and another node may have claimed it before the registry heard.
+            // It is not here any more; and another node may have claimed it before the registry
+            // heard.
             Some(_) if word.were_here.contains(&session) => Course::Later,
             Some(entry) if self.checkpoints.is_ending(session, entry.epoch) => Course::Over,
-            // Nobody will ask for it: what was on the wire cannot be known.
+            // Nobody will come back for it, because what was on the wire is not known.
             Some(entry) if entry.attached && !entry.reliable => Course::Over,
             Some(entry) => Course::Park(entry.clone()),
         }
@@ -162,37 +167,37 @@ impl Forwarding {
         found
     }
 
-    /// Puts replies into the mailboxes of sessions that nobody holds. A holder that only slept
-    /// loses the session by it.
+    /// Puts replies into the mailboxes of sessions that nobody owns. If the owner was only asleep,
+    /// it loses the session by that.
     async fn park(
         &self,
         parks: HashMap<SessionId, (SessionEntry, Vec<Waiting>)>,
         waiting: &mut Vec<Waiting>,
     ) {
-        let (mut backups, mut items) = (Vec::new(), Vec::new());
+        let (mut checkpoints, mut items) = (Vec::new(), Vec::new());
         for (session, (entry, of_session)) in parks {
-            let steps = of_session.iter().filter_map(|item| park_step(&item.stray)).collect();
+            let steps = of_session.iter().filter_map(|item| park_step(&item.foreign)).collect();
             let (epoch, orphan) = (entry.epoch, entry.node.is_some());
-            backups.push(Backup { session, epoch, orphan, steps });
+            checkpoints.push(CheckpointUpdate { session, epoch, orphan, steps });
             items.push(of_session);
         }
         let limits = self.checkpoints.limits();
         let started = Instant::now();
-        let answers = self.registry.back_up(&backups, limits).await;
+        let answers = self.registry.update_checkpoints(&checkpoints, limits).await;
         self.telemetry.registry_call("back_up", started.elapsed());
         for (items, answer) in items.into_iter().zip(answers) {
             match answer {
-                Ok(BackedUp::Done) => items.into_iter().for_each(|item| {
-                    self.services.reply_went(Way::Parked);
-                    item.stray.done();
+                Ok(Checkpointed::Done) => items.into_iter().for_each(|item| {
+                    self.services.count_reply(ReplyPath::Parked);
+                    item.foreign.done();
                 }),
-                Ok(BackedUp::Overflowed) => {
+                Ok(Checkpointed::Overflowed) => {
                     self.telemetry.limit_hit("mailbox_bytes_max");
                     self.telemetry.frames_abandoned("mailbox_full", items.len() as u64);
-                    items.into_iter().for_each(|item| item.stray.done());
+                    items.into_iter().for_each(|item| item.foreign.done());
                 }
                 // Somebody else has touched the session: look again.
-                Ok(BackedUp::Superseded | BackedUp::Missing) => {
+                Ok(Checkpointed::Superseded | Checkpointed::Missing) => {
                     waiting.extend(items.into_iter().map(Waiting::later));
                 }
                 Err(error) => {
@@ -205,12 +210,12 @@ impl Forwarding {
 }
 
 fn session_of(item: &Waiting) -> Option<SessionId> {
-    item.stray.wants.as_ref().map(|wants| wants.session)
+    item.foreign.wants.as_ref().map(|wants| wants.session)
 }
 
-fn park_step(stray: &ForeignReply) -> Option<BackupStep> {
-    let request: RequestId = stray.request;
-    let client_id = ClientId::from_json(&stray.wants.as_ref()?.client_id)?;
-    let frame = outcome::reply_frame(request, client_id, stray.reply.clone());
-    Some(BackupStep::Park { seq: 0, request: Some(request), frame: format::encode(&frame) })
+fn park_step(foreign: &ForeignReply) -> Option<CheckpointStep> {
+    let request: RequestId = foreign.request;
+    let client_id = ClientId::from_json(&foreign.wants.as_ref()?.client_id)?;
+    let frame = outcome::reply_frame(request, client_id, foreign.reply.clone());
+    Some(CheckpointStep::Park { seq: 0, request: Some(request), frame: format::encode(&frame) })
 }

@@ -1,4 +1,5 @@
-//! The lines to all peers: one is there from the first stray for its peer until that peer is dead.
+//! The senders to all peers: each lives from the first foreign reply for its peer until that peer
+//! is dead.
 
 use std::{
     collections::{HashMap, hash_map},
@@ -18,7 +19,7 @@ use crate::{
     tasks::{Tasks, locked},
 };
 
-/// All lines, by their peers.
+/// The senders to all peers.
 #[derive(Debug)]
 pub(super) struct PeerSenders {
     means: Arc<Means>,
@@ -26,42 +27,42 @@ pub(super) struct PeerSenders {
     queues: Mutex<HashMap<NodeRef, Arc<PeerQueue>>>,
 }
 
-/// However a line ends, also by a panic, what still waits for it is not forgotten.
-struct Ending {
-    lines: Arc<PeerSenders>,
+/// When a sender ends, also by a panic, hands back what still waits for it.
+struct HandBack {
+    senders: Arc<PeerSenders>,
     node: NodeRef,
 }
 
 impl PeerSenders {
-    /// No line. Those to come hand back to `inbox`.
+    /// No sender yet. They hand back to `lookups`.
     pub(super) fn new(
         around: &Surroundings,
         services: &Arc<Services>,
         membership: &Arc<Membership>,
-        inbox: &Arc<LookupQueue>,
+        lookups: &Arc<LookupQueue>,
     ) -> Self {
         let means = Arc::new(Means {
             membership: Arc::clone(membership),
             link: Arc::clone(&around.link),
-            inbox: Arc::clone(inbox),
+            lookups: Arc::clone(lookups),
             services: Arc::clone(services),
             telemetry: Arc::clone(&around.telemetry),
         });
         Self { means, tasks: around.tasks.clone(), queues: Mutex::default() }
     }
 
-    /// Queues a stray for a peer, or hands it back when that peer's queue is full.
+    /// Queues a foreign reply for a peer, or returns it if that peer's queue is full.
     pub(super) fn push(
         self: &Arc<Self>,
         node: &NodeRef,
-        stray: ForeignReply,
+        foreign: ForeignReply,
     ) -> Option<ForeignReply> {
         let mut queues = locked(&self.queues);
         let (queue, is_new) = match queues.entry(node.clone()) {
             hash_map::Entry::Occupied(entry) => (entry.into_mut(), false),
             hash_map::Entry::Vacant(entry) => (entry.insert(Arc::default()), true),
         };
-        let refused = queue.push(stray);
+        let refused = queue.push(foreign);
         let started = is_new.then(|| Arc::clone(queue));
         drop(queues);
         if let Some(queue) = started {
@@ -70,31 +71,32 @@ impl PeerSenders {
         refused.inspect(|_| self.means.telemetry.limit_hit("peer_queue"))
     }
 
-    /// A line has ended. What it has left goes back; what comes later starts another one.
+    /// A sender has ended. What it has left is looked up again; what comes later starts another
+    /// sender.
     fn ended(&self, node: &NodeRef) {
         let queue = locked(&self.queues).remove(node);
         if let Some(queue) = queue {
-            self.means.inbox.put(queue.take());
+            self.means.lookups.put(queue.take());
         }
     }
 
     fn start(self: &Arc<Self>, node: NodeRef, queue: Arc<PeerQueue>) {
-        let ending = Ending { lines: Arc::clone(self), node: node.clone() };
-        let line = PeerSender::new(node, queue, Arc::clone(&self.means));
+        let hand_back = HandBack { senders: Arc::clone(self), node: node.clone() };
+        let sender = PeerSender::new(node, queue, Arc::clone(&self.means));
         let stop = self.tasks.stop().clone();
         self.tasks.short_lived(async move {
-            let _ending = ending;
+            let _hand_back = hand_back;
             tokio::select! {
                 biased;
                 () = stop.cancelled() => {}
-                () = line.run() => {}
+                () = sender.run() => {}
             }
         });
     }
 }
 
-impl Drop for Ending {
+impl Drop for HandBack {
     fn drop(&mut self) {
-        self.lines.ended(&self.node);
+        self.senders.ended(&self.node);
     }
 }

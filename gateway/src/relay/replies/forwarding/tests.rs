@@ -34,15 +34,15 @@ use crate::{
 /// A node that was silent for so long is dead.
 const TTL: Duration = Duration::from_secs(6);
 
-/// Peers that know what waits there; those that nobody has set up do not answer.
+/// Peers that know what waits on them; those that were not set up do not answer.
 #[derive(Debug, Default)]
 struct Peers {
     waiting: Mutex<HashMap<String, HashSet<RequestId>>>,
-    /// Who was asked for what, in order.
+    /// Which nodes were asked for what, in order.
     asked: Mutex<Vec<(String, RequestId)>>,
-    /// How many calls were to be made.
+    /// How many calls were begun.
     calls: AtomicUsize,
-    /// Whether they speak as no version that is known.
+    /// Whether their verdicts are of an unknown version.
     strange: AtomicBool,
 }
 
@@ -66,7 +66,7 @@ impl PeerLink for Peers {
             locked(&self.asked).push((url.to_owned(), delivery.request));
             let found = there.remove(&delivery.request);
             match self.strange.load(Ordering::Relaxed) {
-                // It does what it is asked to, and says so in words that nobody knows.
+                // It does what it is asked to do, but its verdict is of an unknown version.
                 true => Verdict::Unread,
                 false if found => Verdict::Delivered,
                 false => Verdict::Unknown,
@@ -95,7 +95,7 @@ impl PeerLink for Peers {
     }
 }
 
-/// The node `gw-1`, which reads replies, and the table.
+/// The node `gw-1`, which reads replies, and the registry.
 struct Bed {
     relay: Arc<Relay>,
     registry: Arc<FaultyRegistry>,
@@ -129,7 +129,7 @@ impl Bed {
         self.join_as(node, SPOKEN).await;
     }
 
-    /// The same, which speaks these versions.
+    /// The same, for a node that speaks these versions.
     async fn join_as(&self, node: &NodeRef, speaks: Versions) {
         let (node, url) = (node.clone(), url(node.id.as_str()));
         let entry = NodeEntry { node, url, state: NodeState::Ready, speaks };
@@ -157,23 +157,24 @@ impl Bed {
 
     fn read(&mut self, request: RequestId) {
         let reply = Reply { status: None, headers: Vec::new(), payload: Bytes::new() };
-        let hold = self.window.hold(self.read, Record::new(request, reply.clone()));
-        let (read_at, guide, hold) = (Instant::now(), Guide::default(), Some(hold));
+        let guard = self.window.guard(self.read, Record::new(request, reply.clone()));
+        let (read_at, guide, guard) = (Instant::now(), Guide::default(), Some(guard));
         let (wants, is_early, unread) = (None, false, 0);
-        let stray = ForeignReply { request, reply, hold, read_at, guide, wants, is_early, unread };
-        self.relay.forwarding.take(stray);
+        let foreign =
+            ForeignReply { request, reply, guard, read_at, guide, wants, is_early, unread };
+        self.relay.forwarding.take(foreign);
         self.read += 1;
     }
 
     /// Waits until every offset may be stored.
     async fn all_done(&self) {
         for _ in 0..1000 {
-            if self.window.mark() == Some(self.read) {
+            if self.window.committable() == Some(self.read) {
                 return;
             }
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
-        panic!("stuck at {:?} of {}", self.window.mark(), self.read);
+        panic!("stuck at {:?} of {}", self.window.committable(), self.read);
     }
 
     fn asked(&self) -> Vec<(String, RequestId)> {
@@ -270,7 +271,7 @@ async fn what_a_peer_leaves_behind_is_looked_up() {
     let (dying, heir) = (node("gw-2", 1), node("gw-3", 1));
     bed.join(&dying).await;
     bed.join(&heir).await;
-    // More than a batch has: some are being sent, some wait.
+    // More than one batch holds, so that some are being sent and some wait.
     let moved: Vec<RequestId> = (0..300).map(|_| chosen_by(&dying)).collect();
     let lost = chosen_by(&dying);
     bed.route(lost, &dying).await;
@@ -282,7 +283,11 @@ async fn what_a_peer_leaves_behind_is_looked_up() {
     bed.answers(&heir, &moved);
     tokio::time::sleep(Duration::from_secs(3)).await;
     assert_eq!(bed.forwards("gw-3", "delivered"), 300, "nothing waits for a silent peer alone");
-    assert_eq!(bed.window.mark(), Some(0), "what is that peer's waits for as long as it lives");
+    assert_eq!(
+        bed.window.committable(),
+        Some(0),
+        "what is that peer's waits for as long as it lives"
+    );
     bed.bury(&dying).await;
     bed.all_done().await;
     assert_eq!(bed.forwards("gw-3", "delivered"), 300);
@@ -300,7 +305,7 @@ async fn a_line_starts_again_for_a_peer_that_is_back() {
     bed.read(first);
     bed.all_done().await;
     bed.bury(&peer).await;
-    // Long enough for an idle line to notice.
+    // Long enough for an idle sender to notice.
     tokio::time::sleep(TTL).await;
     bed.join(&peer).await;
     bed.read(second);
@@ -330,7 +335,7 @@ async fn an_id_of_a_clock_that_is_behind_is_as_young_as_any() {
     let mut bed = Bed::new().await;
     let peer = node("gw-2", 1);
     bed.join(&peer).await;
-    // No peer has that mark: only the route, which is slow to come, leads home.
+    // No peer has that tag: only the route, which comes late, names the node.
     let choice = Affinity::new(NodeTag::of(&node("gw-7", 1)));
     let request = choice.choose(unix_ms() - 30_000, rand::random()).request;
     bed.answers(&peer, &[request]);
@@ -353,9 +358,9 @@ async fn a_peer_that_is_not_understood_is_asked_again_and_not_for_ever() {
     bed.route(understood, &peer).await;
     bed.read(understood);
     tokio::time::sleep(Duration::from_secs(2)).await;
-    assert_eq!(bed.window.mark(), Some(0), "it is not known to be delivered");
+    assert_eq!(bed.window.committable(), Some(0), "it is not known to be delivered");
     assert!(bed.asked().len() < 20, "{} times", bed.asked().len());
-    // It took it the first time, so it does not know of it any more.
+    // The peer took it the first time, so it does not know of it any more.
     bed.peers.strange.store(false, Ordering::Relaxed);
     bed.all_done().await;
     assert_eq!(bed.forwards("gw-2", "unknown"), 1);
@@ -390,8 +395,8 @@ async fn what_is_for_a_peer_of_another_version_waits_and_is_not_circled() {
     let calls = bed.peers.calls.load(Ordering::Relaxed);
     assert!((5..=11).contains(&calls), "{calls} times in 20 s");
     assert!(bed.lookups() <= 24, "{} look-ups in 20 s", bed.lookups());
-    assert_eq!((bed.asked().len(), bed.window.mark()), (0, Some(0)));
-    // It is replaced by one that can be talked to.
+    assert_eq!((bed.asked().len(), bed.window.committable()), (0, Some(0)));
+    // It is replaced by a node that can be talked to.
     bed.join(&peer).await;
     bed.all_done().await;
     assert_eq!(bed.forwards("gw-2", "delivered"), 600);

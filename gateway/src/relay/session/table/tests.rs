@@ -58,7 +58,7 @@ async fn fences_and_watches_are_due_in_their_order() {
     let table = Sessions::default();
     let all: Vec<_> = (0..2).map(|number| session(&table, number)).collect();
     for (session, second) in all.iter().zip(1..) {
-        table.wait_for_holder(session, Duration::from_secs(second));
+        table.wait_for_owner(session, Duration::from_secs(second));
         table.watch(session, Instant::now() + Duration::from_secs(second));
     }
     for session in &all {

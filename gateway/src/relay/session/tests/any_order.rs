@@ -97,12 +97,12 @@ impl Model {
     fn push(&mut self, bytes: usize, ends: bool) -> Result<(), TestCaseError> {
         self.pushed += 1;
         let number = self.pushed as usize;
-        let hold = self.window.hold(number as i64, Record::sized(bytes));
+        let guard = self.window.guard(number as i64, Record::sized(bytes));
         if ends {
             self.session.requests().begin(id(number), in_flight(number));
         }
         let pushed =
-            self.session.push(response(number, bytes), ends.then(|| id(number)), Some(hold));
+            self.session.push(response(number, bytes), ends.then(|| id(number)), Some(guard));
         prop_assert_eq!(matches!(pushed, Pushed::Away), !self.is_attached);
         self.safe.push(false);
         Ok(())
@@ -153,8 +153,8 @@ impl Model {
     /// What must be so after every step.
     fn check(&self) -> Result<(), TestCaseError> {
         let unsafe_one = self.safe.iter().position(|safe| !safe);
-        let mark = unsafe_one.map_or(self.pushed as i64 + 1, |at| at as i64 + 1);
-        prop_assert_eq!(self.window.mark().unwrap_or(1), mark);
+        let committable = unsafe_one.map_or(self.pushed as i64 + 1, |at| at as i64 + 1);
+        prop_assert_eq!(self.window.committable().unwrap_or(1), committable);
 
         let state = locked(&self.session.state);
         let expected: Vec<u64> = (state.outbox.resumable().start() + 1..=self.pushed).collect();

@@ -1,4 +1,4 @@
-//! Backups: what is known of requests, and how steps are carried out.
+//! Checkpoints: what is known of requests, and how steps are carried out.
 
 use std::time::Duration;
 
@@ -14,7 +14,9 @@ use crate::{
     ids::{RequestId, SessionId},
     tables::{
         Registry,
-        sessions::{BackedUp, Backup, BackupStep, Claimed, ParkedFrame, Progress},
+        sessions::{
+            CheckpointStep, CheckpointUpdate, Checkpointed, Claimed, ParkedFrame, Progress,
+        },
     },
 };
 
@@ -24,17 +26,17 @@ pub(crate) async fn need_the_epoch_and_a_session(registry: &impl Registry) {
     super::write(registry, &subject.record(), LONG).await;
     let id = request();
     subject.done(vec![submitted(id, "kept"), park(1, "kept")]).await;
-    let (earlier, later) = (BackedUp::Superseded, BackedUp::Missing);
+    let (earlier, later) = (Checkpointed::Superseded, Checkpointed::Missing);
     for (epoch, expected) in [(0, earlier), (4, earlier), (6, later), (u64::MAX, later)] {
         let steps = vec![
             recorded(id, "changed"),
-            BackupStep::Reset,
-            BackupStep::Forget { request: id },
+            CheckpointStep::Reset,
+            CheckpointStep::Forget { request: id },
             park(2, "changed"),
         ];
         let other = Subject { epoch, ..subject };
-        let told = other.back_up_within(ROOMY, steps).await;
-        same(&told, &expected, "a backup of another epoch is refused");
+        let told = other.checkpoint_within(ROOMY, steps).await;
+        same(&told, &expected, "a checkpoint of another epoch is refused");
     }
     let holding = subject.held().await;
     same(&holding.mailbox, &vec![parked(1, None, "kept")], "no frame of another epoch");
@@ -42,10 +44,14 @@ pub(crate) async fn need_the_epoch_and_a_session(registry: &impl Registry) {
     same(&held, &vec![(Progress::Submitted, &Bytes::from("kept"))], "no request of another epoch");
 
     let missing = Subject { session: SessionId::random(), epoch: 1, ..subject };
-    let told = missing.back_up_within(ROOMY, vec![submitted(id, "x"), park(1, "x")]).await;
-    same(&told, &BackedUp::Missing, "there is no such session");
-    same(&find(registry, missing.session).await, &None, "a backup creates no session");
-    same(&missing.back_up_within(ROOMY, Vec::new()).await, &BackedUp::Missing, "nor for nothing");
+    let told = missing.checkpoint_within(ROOMY, vec![submitted(id, "x"), park(1, "x")]).await;
+    same(&told, &Checkpointed::Missing, "there is no such session");
+    same(&find(registry, missing.session).await, &None, "a checkpoint creates no session");
+    same(
+        &missing.checkpoint_within(ROOMY, Vec::new()).await,
+        &Checkpointed::Missing,
+        "nor for nothing",
+    );
     subject.done(Vec::new()).await;
 }
 
@@ -58,9 +64,9 @@ pub(crate) async fn tell_how_far_requests_are(registry: &impl Registry) {
     subject.done(vec![recorded(id, "two")]).await;
     let expected = vec![(id, Progress::Recorded, "two".into())];
     same(&subject.requests().await, &expected, "what is known of it changes");
-    subject.done(vec![BackupStep::Forget { request: id }]).await;
+    subject.done(vec![CheckpointStep::Forget { request: id }]).await;
     same(&subject.requests().await, &Vec::new(), "a request is forgotten");
-    subject.done(vec![BackupStep::Forget { request: id }]).await;
+    subject.done(vec![CheckpointStep::Forget { request: id }]).await;
     subject.done(vec![submitted(id, "again")]).await;
     let expected = vec![(id, Progress::Submitted, "again".into())];
     same(&subject.requests().await, &expected, "what was forgotten may come again");
@@ -96,7 +102,7 @@ pub(crate) async fn keep_what_has_ended(registry: &impl Registry) {
         let expected = vec![(id, Progress::Ended, "last".into())];
         same(&subject.requests().await, &expected, "what has ended stays, with its detail");
     }
-    subject.done(vec![BackupStep::Forget { request: id }]).await;
+    subject.done(vec![CheckpointStep::Forget { request: id }]).await;
     same(&subject.requests().await, &Vec::new(), "what has ended can be forgotten");
     let expected = vec![parked(0, Some(id), "answer")];
     same(&subject.mailbox().await, &expected, "its frame stays in the mailbox");
@@ -119,9 +125,9 @@ pub(crate) async fn keep_every_byte(registry: &impl Registry) {
     let mut steps = Vec::new();
     for (id, payload) in ids.iter().zip(&payloads) {
         let detail = payload.clone();
-        steps.push(BackupStep::Request { request: *id, progress: Progress::Submitted, detail });
+        steps.push(CheckpointStep::Request { request: *id, progress: Progress::Submitted, detail });
         for request in [None, Some(*id)] {
-            steps.push(BackupStep::Park { seq: 0, request, frame: payload.clone() });
+            steps.push(CheckpointStep::Park { seq: 0, request, frame: payload.clone() });
         }
     }
     subject.done(steps).await;
@@ -145,14 +151,14 @@ pub(crate) async fn are_carried_out_in_order(registry: &impl Registry) {
             recorded(ended, "b"),
             park_last(ended, "1"),
             submitted(forgotten, "a"),
-            BackupStep::Forget { request: forgotten },
+            CheckpointStep::Forget { request: forgotten },
             park_last(forgotten, "not in flight"),
             park(4, "2"),
-            BackupStep::Trim { seq: 4 },
+            CheckpointStep::Trim { seq: 4 },
             park(4, "3"),
             submitted(revived, "a"),
             park_last(revived, "4"),
-            BackupStep::Forget { request: revived },
+            CheckpointStep::Forget { request: revived },
             submitted(revived, "c"),
         ])
         .await;
@@ -165,7 +171,7 @@ pub(crate) async fn are_carried_out_in_order(registry: &impl Registry) {
     expected.sort_unstable_by_key(|(id, ..)| *id);
     same(&subject.requests().await, &expected, "each step sees those before it");
 
-    subject.done(vec![park(1, "x"), BackupStep::Reset, park(2, "y")]).await;
+    subject.done(vec![park(1, "x"), CheckpointStep::Reset, park(2, "y")]).await;
     same(&subject.mailbox().await, &vec![parked(2, None, "y")], "also a reset");
 }
 
@@ -177,15 +183,15 @@ pub(crate) async fn may_be_repeated(registry: &impl Registry) {
         recorded(open, "detail"),
         submitted(ended, "detail"),
         park_last(ended, "last"),
-        BackupStep::Trim { seq: 1 },
-        BackupStep::Forget { request: gone },
+        CheckpointStep::Trim { seq: 1 },
+        CheckpointStep::Forget { request: gone },
     ];
     subject.done(steps.clone()).await;
     let first = subject.held().await;
     subject.done(steps).await;
     let second = subject.held().await;
-    same(&second.mailbox, &first.mailbox, "a backup that is repeated adds no frame");
-    same(&timeless(&second), &timeless(&first), "a backup that is repeated changes no request");
+    same(&second.mailbox, &first.mailbox, "a checkpoint that is repeated adds no frame");
+    same(&timeless(&second), &timeless(&first), "a checkpoint that is repeated changes no request");
 }
 
 pub(crate) async fn are_carried_out_at_once_or_not_at_all(registry: &impl Registry) {
@@ -201,33 +207,33 @@ pub(crate) async fn are_carried_out_at_once_or_not_at_all(registry: &impl Regist
         ];
         let claim = claim(subject.session, TOKEN, TOKEN);
         let (told, claimed) =
-            tokio::join!(subject.back_up_within(ROOMY, steps), ask(registry, &claim));
+            tokio::join!(subject.checkpoint_within(ROOMY, steps), ask(registry, &claim));
         let Claimed::Taken(holding) = claimed else { panic!("a claim was refused") };
         let held = (holding.requests.len(), holding.mailbox.len());
         let expected = match told {
-            BackedUp::Done => (2, 3),
-            BackedUp::Superseded => (0, 0),
-            other => panic!("a backup beside a claim was {other:?}"),
+            Checkpointed::Done => (2, 3),
+            Checkpointed::Superseded => (0, 0),
+            other => panic!("a checkpoint beside a claim was {other:?}"),
         };
-        same(&held, &expected, "a claim sees all of a backup or nothing");
+        same(&held, &expected, "a claim sees all of a checkpoint or nothing");
     }
 }
 
 pub(crate) async fn may_come_in_no_and_in_large_numbers(registry: &impl Registry) {
-    let told = good(registry.back_up(&[], ROOMY).await, "back_up");
-    same(&told, &Vec::new(), "no backup, no answer");
+    let told = good(registry.update_checkpoints(&[], ROOMY).await, "update_checkpoints");
+    same(&told, &Vec::new(), "no checkpoint, no answer");
 
     let records: Vec<_> = (0..1000).map(|_| record(SessionId::random())).collect();
     good(registry.record(&records, LONG).await, "record of 1000");
     // Every third one is of another epoch, and every third one of no session.
-    let backups: Vec<_> = records
+    let checkpoints: Vec<_> = records
         .iter()
         .enumerate()
         .map(|(index, record)| {
             let id = request();
             let session = if index % 3 == 2 { SessionId::random() } else { record.session };
             let epoch = if index % 3 == 1 { 0 } else { 1 };
-            Backup {
+            CheckpointUpdate {
                 session,
                 epoch,
                 orphan: false,
@@ -235,19 +241,20 @@ pub(crate) async fn may_come_in_no_and_in_large_numbers(registry: &impl Registry
             }
         })
         .collect();
-    let told = good(registry.back_up(&backups, ROOMY).await, "back_up of 1000");
-    let answers = [BackedUp::Done, BackedUp::Superseded, BackedUp::Missing];
+    let told =
+        good(registry.update_checkpoints(&checkpoints, ROOMY).await, "update_checkpoints of 1000");
+    let answers = [Checkpointed::Done, Checkpointed::Superseded, Checkpointed::Missing];
     let expected: Vec<_> = (0..1000).map(|index| answers[index % 3]).collect();
-    assert!(told == expected, "1000 backups have one answer each, in order");
+    assert!(told == expected, "1000 checkpoints have one answer each, in order");
     for (index, record) in records.iter().enumerate().step_by(333) {
         let mut subject = Subject { registry, session: record.session, epoch: 1 };
         let frames = subject.mailbox().await.len();
-        same(&frames, &usize::from(index % 3 == 0), "one backup does not touch another");
+        same(&frames, &usize::from(index % 3 == 0), "one checkpoint does not touch another");
     }
 
     let mut subject = Subject::begin(registry).await;
     let steps = (1..=1000).map(|seq| park(seq, "frame")).collect();
     subject.done(steps).await;
     let numbers: Vec<_> = subject.mailbox().await.iter().map(|parked| parked.seq).collect();
-    assert!(numbers.into_iter().eq(1..=1000), "1000 steps of one backup, in order");
+    assert!(numbers.into_iter().eq(1..=1000), "1000 steps of one checkpoint, in order");
 }

@@ -1,11 +1,11 @@
-//! A session without a connection, its mailbox, and what it leaves to its next holder.
+//! A session without a connection, its mailbox, and what it leaves to its next owner.
 
 use super::*;
 
 /// A reply whose offset is held back until its frame is safe.
-fn end_held(session: &Session, number: usize, window: &OffsetTracker) -> Pushed {
-    let hold = window.hold(number as i64, Record::sized(1));
-    session.push(response(number, 1), Some(id(number)), Some(hold))
+fn end_guarded(session: &Session, number: usize, window: &OffsetTracker) -> Pushed {
+    let guard = window.guard(number as i64, Record::sized(1));
+    session.push(response(number, 1), Some(id(number)), Some(guard))
 }
 
 fn away() -> Session {
@@ -18,26 +18,26 @@ fn away() -> Session {
 fn a_hold_is_done_when_the_client_has_the_frame() {
     let (session, window) = (reliable(), OffsetTracker::default());
     session.requests().begin(id(1), in_flight(1));
-    assert!(matches!(end_held(&session, 1, &window), Pushed::Watch));
+    assert!(matches!(end_guarded(&session, 1, &window), Pushed::Watch));
     assert!(session.mailbox().is_unsafe(request(1)));
     write_all(&session);
-    assert_eq!(window.mark(), Some(1), "written is not acknowledged");
+    assert_eq!(window.committable(), Some(1), "written is not acknowledged");
     session.confirm(1);
-    assert_eq!(window.mark(), Some(2));
+    assert_eq!(window.committable(), Some(2));
     assert!(!session.mailbox().is_unsafe(request(1)));
 }
 
 #[test]
 fn a_hold_is_done_when_the_mailbox_has_the_frame() {
     let (session, window) = (away(), OffsetTracker::default());
-    assert!(matches!(end_held(&session, 1, &window), Pushed::Away));
+    assert!(matches!(end_guarded(&session, 1, &window), Pushed::Away));
     let unparked = session.mailbox().unparked(Instant::now() - LATER);
     assert_eq!(parked_seqs(&unparked), [1]);
-    assert_eq!(window.mark(), Some(1), "on its way is not there");
+    assert_eq!(window.committable(), Some(1), "on its way is not there");
     assert!(session.mailbox().unparked(soon()).is_empty(), "once is enough");
     assert!(session.mailbox().is_unsafe(request(1)));
     session.mailbox().parked(&[1]);
-    assert_eq!(window.mark(), Some(2));
+    assert_eq!(window.committable(), Some(2));
     assert!(!session.mailbox().is_unsafe(request(1)));
     assert_eq!(session.confirm(1).trim, 1, "the mailbox has to forget it");
 }
@@ -47,7 +47,7 @@ fn what_was_taken_over_belongs_into_the_mailbox() {
     let session = reliable();
     session.requests().begin(id(1), in_flight(1));
     session.ownership().adopt(response(1, 1), Some(id(1)));
-    assert!(session.mailbox().is_unsafe(request(1)), "a new holder's copy begins without it");
+    assert!(session.mailbox().is_unsafe(request(1)), "a new owner's copy begins without it");
     let mailbox = session.mailbox().all();
     assert_eq!(parked_seqs(&mailbox), [1]);
     assert!(session.mailbox().unparked(soon()).is_empty(), "it is on its way");
@@ -94,9 +94,11 @@ fn too_much_without_a_connection_overflows() {
     assert!(matches!(end(&session, 2), Pushed::Away));
     assert!(matches!(session.push(Frame::Pong { id: None }, None, None), Pushed::Queued));
     assert!(matches!(end(&session, 3), Pushed::Away), "what was there before does not count");
-    let Pushed::Overflowed(_, _, hold) = end_held(&session, 4, &window) else { panic!("it fits") };
-    assert_eq!(window.mark(), Some(4), "another node may hold the session by now");
-    hold.unwrap().done();
+    let Pushed::Overflowed(_, _, guard) = end_guarded(&session, 4, &window) else {
+        panic!("it fits")
+    };
+    assert_eq!(window.committable(), Some(4), "another node may hold the session by now");
+    guard.unwrap().done();
 
     let bytes = with_limits(false, SessionLimits { mailbox_bytes_max: 1000, ..WIDE });
     bytes.on(bytes.connection()).detach();
@@ -143,10 +145,10 @@ fn hands_over_everything_and_nothing_twice() {
         session.requests().begin(id(number), in_flight(number));
     }
     session.push(receipt(1), None, None);
-    end_held(&session, 1, &window);
+    end_guarded(&session, 1, &window);
     write_all(&session);
     session.push(Frame::Pong { id: None }, None, None);
-    end_held(&session, 2, &window);
+    end_guarded(&session, 2, &window);
     session.confirm(1);
 
     let left = session.ownership().hand_over(true).unwrap();
@@ -154,18 +156,18 @@ fn hands_over_everything_and_nothing_twice() {
     assert_eq!(parked_seqs(&left.frames), [2, 3]);
     let ends: Vec<_> = left.frames.iter().map(|frame| frame.request).collect();
     assert_eq!(ends, [Some(request(1)), Some(request(2))]);
-    assert_eq!((left.holds.len(), left.in_flight.len()), (2, 3));
-    assert_eq!(window.mark(), Some(1), "the offsets are held back still");
+    assert_eq!((left.guards.len(), left.in_flight.len()), (2, 3));
+    assert_eq!(window.committable(), Some(1), "the offsets are held back still");
     assert!(session.ownership().hand_over(true).is_none());
     assert_eq!(closing(&session), Some(CloseCode::Resumed));
 
-    let hold = window.hold(9, Record::sized(1));
-    let pushed = session.push(response(3, 1), Some(id(3)), Some(hold));
+    let guard = window.guard(9, Record::sized(1));
+    let pushed = session.push(response(3, 1), Some(id(3)), Some(guard));
     assert!(matches!(pushed, Pushed::Moved(_, Some(_))));
 }
 
 #[test]
-fn its_next_holder_goes_on_with_the_same_numbers() {
+fn its_next_owner_goes_on_with_the_same_numbers() {
     let former = reliable();
     (1..=4).for_each(|number| drop(end(&former, number)));
     write_all(&former);
@@ -190,7 +192,7 @@ fn a_fenced_session_closes_takes_frames_and_is_no_ones_to_resume() {
     assert!(!session.is_held());
     assert!(session.ownership().resume(0, beginning(3, 0)).is_none());
     assert!(!session.on(session.connection()).detach());
-    assert!(matches!(end(&session, 1), Pushed::Queued), "its next holder may ask for it");
+    assert!(matches!(end(&session, 1), Pushed::Queued), "its next owner may ask for it");
     assert_eq!(parked_seqs(&session.ownership().hand_over(true).unwrap().frames), [1]);
 }
 
@@ -200,16 +202,16 @@ fn an_end_tells_what_is_left_and_lets_no_offset_go_by_itself() {
     for number in 1..=3 {
         session.requests().begin(id(number), in_flight(number));
     }
-    end_held(&session, 1, &window);
+    end_guarded(&session, 1, &window);
     write_all(&session);
-    end_held(&session, 2, &window);
+    end_guarded(&session, 2, &window);
     let Ended { requests, unread, held } = session.end();
     assert_eq!((requests, unread), (vec![request(1), request(2), request(3)], 1));
     let ended: Vec<_> = held.iter().filter_map(|(frame, _)| frame.ends()).collect();
-    assert_eq!((ended, window.mark()), (vec![request(1), request(2)], Some(1)));
-    held.into_iter().for_each(|(_, hold)| hold.done());
-    let Pushed::Ended(_, hold) = end_held(&session, 3, &window) else { panic!("it goes on") };
-    assert_eq!(window.mark(), Some(3));
-    hold.unwrap().done();
-    assert_eq!(window.mark(), Some(4));
+    assert_eq!((ended, window.committable()), (vec![request(1), request(2)], Some(1)));
+    held.into_iter().for_each(|(_, guard)| guard.done());
+    let Pushed::Ended(_, guard) = end_guarded(&session, 3, &window) else { panic!("it goes on") };
+    assert_eq!(window.committable(), Some(3));
+    guard.unwrap().done();
+    assert_eq!(window.committable(), Some(4));
 }

@@ -1,4 +1,4 @@
--- Changes one session's backup, step by step.
+-- Changes one session's checkpoint, step by step.
 --
 -- KEYS    the record, the requests and the mailbox, as record.lua describes them
 -- ARGV    epoch, 20 digits; most frames and most bytes of a mailbox; the call, or empty when none
