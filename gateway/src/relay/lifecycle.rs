@@ -4,7 +4,7 @@
 //! Decides when these things happen. The session knows its own content, and `checkpoints`, whose
 //! [`Owner`] this is, knows what is written of it.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use registry::{CheckpointStep, Progress, RequestId};
 use tokio::sync::oneshot;
@@ -209,7 +209,7 @@ impl Owner for Lifecycle {
         }
         whole.steps.push(CheckpointStep::Reset);
         let mailbox = session.mailbox().all();
-        let receipts: Vec<RequestId> =
+        let receipts: HashMap<RequestId, _> =
             mailbox.iter().filter_map(|parked| parked.frame.receipt()).collect();
         for (id, known) in session.requests().all() {
             let request = known.request;
@@ -220,7 +220,7 @@ impl Owner for Lifecycle {
                 Some((detail, route)) => {
                     whole.routes.push((request, route));
                     // A frame in the mailbox counts there, and not as owed as well.
-                    let receipt = detail.receipt && !receipts.contains(&request);
+                    let receipt = detail.receipt && !receipts.contains_key(&request);
                     RequestDetail { receipt, ..detail }
                 }
                 None => RequestDetail::ended(id, &known),

@@ -137,10 +137,12 @@ impl Frame {
         }
     }
 
-    /// The request whose receipt it is.
-    pub const fn receipt(&self) -> Option<RequestId> {
+    /// The request whose receipt it is, and where the broker has recorded it: partition and offset.
+    pub const fn receipt(&self) -> Option<(RequestId, (i32, i64))> {
         match self {
-            Self::Receipt { request, .. } => Some(*request),
+            Self::Receipt { request, partition, offset, .. } => {
+                Some((*request, (*partition, *offset)))
+            }
             Self::Response { .. } | Self::Error { .. } | Self::Pong { .. } => None,
         }
     }

@@ -203,7 +203,7 @@ impl Outbox {
             if owed.backing != Backing::None {
                 dropped.trim = dropped.trim.max(owed.seq);
             }
-            dropped.receipts.extend(owed.frame.receipt());
+            dropped.receipts.extend(owed.frame.receipt().map(|(request, _)| request));
             dropped.ends.extend(owed.ends);
         }
         self.shrink();

@@ -1,6 +1,6 @@
 //! How a session arrives at this node: it goes on here, and its requests wait here.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use registry::{Progress, RequestId, Route, SessionId};
 use tokio::time::Instant;
@@ -55,10 +55,17 @@ impl Resumption {
         let has = |left: &Unparked| left.seq > 0 && left.seq <= last_seq;
         let over: Vec<_> =
             frames.iter().filter(|left| has(left)).filter_map(|left| left.request).collect();
-        // A receipt that is in the mailbox, or that the client has, is not owed as well.
-        let receipts: Vec<_> = frames.iter().filter_map(|left| left.frame.receipt()).collect();
-        for (request, detail, _) in &mut requests {
-            detail.receipt &= !receipts.contains(request);
+        // A receipt that is in the mailbox, or that the client has, is not owed as well. It may have been
+        // written before its node could write that the broker has recorded the request.
+        let receipts: HashMap<RequestId, _> =
+            frames.iter().filter_map(|left| left.frame.receipt()).collect();
+        for (request, detail, progress) in &mut requests {
+            if let Some(position) = receipts.get(request) {
+                (detail.receipt, detail.position) = (false, Some(*position));
+                if *progress == Progress::Submitted {
+                    *progress = Progress::Recorded;
+                }
+            }
         }
         requests.retain(|(request, ..)| !over.contains(request));
         // In the order in which they were submitted, so that their receipts come in that order.

@@ -6,8 +6,8 @@ use std::{collections::HashMap, ops::Range, sync::Mutex};
 use async_trait::async_trait;
 use bytes::Bytes;
 use registry::{
-    MemoryRegistry, NodeEntry, NodeId, NodeState, NodeTable, RequestId, SessionTable, TokenHash,
-    Versions, all,
+    CheckpointStep, CheckpointUpdate, Checkpointed, MailboxLimits, MemoryRegistry, NodeEntry,
+    NodeId, NodeState, NodeTable, Progress, RequestId, SessionTable, TokenHash, Versions, all,
 };
 
 use super::*;
@@ -16,8 +16,11 @@ use crate::{
     relay::{
         Relay,
         bed::{self, Ground},
+        checkpoints::format::{self, RequestDetail},
+        session::{Digest, Known},
     },
     tasks::locked,
+    wire::{ClientId, Frame},
 };
 
 const LONG: Duration = Duration::from_secs(60);
@@ -243,4 +246,42 @@ async fn whoever_takes_the_copy_gives_way_to_a_claim_that_came_meanwhile() {
     assert!(matches!(resumed, Err(Undecided::Claimed)), "{resumed:?}");
     assert_eq!(bed.owners(session.id()), [0], "it has not begun to go on with it");
     assert!(bed.resume(2, &token).await.is_some(), "its token stays good");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_with_a_receipt_is_not_produced_again() {
+    let bed = Bed::new().await;
+    let (session, _) = bed.begin(0).await;
+    let (id, request) =
+        (ClientId::from_json("1").unwrap(), RequestId::from_header(&[1; 16]).unwrap());
+    let detail = RequestDetail {
+        id: id.clone(),
+        digest: 7,
+        service: "echo".into(),
+        age_ms: 0,
+        left_ms: 20_000,
+        receipt: true,
+        position: None,
+    };
+    let topic = "echo".into();
+    let receipt = Frame::Receipt { id: id.clone(), request, topic, partition: 3, offset: 4 };
+    // Its node died between the two: that it is recorded was to follow.
+    let steps = vec![
+        CheckpointStep::Request {
+            request,
+            progress: Progress::Submitted,
+            detail: format::encode(&detail),
+        },
+        CheckpointStep::Park { seq: 1, request: None, frame: format::encode(&receipt) },
+    ];
+    let (of, epoch) = (session.id(), session.epoch());
+    let update = CheckpointUpdate { session: of, epoch, orphan: false, steps };
+    let limits = MailboxLimits { frames_max: 10, bytes_max: 10_000 };
+    assert_eq!(bed.registry.update_checkpoints(&[update], limits).await, [Ok(Checkpointed::Done)]);
+    bed.sleep(0);
+    let resumed = bed.resume(1, &session.token()).await.unwrap();
+    assert!(matches!(resumed.requests().known(&id, Digest(7)), Known::Joins));
+    let detail = bed.nodes[1].requests.completion().pending.look(request, |entry| entry.detail());
+    let detail = detail.flatten().unwrap();
+    assert_eq!((detail.receipt, detail.position), (false, Some((3, 4))));
 }
