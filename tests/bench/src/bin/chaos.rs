@@ -170,7 +170,8 @@ fn report(options: &Options, lines: &[Line]) -> Result<String> {
          nothing explains.\n\
          * *repeated*: frames that came again because their node was killed before it had the \
          acknowledgement.\n\
-         * *produced twice*: requests of which the service saw two records, under one request id.\n\
+         * *produced twice*: requests that the service saw twice, under one request id: two records, or one that \
+         its consumer\n  read again because it had been missed by its group while Kafka stood still.\n\
          * *of others*: the longest wait of those whose node was well.\n\
          * *resume*: from the beginning of a connection, to a node that was well, to its `welcome`.\n\n\
          Each line again, after `cargo build --profile dist -p tests -p bench --bins`, from `target/dist`:\n\n```\n",
