@@ -10,10 +10,10 @@ use std::{
 use anyhow::{Context, Result, anyhow};
 use futures_util::StreamExt;
 use rdkafka::{
-    ClientConfig, Message,
+    Message,
     consumer::StreamConsumer,
     message::{Header, Headers, OwnedHeaders},
-    producer::{BaseRecord, DefaultProducerContext, ThreadedProducer},
+    producer::BaseRecord,
 };
 use tests::meter::{Meter, Usage};
 use tokio::{
@@ -23,7 +23,7 @@ use tokio::{
 use uuid::Uuid;
 
 use crate::{
-    kafka::assign_all,
+    kafka::{Producer, clients},
     pace,
     plan::Plan,
     report::{Recorder, Window},
@@ -49,21 +49,7 @@ pub async fn run(
     topics: &Topics,
     meter: &Meter,
 ) -> Result<(Arc<Recorder>, Usage, u64)> {
-    let mut config = ClientConfig::new();
-    config.set("bootstrap.servers", &topics.bootstrap);
-    let consumer: StreamConsumer = config
-        .clone()
-        .set("group.id", "unused")
-        .set("enable.auto.commit", "false")
-        .set("fetch.wait.max.ms", "500")
-        .create()?;
-    assign_all(&consumer, &topics.replies)?;
-    let producer = config
-        .set("linger.ms", "0")
-        .set("acks", "all")
-        .set("enable.idempotence", "true")
-        .set("partitioner", "murmur2_random")
-        .create()?;
+    let (consumer, producer) = clients(&topics.bootstrap, &topics.replies, "murmur2_random")?;
     let recorder = Arc::new(Recorder::new(Window::of(plan)));
     let pending = Arc::<Pending>::default();
     let room = Arc::new(Semaphore::new(plan.sockets * plan.depth));
@@ -91,7 +77,7 @@ pub async fn run(
 }
 
 struct Asker {
-    producer: ThreadedProducer<DefaultProducerContext>,
+    producer: Producer,
     topics: Topics,
     payload: String,
     recorder: Arc<Recorder>,

@@ -9,15 +9,15 @@ use std::{
 };
 
 use anyhow::{Context, Result};
-use bench::kafka::assign_all;
+use bench::kafka::{Producer, clients};
 use clap::Parser;
 use futures_util::{SinkExt, StreamExt};
 use mimalloc::MiMalloc;
 use rdkafka::{
-    ClientConfig, Message as _,
+    Message as _,
     consumer::StreamConsumer,
     message::{BorrowedMessage, Header, Headers, OwnedHeaders},
-    producer::{BaseRecord, DefaultProducerContext, ThreadedProducer},
+    producer::BaseRecord,
 };
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -50,7 +50,7 @@ struct Options {
 }
 
 struct Floor {
-    producer: ThreadedProducer<DefaultProducerContext>,
+    producer: Producer,
     request_topic: String,
     reply_topic: String,
     pending: Mutex<HashMap<Uuid, Waiter>>,
@@ -75,21 +75,7 @@ struct Request<'a> {
 #[expect(clippy::print_stdout, reason = "says where it listens")]
 async fn main() -> Result<()> {
     let options = Options::parse();
-    let mut config = ClientConfig::new();
-    config.set("bootstrap.servers", &options.bootstrap);
-    let consumer: StreamConsumer = config
-        .clone()
-        .set("group.id", "unused")
-        .set("enable.auto.commit", "false")
-        .set("fetch.wait.max.ms", "500")
-        .create()?;
-    assign_all(&consumer, &options.reply_topic)?;
-    let producer = config
-        .set("linger.ms", "0")
-        .set("acks", "all")
-        .set("enable.idempotence", "true")
-        .set("partitioner", "murmur2_random")
-        .create()?;
+    let (consumer, producer) = clients(&options.bootstrap, &options.reply_topic, "murmur2_random")?;
     let floor = Arc::new(Floor {
         producer,
         request_topic: options.request_topic,

@@ -1,15 +1,14 @@
 //! A backend that echoes, as cheaply as a service can: for measuring what stands before it.
 
 use anyhow::{Context, Result, bail};
-use bench::kafka::assign_all;
+use bench::kafka::{Producer, clients};
 use clap::Parser;
 use futures_util::StreamExt;
 use rdkafka::{
-    ClientConfig, Message,
-    consumer::StreamConsumer,
+    Message,
     error::{KafkaError, RDKafkaErrorCode},
     message::{BorrowedMessage, Header, Headers, OwnedHeaders},
-    producer::{BaseRecord, DefaultProducerContext, ThreadedProducer},
+    producer::BaseRecord,
 };
 
 #[derive(Debug, Parser)]
@@ -25,28 +24,11 @@ struct Options {
     partitioner: String,
 }
 
-type ReplyProducer = ThreadedProducer<DefaultProducerContext>;
-
 #[tokio::main(flavor = "current_thread")]
 #[expect(clippy::print_stdout, reason = "says when it is ready")]
 async fn main() -> Result<()> {
     let options = Options::parse();
-    let mut config = ClientConfig::new();
-    config.set("bootstrap.servers", &options.bootstrap);
-    let consumer: StreamConsumer = config
-        .clone()
-        .set("group.id", "unused")
-        .set("enable.auto.commit", "false")
-        .set("fetch.wait.max.ms", "500")
-        .create()?;
-    assign_all(&consumer, &options.topic)?;
-    let producer: ReplyProducer = config
-        .set("linger.ms", "0")
-        .set("acks", "all")
-        .set("enable.idempotence", "true")
-        .set("partitioner", &options.partitioner)
-        .set("queue.buffering.max.messages", "1000000")
-        .create()?;
+    let (consumer, producer) = clients(&options.bootstrap, &options.topic, &options.partitioner)?;
     println!("ready");
     let mut requests = consumer.stream();
     while let Some(request) = requests.next().await {
@@ -59,7 +41,7 @@ async fn main() -> Result<()> {
     Ok(())
 }
 
-async fn answer(producer: &ReplyProducer, request: &BorrowedMessage<'_>) -> Result<()> {
+async fn answer(producer: &Producer, request: &BorrowedMessage<'_>) -> Result<()> {
     let headers = request.headers().context("a request has headers")?;
     let value = |name| headers.iter().find(|header| header.key == name).and_then(|h| h.value);
     let correlation = value("kafka_correlationId").context("no correlation id")?;
