@@ -66,8 +66,8 @@ async fn a_rolling_upgrade_and_a_way_back_lose_nothing() -> Result<()> {
 
     let account = crowd.finish().await?;
     say(&account.to_string());
-    // A node that is silent for a moment, on a busy machine, is taken for dead, and frames come again of
-    // which the ledger thinks that they may not. `survival` judges that, one fault at a time.
+    // Not judged here: on a busy machine a node that lives is taken for dead now and then, without any
+    // fault that the ledger could excuse a repeated frame by. `survival` judges them, one fault at a time.
     let account = Account { duplicated: 0, ..account };
     account.check(&Allowance { repeats: true, ..Allowance::default() })?;
     cluster.finish().await
