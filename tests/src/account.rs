@@ -18,6 +18,8 @@ pub struct Account {
     pub answered: u64,
     /// Ended by an error, by code.
     pub errors: BTreeMap<String, u64>,
+    /// The first of each code, in words.
+    pub first_errors: BTreeMap<String, String>,
     /// Of these errors, those to requests that were accepted: the service's answer never came.
     pub unserved: u64,
     /// Accepted, on a session that lives, and never ended.
@@ -66,6 +68,12 @@ impl Account {
         self.complain(complaint);
     }
 
+    /// Takes note of an error that ends a request.
+    pub fn note_error(&mut self, code: String, message: impl FnOnce() -> String) {
+        self.first_errors.entry(code.clone()).or_insert_with(message);
+        *self.errors.entry(code).or_default() += 1;
+    }
+
     /// Takes note of an end too many.
     pub fn note_duplicate(&mut self, complaint: String) {
         self.duplicated += 1;
@@ -87,6 +95,9 @@ impl Account {
         self.wrong += other.wrong;
         for (code, count) in other.errors {
             *self.errors.entry(code).or_default() += count;
+        }
+        for (code, message) in other.first_errors {
+            self.first_errors.entry(code).or_insert(message);
         }
         for complaint in other.complaints {
             self.complain(complaint);

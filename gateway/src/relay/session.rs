@@ -39,7 +39,7 @@ pub use requests::InFlightRequests;
 pub use table::Sessions;
 pub use terms::{
     Beginning, Closing, Confirmed, ConnectionId, Digest, Duty, Ended, HandedOver, InFlight, Known,
-    NextFrame, Pushed, SessionLimits, Unparked,
+    NextFrame, NotBegun, Pushed, SessionLimits, Unparked,
 };
 pub use token::Token;
 
@@ -229,16 +229,11 @@ impl Session {
         state.close_if_drained();
     }
 
-    /// Whether this node takes nothing new from its client.
-    pub fn is_draining(&self) -> bool {
-        locked(&self.state).draining
-    }
-
-    /// Whether its connection is about to be closed, after which the client asks again, on another
-    /// node, for everything that it has heard nothing about: what is still read on this connection
-    /// counts as never sent.
+    /// Whether it is elsewhere, or its connection is about to be closed, after which the client asks
+    /// again, on another node, for everything that it has heard nothing about: what is still read on
+    /// this connection counts as never sent.
     pub fn is_left_behind(&self) -> bool {
-        self.is_reliable && locked(&self.state).closing.is_some()
+        locked(&self.state).is_left_behind(self.is_reliable)
     }
 
     /// The number of the last frame that has left for the network, and how many frames up to it are
@@ -280,6 +275,10 @@ impl Session {
 impl State {
     fn is_held(&self) -> bool {
         matches!(self.phase, Phase::Attached | Phase::Detached { .. })
+    }
+
+    fn is_left_behind(&self, is_reliable: bool) -> bool {
+        !self.is_held() || (is_reliable && self.closing.is_some())
     }
 
     fn closing_of(&self, connection: ConnectionId) -> Option<Closing> {

@@ -287,7 +287,7 @@ impl Ledger {
             self.account.answered += 1;
             self.progress.answered.fetch_add(1, Ordering::Relaxed);
         } else {
-            *self.account.errors.entry(frame.code()).or_default() += 1;
+            self.account.note_error(frame.code(), || frame.text.clone());
             self.account.unserved += u64::from(recorded || asked.receipt.is_some());
         }
         self.waited(&asked);

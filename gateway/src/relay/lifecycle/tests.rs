@@ -32,6 +32,23 @@ async fn who_comes_while_a_node_drains_has_their_turn_at_once() {
     }
 }
 
+/// Another thread may give a session its turn while a request is being looked at.
+#[tokio::test]
+async fn a_request_that_meets_its_sessions_turn_counts_as_never_sent() {
+    let relay = bed::relay(Ground::default());
+    let text = r#"{"service":"echo","id":1}"#;
+    let Ok(ClientFrame::Request(frame)) = ClientFrame::parse(text) else { unreachable!() };
+    let (session, _) = relay.lifecycle.start(true);
+    relay.requests.submit(&session, &frame, || {
+        session.drain();
+        Ok(())
+    });
+    let left = session.ownership().hand_over(true).unwrap();
+    // A refusal would follow the client to its next node, and be the end of what it asks there.
+    assert!(left.in_flight.is_empty() && left.frames.is_empty(), "{left:?}");
+    assert!(relay.completion.pending.is_empty());
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_former_token_is_of_no_use_once_the_next_one_has_been_heard_of() {
     let registry = MemoryRegistry::new();

@@ -16,7 +16,7 @@ use crate::{
     error::{ErrorCode, Failure},
     relay::{
         services::Service,
-        session::{Digest, InFlight, Known, Session},
+        session::{Digest, InFlight, Known, NotBegun, Session},
     },
     telemetry::Edge,
     wire::{ClientId, Frame, RequestFrame},
@@ -55,7 +55,10 @@ impl Requests {
     /// What keeps the request from being produced; it is not recorded then.
     pub fn call(self: &Arc<Self>, submission: &Submission<'_>) -> Result<WaitingCall, Failure> {
         let (sender, answer) = oneshot::channel();
-        let request = self.admit(submission, None).and_then(|service| {
+        let request = self.admit(submission).and_then(|service| {
+            if self.gate.is_draining() {
+                return Err(draining());
+            }
             let choice = self.choose()?;
             self.produce(&service, submission, choice, Waiter::Call(sender))?;
             Ok(choice.request)
@@ -77,8 +80,7 @@ impl Requests {
         frame: &RequestFrame<'_>,
         allow: impl FnOnce() -> Result<(), Failure>,
     ) {
-        if !session.is_held() || session.is_left_behind() {
-            // The connection is about to be closed; the client asks again on its next one.
+        if session.is_left_behind() {
             return;
         }
         let mut digest = Digest(0);
@@ -116,7 +118,7 @@ impl Requests {
     ) -> Result<(), Failure> {
         let headers = header_slices(&frame.headers);
         let submission = of_frame(frame, &headers);
-        let service = self.admit(&submission, Some(session))?;
+        let service = self.admit(&submission)?;
         let max = self.limits.in_flight_per_connection_max;
         let in_flight = session.requests().count();
         if in_flight >= max {
@@ -131,7 +133,11 @@ impl Requests {
         let service_of = Arc::clone(&service.name);
         let begun =
             InFlight { request, digest, service: service_of, deadline, has_ended, is_unconfirmed };
-        session.requests().begin(id.clone(), begun);
+        match session.requests().begin(id.clone(), begun) {
+            Ok(()) => {}
+            Err(NotBegun::LeftBehind) => return Ok(()),
+            Err(NotBegun::Draining) => return Err(draining()),
+        }
         let (session_of, receipt) = (Arc::clone(session), frame.receipt);
         let waiter = Waiter::Session { session: session_of, id: id.clone(), digest, receipt };
         let produced = self.produce(&service, &submission, choice, waiter);
@@ -170,11 +176,7 @@ impl Requests {
     }
 
     /// The limits that hold for every request, through whichever edge it came.
-    fn admit(
-        &self,
-        submission: &Submission<'_>,
-        session: Option<&Session>,
-    ) -> Result<Arc<Service>, Failure> {
+    fn admit(&self, submission: &Submission<'_>) -> Result<Arc<Service>, Failure> {
         let service = self.services.find(submission.service)?;
         let max = self.limits.message_bytes_max;
         let bytes = submission.payload.len();
@@ -189,11 +191,6 @@ impl Requests {
             return Err(self
                 .limit_hit("in_flight_max", max, ErrorCode::Overloaded)
                 .adding(format_args!("{waiting} wait on this node")));
-        }
-        // A draining node still serves its sessions until it closes them: their clients, and what
-        // they wait for, move to other nodes.
-        if session.map_or_else(|| self.gate.is_draining(), Session::is_draining) {
-            return Err(Failure::new(ErrorCode::Unavailable, "this node is draining"));
         }
         // A producer that has just been started is about to reach its broker, so the wait is short.
         if !self.producer.is_available() && !self.producer.is_starting() {
@@ -221,4 +218,10 @@ impl Requests {
         self.telemetry.limit_hit(limit);
         Failure::new(code, format!("limits.{limit} is {max}"))
     }
+}
+
+/// What nobody is told on a session before it has its turn to be closed: until then a draining node
+/// serves its clients, and then these, and what they wait for, move to other nodes.
+fn draining() -> Failure {
+    Failure::new(ErrorCode::Unavailable, "this node is draining")
 }

@@ -2,7 +2,7 @@
 
 use registry::RequestId;
 
-use super::{Digest, InFlight, Known, Session, State};
+use super::{Digest, InFlight, Known, NotBegun, Session, State};
 use crate::{tasks::locked, wire::ClientId};
 
 /// The requests in flight for a session.
@@ -50,8 +50,25 @@ impl InFlightRequests<'_> {
         locked(&self.0.state).in_flight.get(id).map(|known| known.request)
     }
 
-    /// A request is in flight from now on. The caller has made sure that the id is free.
-    pub fn begin(&self, id: ClientId, request: InFlight) {
+    /// A request is in flight from now on, unless nothing begins here any more. The caller has made
+    /// sure that the id is free.
+    ///
+    /// # Errors
+    /// Why it did not begin.
+    pub fn begin(&self, id: ClientId, request: InFlight) -> Result<(), NotBegun> {
+        let mut state = locked(&self.0.state);
+        if state.is_left_behind(self.0.is_reliable) {
+            return Err(NotBegun::LeftBehind);
+        }
+        if state.draining {
+            return Err(NotBegun::Draining);
+        }
+        state.in_flight.insert(id, request);
+        Ok(())
+    }
+
+    /// A request that began elsewhere goes on here.
+    pub fn adopt(&self, id: ClientId, request: InFlight) {
         locked(&self.0.state).in_flight.insert(id, request);
     }
 

@@ -33,6 +33,17 @@ pub enum Known {
     Conflicts,
 }
 
+/// Why a request does not begin on a session. Decided together with the beginning itself: a session may
+/// be closed or handed over at any moment by another thread.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NotBegun {
+    /// The session is elsewhere, or its connection is about to be closed: the client asks again on its
+    /// next one, and the request counts as never sent.
+    LeftBehind,
+    /// The node drains, and closes the connection of this plain session once all is answered.
+    Draining,
+}
+
 /// The limits of a session.
 #[derive(Clone, Copy, Debug)]
 pub struct SessionLimits {

@@ -229,27 +229,30 @@ fn draining_closes_a_plain_session_once_nothing_is_owed_and_a_reliable_one_at_on
     assert_eq!(closing(&idle), Some(CloseCode::Draining));
 
     let busy = plain();
-    busy.requests().begin(id(1), in_flight(1));
+    busy.requests().begin(id(1), in_flight(1)).unwrap();
     busy.drain();
     end(&busy, 1);
     assert_eq!(seqs(&busy), [1]);
     assert_eq!(closing(&busy), None);
+    assert_eq!(busy.requests().begin(id(2), in_flight(2)), Err(NotBegun::Draining));
     busy.on(busy.connection()).flushed();
     assert_eq!(closing(&busy), Some(CloseCode::Draining));
 
     let reliable = reliable();
-    reliable.requests().begin(id(1), in_flight(1));
+    reliable.requests().begin(id(1), in_flight(1)).unwrap();
     reliable.drain();
     assert_eq!(closing(&reliable), Some(CloseCode::Draining));
     // Its client asks elsewhere for what is still on its way; a plain one's has to be told.
     assert!(reliable.is_left_behind() && !idle.is_left_behind());
+    assert_eq!(reliable.requests().begin(id(2), in_flight(2)), Err(NotBegun::LeftBehind));
+    assert_eq!(reliable.requests().count(), 1);
 }
 
 #[test]
 fn an_id_of_a_plain_session_is_free_once_its_end_is_written() {
     let session = plain();
     assert_eq!(session.requests().known(&id(1), Digest(1)), Known::No);
-    session.requests().begin(id(1), in_flight(1));
+    session.requests().begin(id(1), in_flight(1)).unwrap();
     assert_eq!(session.requests().known(&id(1), Digest(1)), Known::Joins);
     assert_eq!(session.requests().known(&id(1), Digest(2)), Known::Conflicts);
     end(&session, 1);
@@ -258,7 +261,7 @@ fn an_id_of_a_plain_session_is_free_once_its_end_is_written() {
     session.on(session.connection()).flushed();
     assert_eq!(session.requests().known(&id(1), Digest(1)), Known::No);
     // The frame is still kept; what comes of it later does not concern the id's next request.
-    session.requests().begin(id(1), in_flight(2));
+    session.requests().begin(id(1), in_flight(2)).unwrap();
     assert_eq!(session.confirm(1), Confirmed::default());
     assert_eq!(session.requests().get(&id(1)), Some(request(2)));
 }
@@ -266,7 +269,7 @@ fn an_id_of_a_plain_session_is_free_once_its_end_is_written() {
 #[test]
 fn an_id_of_a_reliable_session_is_free_once_its_end_is_acknowledged() {
     let session = reliable();
-    session.requests().begin(id(1), in_flight(1));
+    session.requests().begin(id(1), in_flight(1)).unwrap();
     end(&session, 1);
     assert_eq!(write_all(&session), [1]);
     assert_eq!(session.requests().known(&id(1), Digest(1)), Known::Joins);
@@ -349,11 +352,11 @@ fn a_client_that_acknowledges_nothing_may_ask_again_once_its_refusal_is_sent() {
 #[test]
 fn an_unconfirmed_request_is_produced_again_once() {
     let session = reliable();
-    session.requests().begin(id(1), InFlight { is_unconfirmed: true, ..in_flight(1) });
+    session.requests().begin(id(1), InFlight { is_unconfirmed: true, ..in_flight(1) }).unwrap();
     assert_eq!(session.requests().known(&id(1), Digest(2)), Known::Conflicts);
     assert_eq!(session.requests().known(&id(1), Digest(1)), Known::Unconfirmed(request(1)));
     assert_eq!(session.requests().known(&id(1), Digest(1)), Known::Joins);
-    session.requests().begin(id(2), InFlight { is_unconfirmed: true, ..in_flight(2) });
+    session.requests().begin(id(2), InFlight { is_unconfirmed: true, ..in_flight(2) }).unwrap();
     end(&session, 2);
     assert_eq!(session.requests().known(&id(2), Digest(1)), Known::Joins, "it is answered");
 }

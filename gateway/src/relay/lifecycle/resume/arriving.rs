@@ -80,7 +80,7 @@ impl Resumption {
                 has_ended: *progress == Progress::Ended,
                 is_unconfirmed: *progress == Progress::Submitted,
             };
-            session.requests().begin(detail.id.clone(), in_flight);
+            session.requests().adopt(detail.id.clone(), in_flight);
         }
         for mut left in frames.into_iter().filter(|left| !has(left)) {
             let ends = left.request.and_then(|request| requests.iter().find(|r| r.0 == request));

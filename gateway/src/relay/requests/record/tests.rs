@@ -55,7 +55,7 @@ async fn told(records: usize) -> String {
     ask();
     // As it is with what a dead node has left.
     for (id, known) in session.requests().all() {
-        session.requests().begin(id, InFlight { is_unconfirmed: true, ..known });
+        session.requests().adopt(id, InFlight { is_unconfirmed: true, ..known });
     }
     ask();
     let mut context = Context::from_waker(Waker::noop());

@@ -99,7 +99,7 @@ impl Model {
         let number = self.pushed as usize;
         let guard = self.window.guard(number as i64, Record::sized(bytes));
         if ends {
-            self.session.requests().begin(id(number), in_flight(number));
+            self.session.requests().adopt(id(number), in_flight(number));
         }
         let pushed =
             self.session.push(response(number, bytes), ends.then(|| id(number)), Some(guard));

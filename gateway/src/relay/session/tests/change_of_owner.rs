@@ -17,7 +17,7 @@ fn away() -> Session {
 #[test]
 fn a_hold_is_done_when_the_client_has_the_frame() {
     let (session, window) = (reliable(), OffsetTracker::default());
-    session.requests().begin(id(1), in_flight(1));
+    session.requests().begin(id(1), in_flight(1)).unwrap();
     assert!(matches!(end_guarded(&session, 1, &window), Pushed::Watch));
     assert!(session.mailbox().is_unsafe(request(1)));
     write_all(&session);
@@ -45,7 +45,7 @@ fn a_hold_is_done_when_the_mailbox_has_the_frame() {
 #[test]
 fn what_was_taken_over_belongs_into_the_mailbox() {
     let session = reliable();
-    session.requests().begin(id(1), in_flight(1));
+    session.requests().begin(id(1), in_flight(1)).unwrap();
     session.ownership().adopt(response(1, 1), Some(id(1)));
     assert!(session.mailbox().is_unsafe(request(1)), "a new owner's copy begins without it");
     let mailbox = session.mailbox().all();
@@ -59,7 +59,7 @@ fn what_was_taken_over_belongs_into_the_mailbox() {
 #[test]
 fn while_a_client_is_there_only_last_frames_are_parked_and_only_late() {
     let session = reliable();
-    session.requests().begin(id(1), in_flight(1));
+    session.requests().begin(id(1), in_flight(1)).unwrap();
     session.push(receipt(1), None, None);
     assert!(session.mailbox().unparked(soon()).is_empty());
     end(&session, 1);
@@ -142,7 +142,7 @@ fn a_token_is_good_until_its_successor_was_heard_of() {
 fn hands_over_everything_and_nothing_twice() {
     let (session, window) = (reliable(), OffsetTracker::default());
     for number in 1..=3 {
-        session.requests().begin(id(number), in_flight(number));
+        session.requests().begin(id(number), in_flight(number)).unwrap();
     }
     session.push(receipt(1), None, None);
     end_guarded(&session, 1, &window);
@@ -200,7 +200,7 @@ fn a_fenced_session_closes_takes_frames_and_is_no_ones_to_resume() {
 fn an_end_tells_what_is_left_and_lets_no_offset_go_by_itself() {
     let (session, window) = (reliable(), OffsetTracker::default());
     for number in 1..=3 {
-        session.requests().begin(id(number), in_flight(number));
+        session.requests().begin(id(number), in_flight(number)).unwrap();
     }
     end_guarded(&session, 1, &window);
     write_all(&session);
