@@ -1,6 +1,6 @@
 //! The checkpoint of a session whose owner is gone.
 
-use std::time::Duration;
+use std::{collections::HashSet, time::Duration};
 
 use registry::{
     EntryKind, Generation, HeldRequest, Holding, NodeRef, ParkedFrame, Recorded, RegistryError,
@@ -104,7 +104,11 @@ impl Resumption {
             }
             Some(Unparked { seq, request, frame: frame? })
         };
-        let frames = holding.mailbox.into_iter().map(frame).collect::<Option<_>>()?;
+        // One that was parked by two writes of its owner is there twice.
+        let mut numbers = HashSet::new();
+        let is_first = |parked: &ParkedFrame| parked.seq == 0 || numbers.insert(parked.seq);
+        let mailbox = holding.mailbox.into_iter().filter(is_first);
+        let frames = mailbox.map(frame).collect::<Option<_>>()?;
         Some(Inherited { frames, requests })
     }
 }

@@ -248,13 +248,9 @@ async fn whoever_takes_the_copy_gives_way_to_a_claim_that_came_meanwhile() {
     assert!(bed.resume(2, &token).await.is_some(), "its token stays good");
 }
 
-#[tokio::test(start_paused = true)]
-async fn a_request_with_a_receipt_is_not_produced_again() {
-    let bed = Bed::new().await;
-    let (session, _) = bed.begin(0).await;
-    let (id, request) =
-        (ClientId::from_json("1").unwrap(), RequestId::from_header(&[1; 16]).unwrap());
-    let detail = RequestDetail {
+/// A request of a reliable session, of which no position is known.
+fn in_flight(id: &ClientId) -> RequestDetail {
+    RequestDetail {
         id: id.clone(),
         digest: 7,
         service: "echo".into(),
@@ -262,7 +258,26 @@ async fn a_request_with_a_receipt_is_not_produced_again() {
         left_ms: 20_000,
         receipt: true,
         position: None,
-    };
+    }
+}
+
+/// A session whose node has written this checkpoint and sleeps, so that another one takes the copy.
+async fn resumed_from(steps: Vec<CheckpointStep>) -> (Bed, Arc<Session>) {
+    let bed = Bed::new().await;
+    let (session, _) = bed.begin(0).await;
+    let (of, epoch) = (session.id(), session.epoch());
+    let update = CheckpointUpdate { session: of, epoch, orphan: false, steps };
+    let limits = MailboxLimits { frames_max: 10, bytes_max: 10_000 };
+    assert_eq!(bed.registry.update_checkpoints(&[update], limits).await, [Ok(Checkpointed::Done)]);
+    bed.sleep(0);
+    let resumed = bed.resume(1, &session.token()).await.unwrap();
+    (bed, resumed)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_with_a_receipt_is_not_produced_again() {
+    let (id, request) =
+        (ClientId::from_json("1").unwrap(), RequestId::from_header(&[1; 16]).unwrap());
     let topic = "echo".into();
     let receipt = Frame::Receipt { id: id.clone(), request, topic, partition: 3, offset: 4 };
     // Its node died between the two: that it is recorded was to follow.
@@ -270,18 +285,32 @@ async fn a_request_with_a_receipt_is_not_produced_again() {
         CheckpointStep::Request {
             request,
             progress: Progress::Submitted,
-            detail: format::encode(&detail),
+            detail: format::encode(&in_flight(&id)),
         },
         CheckpointStep::Park { seq: 1, request: None, frame: format::encode(&receipt) },
     ];
-    let (of, epoch) = (session.id(), session.epoch());
-    let update = CheckpointUpdate { session: of, epoch, orphan: false, steps };
-    let limits = MailboxLimits { frames_max: 10, bytes_max: 10_000 };
-    assert_eq!(bed.registry.update_checkpoints(&[update], limits).await, [Ok(Checkpointed::Done)]);
-    bed.sleep(0);
-    let resumed = bed.resume(1, &session.token()).await.unwrap();
+    let (bed, resumed) = resumed_from(steps).await;
     assert!(matches!(resumed.requests().known(&id, Digest(7)), Known::Joins));
     let detail = bed.nodes[1].requests.completion().pending.look(request, |entry| entry.detail());
     let detail = detail.flatten().unwrap();
     assert_eq!((detail.receipt, detail.position), (false, Some((3, 4))));
+}
+
+/// A frame that was queued while its session was being written anew is part of that, and is parked
+/// for itself a moment later.
+#[tokio::test(start_paused = true)]
+async fn a_frame_that_was_parked_twice_is_owed_once() {
+    let receipt = |n: u8| Frame::Receipt {
+        id: ClientId::from_json("1").unwrap(),
+        request: RequestId::from_header(&[n; 16]).unwrap(),
+        topic: "echo".into(),
+        partition: 3,
+        offset: n.into(),
+    };
+    let park =
+        |seq, n| CheckpointStep::Park { seq, request: None, frame: format::encode(&receipt(n)) };
+    let steps = vec![park(1, 1), park(2, 2), park(1, 1), park(3, 3), park(0, 4), park(0, 5)];
+    let (_bed, resumed) = resumed_from(steps).await;
+    let owed: Vec<_> = resumed.mailbox().all().into_iter().map(|owed| owed.frame).collect();
+    assert_eq!(owed, [1, 2, 3, 4, 5].map(receipt));
 }
