@@ -7,14 +7,16 @@ use std::{
 };
 
 use anyhow::{Result, ensure};
+use gateway::bus::kafka::bootstrap::Bootstrap;
 use rand::RngExt;
 use rdkafka::{
+    client::{Client, ClientContext},
     consumer::{Consumer, StreamConsumer},
     error::{KafkaError, KafkaResult, RDKafkaErrorCode},
     message::{Header, OwnedHeaders},
-    producer::{DeliveryFuture, FutureProducer, FutureRecord},
+    producer::{DeliveryFuture, FutureProducer, FutureRecord, Producer},
 };
-use tokio::time::sleep;
+use tokio::{task::spawn_blocking, time::sleep};
 use tokio_util::sync::CancellationToken;
 
 pub use record::{First, Reply, ReplyKey, ReplyPartition, Seen};
@@ -32,6 +34,10 @@ pub enum Partitioner {
     /// librdkafka's default, found in services of most other languages.
     Crc32,
 }
+
+/// How often a service asks for its broker, and how long it waits for the answer.
+const ASKED_EVERY: Duration = Duration::from_secs(1);
+const PATIENCE: Duration = Duration::from_secs(2);
 
 type Behaviour = dyn Fn(&Seen) -> Vec<Reply> + Send + Sync;
 
@@ -128,14 +134,17 @@ impl WorkerBuilder {
         let (seen, stop) = (Arc::default(), CancellationToken::new());
         let service = Service {
             producer,
-            consumer,
+            consumer: Arc::new(consumer),
+            topic: self.topic,
             behaviour: Arc::new(behaviour),
             seen: Arc::clone(&seen),
             unwritten: Arc::default(),
             reply_partitions: self.reply_partitions,
-            _kafka: self.kafka,
+            kafka: self.kafka,
         };
-        tokio::spawn(stop.clone().run_until_cancelled_owned(service.run()));
+        tokio::spawn(stop.clone().run_until_cancelled_owned(async move {
+            tokio::join!(service.run(), service.watch());
+        }));
         Ok(Worker { seen, stop })
     }
 }
@@ -181,17 +190,18 @@ impl Drop for Worker {
 
 struct Service {
     producer: FutureProducer,
-    consumer: StreamConsumer,
+    consumer: Arc<StreamConsumer>,
+    topic: String,
     behaviour: Arc<Behaviour>,
     seen: Arc<Mutex<Vec<Seen>>>,
     unwritten: Arc<Unwritten>,
     reply_partitions: i32,
     /// Dropped last: a client without its broker takes long to close.
-    _kafka: Arc<Kafka>,
+    kafka: Arc<Kafka>,
 }
 
 impl Service {
-    async fn run(self) {
+    async fn run(&self) {
         loop {
             // A broker that is down is waited for: the next call tries again.
             let Ok(message) = self.consumer.recv().await else { continue };
@@ -200,6 +210,26 @@ impl Service {
             for reply in (self.behaviour)(&seen) {
                 self.answer(&seen, reply).await;
             }
+        }
+    }
+
+    /// Goes on asking the broker: librdkafka itself may stop for good after one that stood still.
+    async fn watch(&self) {
+        let addresses = self.kafka.bootstrap();
+        let (first, second) = (Bootstrap::new(addresses), Bootstrap::new(addresses));
+        let bootstraps = Arc::new((first, second));
+        loop {
+            sleep(ASKED_EVERY).await;
+            let (consumer, producer) = (Arc::clone(&self.consumer), self.producer.clone());
+            let (topic, bootstraps) = (self.topic.clone(), Arc::clone(&bootstraps));
+            let kafka = Arc::clone(&self.kafka);
+            let asked = spawn_blocking(move || {
+                ask(consumer.client(), &topic, &bootstraps.0);
+                ask(producer.client(), &topic, &bootstraps.1);
+                drop((consumer, producer));
+                drop(kafka);
+            });
+            asked.await.expect("nothing panics there");
         }
     }
 
@@ -229,6 +259,10 @@ impl Service {
             }
         }
     }
+}
+
+fn ask<C: ClientContext>(client: &Client<C>, topic: &str, bootstrap: &Bootstrap) {
+    bootstrap.heard(client, client.fetch_metadata(Some(topic), PATIENCE).is_ok());
 }
 
 struct Queue {

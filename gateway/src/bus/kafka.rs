@@ -13,6 +13,7 @@ use rdkafka::{
 };
 
 pub mod admin;
+pub mod bootstrap;
 pub mod consumer;
 pub mod dev_broker;
 pub mod producer;

@@ -33,6 +33,7 @@ use self::{
 };
 use super::{
     KafkaSettings, StartError,
+    bootstrap::Bootstrap,
     log::ClientLog,
     rebalance::{Start, Untold},
 };
@@ -86,7 +87,7 @@ impl KafkaConsumer {
         client.subscribe(&[topic])?;
         let (member, is_closed) = Member::new(client);
         let member = Arc::new(member);
-        watch::start(&member, &bell)?;
+        watch::start(&member, &bell, Bootstrap::new(&settings.bootstrap_servers))?;
         let control = Arc::new(Control::new(&member));
         let (member, headers) = (Some(member), Vec::new());
         Ok(Self { member, is_closed, control, bell, headers, busy: false })

@@ -26,7 +26,10 @@ use super::{
     reading::Reading,
     topic,
 };
-use crate::bus::{Unreadable, kafka::StartError};
+use crate::bus::{
+    Unreadable,
+    kafka::{StartError, bootstrap::Bootstrap},
+};
 
 /// The time between two looks: for so long a topic that was created anew may go unnoticed.
 const INTERVAL: Duration = Duration::from_secs(5);
@@ -39,11 +42,16 @@ const INTERVAL_UNKNOWN: Duration = Duration::from_secs(1);
 const REST: Duration = Duration::from_millis(100);
 
 /// Starts the thread. It ends by itself some time after `bell` says so.
-pub(super) fn start(member: &Arc<Member>, bell: &Arc<Bell>) -> Result<(), StartError> {
+pub(super) fn start(
+    member: &Arc<Member>,
+    bell: &Arc<Bell>,
+    bootstrap: Bootstrap,
+) -> Result<(), StartError> {
     let watch = Watch {
         reading: Arc::clone(&member.context().reading),
         member: Arc::downgrade(member),
         bell: Arc::clone(bell),
+        bootstrap,
     };
     let run = move || {
         if catch_unwind(AssertUnwindSafe(|| watch.run())).is_err() {
@@ -62,13 +70,17 @@ struct Watch {
     reading: Arc<Reading>,
     member: Weak<Member>,
     bell: Arc<Bell>,
+    bootstrap: Bootstrap,
 }
 
 impl Watch {
     fn run(&self) {
         loop {
             let before = self.reading.stuck().clone();
-            self.ask(|client| observe(client, &self.reading));
+            self.ask(|client| {
+                let is_answered = observe(client, &self.reading);
+                self.bootstrap.heard(client.client(), is_answered);
+            });
             let interval = if self.is_well() { INTERVAL } else { INTERVAL_UNKNOWN };
             // Somebody may want one look after the other, for as long as something is wrong.
             let rest = rest(&before, &self.reading.stuck());
@@ -119,21 +131,21 @@ fn rest(before: &BTreeMap<i32, Unreadable>, after: &BTreeMap<i32, Unreadable>) -
     if !before.is_empty() && before == after { INTERVAL_UNKNOWN } else { REST }
 }
 
-/// Looks once. Without an answer, what was last seen stays.
-fn observe(client: &Client, reading: &Reading) {
-    let Ok(metadata) = client.fetch_metadata(Some(&reading.topic), ANSWER) else { return };
+/// Looks once. Without an answer, what was last seen stays. Returns whether there was one.
+fn observe(client: &Client, reading: &Reading) -> bool {
+    let Ok(metadata) = client.fetch_metadata(Some(&reading.topic), ANSWER) else { return false };
     reading.log.connected();
     if let Some(broker) = metadata.brokers().first() {
         reading.observed.set_broker(broker.id());
     }
     let Some(topic) = metadata.topics().iter().find(|topic| topic.name() == reading.topic) else {
-        return;
+        return true;
     };
     let count = match topic.error().map(RDKafkaErrorCode::from) {
         // Partitions that have no leader yet count all the same.
         None => i32::try_from(topic.partitions().len()).unwrap_or(i32::MAX),
         Some(RDKafkaErrorCode::UnknownTopicOrPartition) => 0,
-        Some(_) => return,
+        Some(_) => return true,
     };
     if reading.observed.set_partition_count(count) && count == 0 {
         let topic = &reading.topic;
@@ -141,6 +153,7 @@ fn observe(client: &Client, reading: &Reading) {
             .log
             .warning(&format!("topic {topic} does not exist: `roundtrip topics` creates it"));
     }
+    true
 }
 
 /// Where the reader is in a partition: at what it has not had, else at what the group has not.

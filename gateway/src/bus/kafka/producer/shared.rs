@@ -18,7 +18,7 @@ use rdkafka::{
 };
 
 use super::{
-    super::{KafkaSettings, StartError, log::ClientLog},
+    super::{KafkaSettings, StartError, bootstrap::Bootstrap, log::ClientLog},
     callbacks::{Context, Ticket, produce_error, tell, ticket},
     health,
     kept::Kept,
@@ -42,6 +42,7 @@ pub(super) struct Shared {
     client: ArcSwap<Client>,
     pub(super) parts: Parts,
     pub(super) records_max: usize,
+    bootstrap: Bootstrap,
 }
 
 impl Shared {
@@ -55,7 +56,8 @@ impl Shared {
         records_max: usize,
     ) -> Result<Self, StartError> {
         let client = ArcSwap::new(connect(settings, &parts)?);
-        Ok(Self { settings: settings.clone(), client, parts, records_max })
+        let bootstrap = Bootstrap::new(&settings.bootstrap_servers);
+        Ok(Self { settings: settings.clone(), client, parts, records_max, bootstrap })
     }
 
     /// Hands a record to librdkafka; its lane has counted it.
@@ -140,7 +142,9 @@ impl Shared {
             match task {
                 health::Task::Ask => {
                     // All topics: the one question that names none, and so can create none.
-                    let answer = self.client.load().client().fetch_metadata(None, health::PATIENCE);
+                    let client = self.client.load();
+                    let answer = client.client().fetch_metadata(None, health::PATIENCE);
+                    self.bootstrap.heard(client.client(), answer.is_ok());
                     if let Ok(metadata) = &answer {
                         lanes.met(partition_counts(metadata));
                     }
