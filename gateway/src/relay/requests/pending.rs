@@ -1,9 +1,10 @@
-//! The requests that wait on this node: who waits, until when, and what is known of the record.
+//! The requests that wait on this node.
 //!
 //! A sharded table. Whoever takes an entry out ends the request; nothing else may.
 
 use std::{
     collections::HashMap,
+    convert::Infallible,
     sync::{
         Arc, Mutex,
         atomic::{AtomicUsize, Ordering},
@@ -12,24 +13,14 @@ use std::{
 };
 
 use registry::{RequestId, Route};
-use tokio::{sync::oneshot, time::Instant};
+use tokio::time::Instant;
 
 use self::alarm::Alarm;
-use super::recording::Recording;
-use crate::{
-    error::Failure,
-    relay::{
-        checkpoints::format::{RequestDetail, millis},
-        offsets::OffsetGuard,
-        services::Service,
-        session::{Digest, Session},
-    },
-    tasks::locked,
-    telemetry::Edge,
-    wire::{ClientId, Reply},
-};
+pub use self::entry::{Early, Entry, Waiter};
+use crate::{error::Failure, tasks::locked, wire::Reply};
 
 mod alarm;
+mod entry;
 
 /// Enough shards that two threads seldom meet in one.
 const SHARDS: usize = 64;
@@ -61,119 +52,6 @@ pub struct Answer {
     pub outcome: Outcome,
     /// How long its stages took.
     pub timing: Timing,
-}
-
-/// Who waits.
-#[derive(Debug)]
-pub enum Waiter {
-    /// A session, which knows the request under an id of its own.
-    Session {
-        /// The session.
-        session: Arc<Session>,
-        /// The client's id.
-        id: ClientId,
-        /// The request's fingerprint, by which a repeated one is recognised.
-        digest: Digest,
-        /// Whether it is to be told when the broker has recorded the request.
-        receipt: bool,
-    },
-    /// An HTTP call.
-    Call(oneshot::Sender<Answer>),
-}
-
-impl Waiter {
-    /// Through which edge the request came.
-    pub const fn edge(&self) -> Edge {
-        match self {
-            Self::Session { .. } => Edge::Ws,
-            Self::Call(_) => Edge::Rest,
-        }
-    }
-
-    /// Whether somebody is waiting to be told that the broker has recorded the request.
-    pub const fn wants_receipt(&self) -> bool {
-        matches!(self, Self::Session { receipt: true, .. })
-    }
-
-    /// Whether it is this session that waits.
-    pub fn is_of(&self, session: &Arc<Session>) -> bool {
-        matches!(self, Self::Session { session: waiting, .. } if Arc::ptr_eq(waiting, session))
-    }
-
-    /// The client wants a receipt.
-    pub fn want_receipt(&mut self) {
-        if let Self::Session { receipt, .. } = self {
-            *receipt = true;
-        }
-    }
-
-    /// The client has its receipt.
-    pub fn had_receipt(&mut self) {
-        if let Self::Session { receipt, .. } = self {
-            *receipt = false;
-        }
-    }
-}
-
-impl Entry {
-    /// The session that waits, if it must survive this node.
-    pub fn durable_session(&self) -> Option<&Arc<Session>> {
-        match &self.waiter {
-            Waiter::Session { session, .. } => Some(session).filter(|session| session.is_durable()),
-            Waiter::Call(_) => None,
-        }
-    }
-
-    /// What the session's next owner has to know; `None` for an HTTP call.
-    pub fn detail(&self) -> Option<RequestDetail> {
-        let Waiter::Session { id, digest, receipt, .. } = &self.waiter else { return None };
-        let position = match self.recording {
-            Recording::Confirmed { position, .. } => Some((position.partition, position.offset)),
-            Recording::Waiting | Recording::Unconfirmed => None,
-        };
-        let now = Instant::now();
-        Some(RequestDetail {
-            id: id.clone(),
-            digest: digest.0,
-            service: (&*self.service.name).into(),
-            age_ms: millis(now.saturating_duration_since(self.started)),
-            left_ms: millis(self.deadline.saturating_duration_since(now)),
-            receipt: *receipt,
-            position,
-        })
-    }
-}
-
-/// A reply that came before the receipt, which its client has to see first.
-#[derive(Debug)]
-pub struct Early {
-    /// The reply itself.
-    pub reply: Reply,
-    /// How long it took from another node.
-    pub forward: Option<Duration>,
-    /// Keeps the reply's offset from being committed.
-    pub guard: Option<OffsetGuard>,
-}
-
-/// One waiting request.
-#[derive(Debug)]
-pub struct Entry {
-    /// The service that answers.
-    pub service: Arc<Service>,
-    /// Who waits.
-    pub waiter: Waiter,
-    /// When it was submitted.
-    pub started: Instant,
-    /// When it ends by itself.
-    pub deadline: Instant,
-    /// The owned partition on which its reply is expected.
-    pub partition: Option<i32>,
-    /// What is known of its record.
-    pub recording: Recording,
-    /// The reply, when it has to wait for the receipt.
-    pub early: Option<Early>,
-    /// Its route in the registry.
-    pub route: Arc<Route>,
 }
 
 type Entries = HashMap<RequestId, Entry>;
@@ -212,14 +90,30 @@ impl Pending {
 
     /// Adds a request that waits from now on.
     pub fn insert(&self, request: RequestId, entry: Entry) {
+        let Ok(()) = self.insert_if(request, entry, |_| Ok::<_, Infallible>(()));
+    }
+
+    /// Adds a request that waits from now on, if it begins. Whoever sees that it has begun, and looks
+    /// here, finds it.
+    ///
+    /// # Errors
+    /// What `begins` says; nothing was added.
+    pub fn insert_if<E>(
+        &self,
+        request: RequestId,
+        entry: Entry,
+        begins: impl FnOnce(&Entry) -> Result<(), E>,
+    ) -> Result<(), E> {
         let deadline = entry.deadline;
         let mut shard = locked(self.shard(request));
+        begins(&entry)?;
         shard.earliest = Some(shard.earliest.map_or(deadline, |earliest| earliest.min(deadline)));
         if shard.entries.insert(request, entry).is_none() {
             self.count.fetch_add(1, Ordering::Relaxed);
         }
         drop(shard);
         self.alarm.mind(deadline);
+        Ok(())
     }
 
     /// Takes a request out, to end it.

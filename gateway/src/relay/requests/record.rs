@@ -15,6 +15,7 @@ use super::{
     pending::{Entry, Waiter},
     recording::{Before, Recording},
     submission::{OwnedSubmission, Submission},
+    submit::draining,
 };
 use crate::{
     bus::{Callback, Outgoing, Position, ProduceError},
@@ -23,12 +24,13 @@ use crate::{
         checkpoints::format::{self, RequestDetail},
         dialects::request::RequestHeaders,
         services::Service,
-        session::Session,
+        session::{NotBegun, Session},
     },
 };
 
 impl Requests {
-    /// Enters the waiter, then produces: the reply may come before this function returns.
+    /// Enters the waiter, then produces: the reply may come before this function returns. What does not
+    /// begin on its session because that has left counts as never sent.
     pub(super) fn produce(
         self: &Arc<Self>,
         service: &Arc<Service>,
@@ -59,12 +61,16 @@ impl Requests {
             early: None,
             route: Arc::clone(&route),
         };
-        service.metrics.in_flight.inc();
         let detail = session.filter(|session| session.is_durable()).zip(entry.detail());
         if detail.is_none() {
             entry.recording = Recording::Unconfirmed;
         }
-        self.completion.pending.insert(request, entry);
+        match self.completion.pending.insert_if(request, entry, |entry| entry.begin(request)) {
+            Ok(()) => {}
+            Err(NotBegun::LeftBehind) => return Ok(()),
+            Err(NotBegun::Draining) => return Err(draining()),
+        }
+        service.metrics.in_flight.inc();
         if let Some((session, detail)) = detail {
             self.produce_once_copied(&session, service, submission, (request, route), &detail);
             return Ok(());

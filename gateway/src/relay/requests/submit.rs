@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use registry::RequestId;
-use tokio::{sync::oneshot, time::Instant};
+use tokio::sync::oneshot;
 
 use super::{
     Completion, Requests,
@@ -16,7 +16,7 @@ use crate::{
     error::{ErrorCode, Failure},
     relay::{
         services::Service,
-        session::{Digest, InFlight, Known, NotBegun, Session},
+        session::{Digest, Known, Session},
     },
     telemetry::Edge,
     wire::{ClientId, Frame, RequestFrame},
@@ -128,16 +128,6 @@ impl Requests {
         }
         let choice = self.choose()?;
         let id = frame.id.clone().unwrap_or_else(|| ClientId::from_request(choice.request));
-        let (request, has_ended, is_unconfirmed) = (choice.request, false, false);
-        let deadline = Instant::now() + service.timeout(submission.timeout);
-        let service_of = Arc::clone(&service.name);
-        let begun =
-            InFlight { request, digest, service: service_of, deadline, has_ended, is_unconfirmed };
-        match session.requests().begin(id.clone(), begun) {
-            Ok(()) => {}
-            Err(NotBegun::LeftBehind) => return Ok(()),
-            Err(NotBegun::Draining) => return Err(draining()),
-        }
         let (session_of, receipt) = (Arc::clone(session), frame.receipt);
         let waiter = Waiter::Session { session: session_of, id: id.clone(), digest, receipt };
         let produced = self.produce(&service, &submission, choice, waiter);
@@ -222,6 +212,6 @@ impl Requests {
 
 /// What nobody is told on a session before it has its turn to be closed: until then a draining node
 /// serves its clients, and then these, and what they wait for, move to other nodes.
-fn draining() -> Failure {
+pub(super) fn draining() -> Failure {
     Failure::new(ErrorCode::Unavailable, "this node is draining")
 }

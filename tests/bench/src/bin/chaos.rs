@@ -90,7 +90,8 @@ async fn run(options: &Options, fault: Fault, seed: u64) -> Result<Line> {
     println!("{fault}: {}; {command}", fault.description());
     let period = Duration::from_secs_f64(period);
     let cold = warm_up == 0;
-    let drill = Drill { fault, nodes, clients, rate, seed, requests, period, warm_up, cold };
+    let slack = 1;
+    let drill = Drill { fault, nodes, clients, rate, seed, requests, period, warm_up, cold, slack };
     let outcome = drill.run(|_, _| {}).await?;
     Ok(Line { fault, outcome, command })
 }

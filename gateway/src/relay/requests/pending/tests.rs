@@ -1,11 +1,15 @@
 //! When the table is looked through: no later than a deadline, and not for those that are gone.
 
 use registry::{NodeId, NodeRef};
-use tokio::time::{sleep, timeout};
+use tokio::{
+    sync::oneshot,
+    time::{sleep, timeout},
+};
 
 use super::*;
 use crate::{
     config::{Dialect, ServiceConfig},
+    relay::{requests::recording::Recording, services::Service},
     telemetry::Telemetry,
 };
 

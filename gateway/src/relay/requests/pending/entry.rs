@@ -1,0 +1,149 @@
+//! One waiting request: who waits, until when, and what is known of the record.
+
+use std::{sync::Arc, time::Duration};
+
+use registry::{RequestId, Route};
+use tokio::{sync::oneshot, time::Instant};
+
+use super::Answer;
+use crate::{
+    relay::{
+        checkpoints::format::{RequestDetail, millis},
+        offsets::OffsetGuard,
+        requests::recording::Recording,
+        services::Service,
+        session::{Digest, InFlight, NotBegun, Session},
+    },
+    telemetry::Edge,
+    wire::{ClientId, Reply},
+};
+
+/// Who waits.
+#[derive(Debug)]
+pub enum Waiter {
+    /// A session, which knows the request under an id of its own.
+    Session {
+        /// The session.
+        session: Arc<Session>,
+        /// The client's id.
+        id: ClientId,
+        /// The request's fingerprint, by which a repeated one is recognised.
+        digest: Digest,
+        /// Whether it is to be told when the broker has recorded the request.
+        receipt: bool,
+    },
+    /// An HTTP call.
+    Call(oneshot::Sender<Answer>),
+}
+
+impl Waiter {
+    /// Through which edge the request came.
+    pub const fn edge(&self) -> Edge {
+        match self {
+            Self::Session { .. } => Edge::Ws,
+            Self::Call(_) => Edge::Rest,
+        }
+    }
+
+    /// Whether somebody is waiting to be told that the broker has recorded the request.
+    pub const fn wants_receipt(&self) -> bool {
+        matches!(self, Self::Session { receipt: true, .. })
+    }
+
+    /// Whether it is this session that waits.
+    pub fn is_of(&self, session: &Arc<Session>) -> bool {
+        matches!(self, Self::Session { session: waiting, .. } if Arc::ptr_eq(waiting, session))
+    }
+
+    /// The client wants a receipt.
+    pub fn want_receipt(&mut self) {
+        if let Self::Session { receipt, .. } = self {
+            *receipt = true;
+        }
+    }
+
+    /// The client has its receipt.
+    pub fn had_receipt(&mut self) {
+        if let Self::Session { receipt, .. } = self {
+            *receipt = false;
+        }
+    }
+}
+
+impl Entry {
+    /// The session that waits, if it must survive this node.
+    pub fn durable_session(&self) -> Option<&Arc<Session>> {
+        match &self.waiter {
+            Waiter::Session { session, .. } => Some(session).filter(|session| session.is_durable()),
+            Waiter::Call(_) => None,
+        }
+    }
+
+    /// The session that waits, if one does, has it in flight from now on.
+    ///
+    /// # Errors
+    /// Why nothing begins there.
+    pub fn begin(&self, request: RequestId) -> Result<(), NotBegun> {
+        let Waiter::Session { session, id, digest, .. } = &self.waiter else { return Ok(()) };
+        let in_flight = InFlight {
+            request,
+            digest: *digest,
+            service: Arc::clone(&self.service.name),
+            deadline: self.deadline,
+            has_ended: false,
+            is_unconfirmed: false,
+        };
+        session.requests().begin(id.clone(), in_flight)
+    }
+
+    /// What the session's next owner has to know; `None` for an HTTP call.
+    pub fn detail(&self) -> Option<RequestDetail> {
+        let Waiter::Session { id, digest, receipt, .. } = &self.waiter else { return None };
+        let position = match self.recording {
+            Recording::Confirmed { position, .. } => Some((position.partition, position.offset)),
+            Recording::Waiting | Recording::Unconfirmed => None,
+        };
+        let now = Instant::now();
+        Some(RequestDetail {
+            id: id.clone(),
+            digest: digest.0,
+            service: (&*self.service.name).into(),
+            age_ms: millis(now.saturating_duration_since(self.started)),
+            left_ms: millis(self.deadline.saturating_duration_since(now)),
+            receipt: *receipt,
+            position,
+        })
+    }
+}
+
+/// A reply that came before the receipt, which its client has to see first.
+#[derive(Debug)]
+pub struct Early {
+    /// The reply itself.
+    pub reply: Reply,
+    /// How long it took from another node.
+    pub forward: Option<Duration>,
+    /// Keeps the reply's offset from being committed.
+    pub guard: Option<OffsetGuard>,
+}
+
+/// One waiting request.
+#[derive(Debug)]
+pub struct Entry {
+    /// The service that answers.
+    pub service: Arc<Service>,
+    /// Who waits.
+    pub waiter: Waiter,
+    /// When it was submitted.
+    pub started: Instant,
+    /// When it ends by itself.
+    pub deadline: Instant,
+    /// The owned partition on which its reply is expected.
+    pub partition: Option<i32>,
+    /// What is known of its record.
+    pub recording: Recording,
+    /// The reply, when it has to wait for the receipt.
+    pub early: Option<Early>,
+    /// Its route in the registry.
+    pub route: Arc<Route>,
+}
