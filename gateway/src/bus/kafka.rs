@@ -83,6 +83,9 @@ const COMMON: &[(&str, &str)] = &[
     ("reconnect.backoff.max.ms", "1000"),
     // How soon a new topic or a new partition is seen; the default is five minutes.
     ("topic.metadata.refresh.interval.ms", "5000"),
+    // Else a producer that asks for a topic creates it, where brokers let it: with whatever number of
+    // partitions, and again while somebody is about to create it anew.
+    ("allow.auto.create.topics", "false"),
 ];
 
 impl KafkaSettings {

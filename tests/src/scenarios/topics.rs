@@ -3,7 +3,8 @@
 //! Action: `topics`, with and without `--dry-run` and `--check`; `serve`, and a call.
 //! Must hold: they are created as configured, and not by a dry run; what exists is left alone, and
 //! what differs is said, as a failure only where that is asked for. A broker that is not there is
-//! told within five seconds, with address and cause. What is missing is named, and what creates it.
+//! told within five seconds, with address and cause. What is missing is named, and what creates it; a
+//! node creates nothing by itself, also where the broker would let it.
 
 use std::time::Duration;
 
@@ -96,7 +97,8 @@ async fn a_broker_that_is_not_there_is_named() -> Result<()> {
 async fn missing_topics_are_named_with_what_creates_them() -> Result<()> {
     let config = "[kafka]\nreply_topic = \"{tag}.no-replies\"\n\
                   [services.lost]\nrequest_topic = \"{tag}.no-requests\"";
-    let mut cluster = Cluster::builder().config(config).prepare().await?;
+    let lenient = ["auto.create.topics.enable=true"];
+    let mut cluster = Cluster::builder().config(config).own_kafka(&lenient).prepare().await?;
     let (replies, requests) = (cluster.topic("no-replies"), cluster.topic("no-requests"));
     let missing = run(&cluster, &["--check"]).await?;
     ensure!(missing.0 == Some(1), "{missing:?}");
@@ -122,5 +124,6 @@ async fn missing_topics_are_named_with_what_creates_them() -> Result<()> {
     cluster.node_mut(0).ready().await?;
     let answer = cluster.node(0).http().post("/v1/services/lost", "1").await?.text();
     ensure!(answer.contains(&requests) && answer.contains("roundtrip topics"), "{answer}");
+    ensure!(partitions(&cluster, &requests)? == 0, "a call creates nothing");
     cluster.finish().await
 }
