@@ -1,8 +1,10 @@
-//! Situation: services that compress their replies, or answer in transactions.
-//! Action: requests, with every codec that Kafka has; and while somebody else's transaction is open on
-//! every partition of the reply topic.
+//! Situation: services that compress their replies, or answer in transactions; a request topic that takes
+//! small batches only.
+//! Action: requests, with every codec that Kafka has; while somebody else's transaction is open on
+//! every partition of the reply topic; and many at once to the topic of small batches.
 //! Must hold: replies of every codec arrive. While a transaction is open replies behind it wait, and go
-//! on when it ends; a node that reads uncommitted records does not wait.
+//! on when it ends; a node that reads uncommitted records does not wait. A request is too large only by
+//! itself, whatever it shares a batch with.
 
 use std::time::Duration;
 
@@ -110,5 +112,32 @@ async fn uncommitted_replies_are_read_where_that_is_wanted() -> Result<()> {
     let answer = cluster.node(0).ws().await?.request("echo", "1").await?;
     assert_eq!(answer.payload(), "1");
     transaction.abort_transaction(Duration::from_secs(10))?;
+    cluster.finish().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_is_too_large_only_by_itself() -> Result<()> {
+    const REQUESTS: usize = 200;
+    let config = "services.small.request_topic = \"{tag}.small.requests\"";
+    let mut cluster = Cluster::builder().config(config).prepare().await?;
+    let name = cluster.topic("small.requests");
+    let topic = NewTopic::new(&name, 2, TopicReplication::Fixed(1));
+    cluster.kafka().create(vec![topic.set("max.message.bytes", "2000")]).await?;
+    cluster.node_mut(0).restart().await?;
+    let _echo = cluster.worker("small").echo()?;
+    let mut ws = cluster.node(0).ws().await?;
+    for round in 0..2 {
+        for id in 0..REQUESTS {
+            ws.send(format!(r#"{{"service":"small","id":{id},"payload":{id}}}"#)).await?;
+        }
+        let large = "x".repeat(3000);
+        ws.send(format!(r#"{{"service":"small","id":"large","payload":"{large}"}}"#)).await?;
+        for _ in 0..=REQUESTS {
+            let frame = ws.frame().await?;
+            let is_large = frame.get("id") == Some("large");
+            let expected = if is_large { "too_large" } else { "" };
+            ensure!(frame.code() == expected, "in round {round}: {}", frame.text);
+        }
+    }
     cluster.finish().await
 }

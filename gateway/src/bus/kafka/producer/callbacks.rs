@@ -14,7 +14,7 @@ use rdkafka::{
     producer::ProducerContext,
 };
 
-use super::{lanes::SharedLane, parts::Parts};
+use super::{kept::Kept, lanes::SharedLane, parts::Parts};
 use crate::bus::{OnDelivery, Position, ProduceError, RecordSize, kafka::log::ClientLog};
 
 /// What a librdkafka code means to the caller, for a record of this size. Where librdkafka has not
@@ -23,9 +23,7 @@ pub(super) fn produce_error(code: RDKafkaErrorCode, size: RecordSize) -> Produce
     let taken = size.bytes_max.is_none();
     match code {
         RDKafkaErrorCode::QueueFull => ProduceError::QueueFull,
-        RDKafkaErrorCode::MessageSizeTooLarge | RDKafkaErrorCode::InvalidMessageSize => {
-            ProduceError::TooLarge(size)
-        }
+        code if is_too_large(code) => ProduceError::TooLarge(size),
         RDKafkaErrorCode::UnknownTopic
         | RDKafkaErrorCode::UnknownTopicOrPartition
         | RDKafkaErrorCode::UnknownPartition
@@ -47,10 +45,18 @@ pub(super) fn produce_error(code: RDKafkaErrorCode, size: RecordSize) -> Produce
     }
 }
 
+/// Whether a record, or the batch that it is in, is too large.
+fn is_too_large(code: RDKafkaErrorCode) -> bool {
+    use RDKafkaErrorCode::{InvalidMessageSize, MessageBatchTooLarge, MessageSizeTooLarge};
+    matches!(code, MessageSizeTooLarge | InvalidMessageSize | MessageBatchTooLarge)
+}
+
 /// Travels with a record, and comes back with librdkafka's report on it.
 pub(super) struct Ticket {
     pub(super) place: SharedLane,
     pub(super) on_delivery: OnDelivery,
+    /// It shares its batch with no other record.
+    pub(super) is_alone: bool,
 }
 
 pub(super) fn ticket(opaque: Mutex<Ticket>) -> Ticket {
@@ -90,7 +96,16 @@ impl ProducerContext for Context {
 
     fn delivery(&self, result: &DeliveryResult<'_>, opaque: Self::DeliveryOpaque) {
         let Parts { health, outstanding, lanes } = &self.parts;
-        let Ticket { place, on_delivery } = ticket(*opaque);
+        let Ticket { place, on_delivery, is_alone } = ticket(*opaque);
+        if let Err((KafkaError::MessageProduction(code), message)) = result
+            && is_too_large(*code)
+            && !is_alone
+        {
+            // Its batch was, and perhaps not the record.
+            let kept = Kept::of_message(message, on_delivery);
+            lanes.again(&place, message.partition(), kept);
+            return lanes.finish(&place);
+        }
         let outcome = match result {
             Ok(message) => {
                 health.delivered();

@@ -1,5 +1,7 @@
 //! A record that is kept back: its own copy of all that would have been written.
 
+use rdkafka::message::{BorrowedMessage, Headers as _, Message as _};
+
 use crate::bus::{OnDelivery, Outgoing};
 
 /// A record that is kept back.
@@ -21,6 +23,21 @@ impl Kept {
             key: record.key.map(Into::into),
             value: record.value.map(Into::into),
             headers: headers.map(|(name, value)| ((*name).to_owned(), (*value).into())).collect(),
+            on_delivery,
+        }
+    }
+
+    /// A record that librdkafka gives back.
+    pub(super) fn of_message(message: &BorrowedMessage<'_>, on_delivery: OnDelivery) -> Self {
+        let headers = message.headers().into_iter().flat_map(|headers| headers.iter());
+        Self {
+            topic: message.topic().to_owned(),
+            partition: Some(message.partition()),
+            key: message.key().map(Into::into),
+            value: message.payload().map(Into::into),
+            headers: headers
+                .map(|header| (header.key.to_owned(), header.value.unwrap_or_default().into()))
+                .collect(),
             on_delivery,
         }
     }

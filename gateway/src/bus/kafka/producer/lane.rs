@@ -8,6 +8,9 @@
 //! millisecond nobody notices. With one that does not, the spinning starves the machine, and often
 //! the broker. So once acknowledgements are late, what comes is kept back here, and what librdkafka
 //! has beyond those five is *paused*, which is the one thing that makes it skip the partition.
+//!
+//! A batch that is larger than the topic takes is refused as a whole. Its records come back here, and
+//! from then on the lane lets one at a time go, so that each is judged by itself.
 
 use std::{
     collections::VecDeque,
@@ -45,6 +48,8 @@ pub(super) struct Lane<R> {
     /// Whether a record has to ask [`Lane::enter`] before it may go. Most find that it is open, and
     /// pass without a lock.
     is_closed: AtomicBool,
+    /// Whether each record goes alone. Changes under the state's lock, and once.
+    is_single: AtomicBool,
     state: Mutex<State<R>>,
 }
 
@@ -52,6 +57,8 @@ pub(super) struct Lane<R> {
 struct State<R> {
     /// In the order in which they came.
     kept: VecDeque<R>,
+    /// How many of them, the first ones, have been refused with their batch.
+    again: usize,
     /// `finished` as of the last tick, and for how many ticks it has not changed.
     finished: usize,
     still: u32,
@@ -78,12 +85,20 @@ pub(super) struct Step {
 impl<R> Lane<R> {
     /// An empty lane. A closed one keeps everything back until it is looked after.
     pub(super) fn new(is_closed: bool) -> Self {
-        let kept = VecDeque::new();
-        let state = State { kept, finished: 0, still: 0, prompt: 0, paused: None, is_slow: false };
+        let state = State {
+            kept: VecDeque::new(),
+            again: 0,
+            finished: 0,
+            still: 0,
+            prompt: 0,
+            paused: None,
+            is_slow: false,
+        };
         Self {
             outstanding: AtomicUsize::new(0),
             finished: AtomicUsize::new(0),
             is_closed: AtomicBool::new(is_closed),
+            is_single: AtomicBool::new(false),
             state: Mutex::new(state),
         }
     }
@@ -98,6 +113,7 @@ impl<R> Lane<R> {
             let mut state = self.lock();
             // Looked at again under the lock: it may have been opened meanwhile.
             let may_go = match self.is_closed.load(Ordering::Acquire) {
+                true if self.is_single() => false,
                 true => state.is_slow && state.kept.is_empty() && state.still < LATE_TICKS,
                 false => true,
             };
@@ -117,6 +133,22 @@ impl<R> Lane<R> {
         self.finished.fetch_add(1, Ordering::Relaxed);
         self.outstanding.fetch_sub(1, Ordering::AcqRel);
         self.is_closed.load(Ordering::Acquire)
+    }
+
+    /// Whether each record goes alone: what has been handed over since then shares its batch with none.
+    pub(super) fn is_single(&self) -> bool {
+        self.is_single.load(Ordering::Acquire)
+    }
+
+    /// Takes back a record that was refused with its batch. It goes before all that has come since.
+    /// Returns whether that has not happened here before.
+    pub(super) fn again(&self, record: R) -> bool {
+        let mut state = self.lock();
+        let at = state.again;
+        state.kept.insert(at, record);
+        state.again += 1;
+        self.is_closed.store(true, Ordering::Release);
+        !self.is_single.swap(true, Ordering::AcqRel)
     }
 
     pub(super) fn outstanding(&self) -> usize {
@@ -149,9 +181,11 @@ impl<R> Lane<R> {
             None => {}
         }
         let is_kept = !state.kept.is_empty();
-        step.hand_over = is_kept && may_send && !is_late && outstanding < SENDABLE;
+        let sendable = if self.is_single() { 1 } else { SENDABLE };
+        step.hand_over = is_kept && may_send && !is_late && outstanding < sendable;
         step.is_busy = outstanding > SENDABLE || is_kept || state.is_slow;
-        self.is_closed.store(state.is_slow || is_kept || !may_send, Ordering::Release);
+        let is_closed = state.is_slow || is_kept || !may_send || self.is_single();
+        self.is_closed.store(is_closed, Ordering::Release);
         step
     }
 
@@ -168,9 +202,16 @@ impl<R> Lane<R> {
     /// Returns whether it would go on.
     fn hand_some_over(&self, max: usize, send: &mut impl FnMut(R) -> Sent<R>) -> bool {
         let mut state = self.lock();
-        let mut goes_on = true;
+        let mut goes_on = !self.is_single();
+        let max = match goes_on {
+            true => max,
+            // Seen under the lock. Of more than one, the next is handed over when the lane is looked at
+            // again.
+            false => usize::from(self.outstanding() == 0),
+        };
         for _ in 0..max {
             let Some(record) = state.kept.pop_front() else { break };
+            state.again = state.again.saturating_sub(1);
             self.outstanding.fetch_add(1, Ordering::AcqRel);
             match send(record) {
                 Sent::Taken => {}
@@ -184,7 +225,8 @@ impl<R> Lane<R> {
             }
         }
         let is_kept = !state.kept.is_empty();
-        self.is_closed.store(state.is_slow || is_kept, Ordering::Release);
+        let is_closed = state.is_slow || is_kept || self.is_single();
+        self.is_closed.store(is_closed, Ordering::Release);
         goes_on && is_kept
     }
 
@@ -197,6 +239,8 @@ impl<R> Lane<R> {
         }
         let (kept, taken) = std::mem::take(&mut state.kept).into_iter().partition(keep);
         state.kept = kept;
+        // Which of them went is not known: at worst one more goes before those that came later.
+        state.again = state.again.min(state.kept.len());
         Vec::from(taken)
     }
 
@@ -429,6 +473,34 @@ mod tests {
         assert_eq!(lane.step(true, true), Step { hand_over: true, ..WAIT });
         assert_eq!(hand_over(&lane, 100), [0, 1, 2]);
         assert!(!lane.keeps());
+    }
+
+    #[test]
+    fn what_was_refused_with_its_batch_goes_alone_and_first() {
+        let lane = Lane::new(false);
+        enter_all(&lane, 0..4);
+        // The batch of the first three is refused while the fourth one is under way.
+        assert!(lane.again(0));
+        assert!(!lane.again(1) && !lane.again(2));
+        finish(&lane, 3);
+        assert_eq!(enter(&lane, 4), Entered::Kept);
+        assert_eq!(lane.step(false, true), WAIT);
+        assert!(hand_over(&lane, 100).is_empty(), "the fourth one is still under way");
+        for record in 0..3 {
+            assert!(lane.finish());
+            assert_eq!(lane.step(false, true), Step { hand_over: true, ..WAIT });
+            assert_eq!(hand_over(&lane, 100), [record]);
+            assert!(hand_over(&lane, 100).is_empty());
+        }
+        finish(&lane, 1);
+        lane.step(false, true);
+        assert_eq!(hand_over(&lane, 100), [4]);
+        finish(&lane, 1);
+        assert_eq!(lane.step(false, true), Step::default());
+        // Nor does anything that comes later share a batch.
+        assert_eq!(enter_all(&lane, 5..7), [Entered::Kept; 2]);
+        lane.step(false, true);
+        assert_eq!(hand_over(&lane, 100), [5]);
     }
 
     #[test]

@@ -193,6 +193,26 @@ impl Lanes {
         Ok(on_delivery)
     }
 
+    /// Takes back a record of this partition that was refused because its batch was too large. From now
+    /// on each record of the partition goes alone.
+    pub(super) fn again(&self, place: &SharedLane, partition: i32, mut kept: Kept) {
+        let topics = self.topics.load();
+        let places = topics.get(&place.topic).map_or(&[][..], |topic| &topic.partitions);
+        let known = usize::try_from(partition).ok().and_then(|partition| places.get(partition));
+        let place = known.unwrap_or(place);
+        let is_news = !places.iter().any(|place| place.lane.is_single());
+        self.kept_bytes.fetch_add(kept.bytes(), Ordering::Relaxed);
+        kept.on_delivery.kept_back();
+        if place.lane.again(kept) && is_news {
+            tracing::warn!(
+                topic = place.topic,
+                "a batch was larger than the topic's max.message.bytes: its records go one at a time \
+                 from now on; a batch.size below that in kafka.properties is faster"
+            );
+        }
+        self.turns.wake();
+    }
+
     /// The size of a record, beside what librdkafka takes.
     pub(super) fn size(&self, bytes: usize) -> RecordSize {
         RecordSize { bytes, bytes_max: Some(self.limits.record_bytes_max) }

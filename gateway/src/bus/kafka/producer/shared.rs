@@ -74,7 +74,7 @@ impl Shared {
             key: record.key,
             timestamp: None,
             headers: owned_headers(record.headers),
-            delivery_opaque: Box::new(Mutex::new(Ticket { place, on_delivery })),
+            delivery_opaque: Box::new(Mutex::new(Ticket { place, on_delivery, is_alone: false })),
         };
         self.client.load().send(base).map_err(|(error, unsent)| {
             self.parts.lanes.finish(&ticket(*unsent.delivery_opaque).place);
@@ -99,6 +99,7 @@ impl Shared {
             delivery_opaque: Box::new(Mutex::new(Ticket {
                 place: Arc::clone(place),
                 on_delivery: kept.on_delivery,
+                is_alone: place.lane.is_single(),
             })),
         };
         let Err((error, unsent)) = self.client.load().send(base) else { return Sent::Taken };
