@@ -9,7 +9,7 @@ use super::{
     foreign::LookupQueue,
     outcome::{failure_of, last_frame, measure, refusal},
     pending::{Answer, Early, Entry, Outcome, Pending, Waiter},
-    recording::{Before, Recording},
+    recording::{Before, Record, Recording},
     routes::Routes,
 };
 use crate::{
@@ -121,16 +121,13 @@ impl Completion {
     }
 
     /// The broker has, or has not, recorded the request. Called from the producer's thread.
-    pub(super) fn produced(
-        &self,
-        (request, before): (RequestId, Before),
-        result: Result<Position, ProduceError>,
-    ) {
-        let now = Instant::now();
+    pub(super) fn produced(&self, record: &Record, result: Result<Position, ProduceError>) {
+        let (request, now) = (record.request, Instant::now());
         match result {
             Ok(position) => self.recorded(request, position, now),
             Err(error) => {
-                if let Some(mut entry) = self.pending.take(request) {
+                let is_it = |entry: &mut Entry| record.is_of(entry);
+                if let Some(mut entry) = self.pending.take_if(request, is_it) {
                     tracing::warn!(%request, %error, service = %entry.service.name, "not produced");
                     if error == ProduceError::QueueFull {
                         self.telemetry.limit_hit("producer_queue");
@@ -141,7 +138,8 @@ impl Completion {
                         // That a second record was not written takes nothing back of the first one.
                         None => {
                             let failure = refusal(&error, &entry.service);
-                            let recorded = failure.recorded || before == Before::MayBeRecorded;
+                            let recorded =
+                                failure.recorded || record.before == Before::MayBeRecorded;
                             self.fail(request, entry, failure.recorded(recorded));
                         }
                     }
@@ -150,9 +148,25 @@ impl Completion {
         }
     }
 
+    /// Notes how far the first record of a request is. False if it does not wait here (any more).
+    pub(super) fn set_recording(&self, record: &Record, recording: Recording) -> bool {
+        let set = |entry: &mut Entry| {
+            let is_it = record.is_of(entry);
+            if is_it && record.before == Before::Nothing {
+                entry.recording = recording;
+            }
+            is_it
+        };
+        self.pending.look(record.request, set) == Some(true)
+    }
+
     fn recorded(&self, request: RequestId, position: Position, at: Instant) {
         let mut receipts = None;
         let entry = self.pending.take_if(request, |entry| {
+            // Of a second record, written because nobody knew of the first, its client is told nothing.
+            if entry.recording.is_confirmed() {
+                return false;
+            }
             entry.recording = Recording::Confirmed { at, position };
             entry.service.metrics.produce.observe((at - entry.started).as_secs_f64());
             if let Waiter::Session { session, id, receipt, .. } = &entry.waiter {

@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use registry::{CheckpointStep, Progress, RequestId, Route, SessionId};
+use registry::{CheckpointStep, Progress, RequestId, Route};
 use tokio::time::Instant;
 
 use super::{
@@ -13,7 +13,7 @@ use super::{
     affinity::Choice,
     outcome::refusal,
     pending::{Entry, Waiter},
-    recording::{Before, Recording},
+    recording::{Before, Record, Recording},
     submission::{OwnedSubmission, Submission},
     submit::draining,
 };
@@ -77,10 +77,9 @@ impl Requests {
         }
         // The id names the node already, so few need the route, and those look again if it is
         // missing.
-        self.completion.routes.put(request, route, false);
-        let first = (request, Before::Nothing);
-        let handed = self.hand_to_producer(service, submission, first, session_id, deadline_ms);
-        if let Err(error) = handed {
+        self.completion.routes.put(request, Arc::clone(&route), false);
+        let first = Record { request, route, before: Before::Nothing };
+        if let Err(error) = self.hand_to_producer(service, submission, first) {
             if self.completion.pending.take(request).is_none() {
                 // Its deadline has passed meanwhile: it has ended, and its client has been told.
                 return Ok(());
@@ -110,22 +109,18 @@ impl Requests {
         detail: &RequestDetail,
     ) {
         let (requests, service) = (Arc::clone(self), Arc::clone(service));
-        let (session_id, deadline_ms) = (session.id(), route.deadline_ms);
+        let first = Record { request, route: Arc::clone(&route), before: Before::Nothing };
         let submission = OwnedSubmission::from(submission);
         let produce = move || {
             // Whoever ended it meanwhile, or took it to another node, has been told that it is not
             // in the log.
-            let hand_over = |entry: &mut Entry| entry.recording = Recording::Unconfirmed;
-            if requests.completion.pending.look(request, hand_over).is_none() {
+            if !requests.completion.set_recording(&first, Recording::Unconfirmed) {
                 return;
             }
-            let handed = submission.with(|submission| {
-                let session = Some(session_id);
-                let first = (request, Before::Nothing);
-                requests.hand_to_producer(&service, submission, first, session, deadline_ms)
-            });
+            let handed = submission
+                .with(|submission| requests.hand_to_producer(&service, submission, first.clone()));
             if let Err(error) = handed {
-                requests.completion.produced((request, Before::Nothing), Err(error));
+                requests.completion.produced(&first, Err(error));
             }
         };
         if self.health.is_reachable() {
@@ -146,21 +141,19 @@ impl Requests {
         self: &Arc<Self>,
         service: &Service,
         submission: &Submission<'_>,
-        (request, before): (RequestId, Before),
-        session: Option<SessionId>,
-        deadline_ms: u64,
+        record: Record,
     ) -> Result<(), ProduceError> {
-        let partition = || self.affinity.any_partition(request);
+        let (request, route) = (record.request, &record.route);
         let texts = RequestHeaders::new(
             service,
             request,
-            session,
-            deadline_ms,
+            route.session,
+            route.deadline_ms,
             &self.reply_topic,
-            partition,
+            || self.affinity.any_partition(request),
         );
         let Submission { key, payload, headers, method, path, .. } = *submission;
-        let record = Outgoing {
+        let outgoing = Outgoing {
             topic: &service.topic,
             partition: None,
             key: Some(key.unwrap_or_else(|| texts.correlation_text())),
@@ -168,47 +161,35 @@ impl Requests {
             headers: &texts.list(service, method, path, headers),
         };
         let completion = Arc::clone(&self.completion);
-        let on_delivery = Box::new(Written { completion, request, before });
-        self.producer.produce(&record, on_delivery)
+        self.producer.produce(&outgoing, Box::new(Written { completion, record }))
     }
 }
 
 /// Receives what becomes of the record of a request.
 struct Written {
     completion: Arc<Completion>,
-    request: RequestId,
-    before: Before,
-}
-
-impl Written {
-    fn set(&self, recording: Recording) -> bool {
-        let set = |entry: &mut Entry| {
-            if self.before == Before::Nothing {
-                entry.recording = recording;
-            }
-        };
-        self.completion.pending.look(self.request, set).is_some()
-    }
+    record: Record,
 }
 
 impl Callback for Written {
     /// If the request ends now, its client is told that it is not recorded.
     fn kept_back(&mut self) {
-        self.set(Recording::Waiting);
+        self.completion.set_recording(&self.record, Recording::Waiting);
     }
 
     fn is_wanted(&self) -> bool {
-        self.completion.pending.look(self.request, |_| ()).is_some()
+        let is_it = |entry: &mut Entry| self.record.is_of(entry);
+        self.completion.pending.look(self.record.request, is_it) == Some(true)
     }
 
     /// Whoever ended it meanwhile, or took it to another node, has been told that it is not in the
     /// log.
     fn goes(&mut self) -> bool {
-        self.set(Recording::Unconfirmed)
+        self.completion.set_recording(&self.record, Recording::Unconfirmed)
     }
 
     fn done(self: Box<Self>, outcome: Result<Position, ProduceError>) {
-        self.completion.produced((self.request, self.before), outcome);
+        self.completion.produced(&self.record, outcome);
     }
 }
 

@@ -1,7 +1,11 @@
 //! What is known of a request's record in the log.
 
+use std::sync::Arc;
+
+use registry::{RequestId, Route};
 use tokio::time::Instant;
 
+use super::pending::Entry;
 use crate::bus::Position;
 
 /// What is known of the request's record.
@@ -34,4 +38,22 @@ pub(super) enum Before {
     Nothing,
     /// There was one, and nobody knows whether it is in the log.
     MayBeRecorded,
+}
+
+/// A record of a request, on its way into the log.
+#[derive(Clone, Debug)]
+pub(super) struct Record {
+    /// The request.
+    pub(super) request: RequestId,
+    /// The route of the entry for which it is written.
+    pub(super) route: Arc<Route>,
+    pub(super) before: Before,
+}
+
+impl Record {
+    /// Whether it is this entry's. Its session may have left, and come back, with what it waits for:
+    /// that has an entry of its own then, and its client asks again for what was not produced.
+    pub(super) fn is_of(&self, entry: &Entry) -> bool {
+        Arc::ptr_eq(&self.route, &entry.route)
+    }
 }

@@ -9,7 +9,7 @@ use super::{
     Completion, Requests,
     affinity::Choice,
     pending::{Answer, Entry, Waiter},
-    recording::Before,
+    recording::{Before, Record},
     submission::{Submission, content, header_slices, of_frame},
 };
 use crate::{
@@ -89,7 +89,7 @@ impl Requests {
             match session.requests().known(id, digest) {
                 Known::No => {}
                 Known::Joins => return,
-                Known::Unconfirmed(request) => return self.produce_again(session, frame, request),
+                Known::Unconfirmed(request) => return self.produce_again(frame, request),
                 Known::Conflicts => {
                     let message = "the id is in flight on this session with another content";
                     let failure = Failure::new(ErrorCode::Duplicate, message);
@@ -139,29 +139,20 @@ impl Requests {
 
     /// Produces a request again, under its id, because the node that took it died before the broker
     /// had confirmed it.
-    fn produce_again(
-        self: &Arc<Self>,
-        session: &Arc<Session>,
-        frame: &RequestFrame<'_>,
-        request: RequestId,
-    ) {
+    fn produce_again(self: &Arc<Self>, frame: &RequestFrame<'_>, request: RequestId) {
         let look = |entry: &mut Entry| {
             if frame.receipt {
                 entry.waiter.want_receipt();
             }
-            (Arc::clone(&entry.service), entry.route.deadline_ms)
+            (Arc::clone(&entry.service), Arc::clone(&entry.route))
         };
         // The request may have ended meanwhile: then its answer is on its way.
-        let Some((service, deadline_ms)) = self.completion.pending.look(request, look) else {
-            return;
-        };
+        let Some((service, route)) = self.completion.pending.look(request, look) else { return };
         let headers = header_slices(&frame.headers);
         let submission = of_frame(frame, &headers);
-        let session = Some(session.id());
-        let again = (request, Before::MayBeRecorded);
-        let handed = self.hand_to_producer(&service, &submission, again, session, deadline_ms);
-        if let Err(error) = handed {
-            self.completion.produced(again, Err(error));
+        let again = Record { request, route, before: Before::MayBeRecorded };
+        if let Err(error) = self.hand_to_producer(&service, &submission, again.clone()) {
+            self.completion.produced(&again, Err(error));
         }
     }
 
