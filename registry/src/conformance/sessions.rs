@@ -216,6 +216,7 @@ async fn taken(registry: &impl Registry, claim: &Claim) -> Holding {
     let Claimed::Taken(mut holding) = ask(registry, claim).await else {
         panic!("a claim with the right token was refused: {claim:?}")
     };
+    same(&holding.is_whole, &true, "nothing is missed that was never there, or has been taken out");
     holding.requests.sort_unstable_by_key(|held| held.request);
     *holding
 }

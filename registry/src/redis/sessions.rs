@@ -253,11 +253,22 @@ fn read_found(answer: &Value) -> Option<SessionEntry> {
 }
 
 /// Takes the answer apart, so that no frame is copied. Requests and frames that cannot be read are
-/// counted, and left out.
+/// counted, and left out. It is not whole either where there is less than the record says.
 fn read_holding(answer: Value, session: &SessionId, unreadable: &Unreadable) -> Option<Holding> {
     let Value::Array(parts) = answer else { return None };
-    let [epoch, former, user, overflowed, generation, now, requests, mailbox, written] =
-        <[Value; 9]>::try_from(parts).ok()?;
+    let [
+        epoch,
+        former,
+        user,
+        overflowed,
+        generation,
+        now,
+        requests,
+        mailbox,
+        written,
+        bytes,
+        count,
+    ] = <[Value; 11]>::try_from(parts).ok()?;
     let (Value::Array(requests), Value::Array(mailbox)) = (requests, mailbox) else { return None };
     let now_ms = text::read_millis(word(&now))?;
     let mut is_whole = true;
@@ -280,6 +291,8 @@ fn read_holding(answer: Value, session: &SessionId, unreadable: &Unreadable) -> 
             None => unread(EntryKind::Frame),
         }
     }
+    let parked_bytes = parked.iter().map(|(_, parked)| parked.frame.len()).sum();
+    is_whole &= is_so_much(&count, held.len()) && is_so_much(&bytes, parked_bytes);
     parked.sort_unstable_by_key(|(index, _)| *index);
     let former = text::read_former(word(&former), word(&user), word(&overflowed) == b"1")?;
     let written = text::read_written(word(&written), &former);
@@ -291,4 +304,10 @@ fn read_holding(answer: Value, session: &SessionId, unreadable: &Unreadable) -> 
         mailbox: parked.into_iter().map(|(_, frame)| frame).collect(),
         is_whole,
     })
+}
+
+/// Whether there is as much as there should be, where that is known.
+fn is_so_much(expected: &Value, there: usize) -> bool {
+    let expected = std::str::from_utf8(word(expected)).ok().and_then(|count| count.parse().ok());
+    expected.is_none_or(|expected: usize| expected == there)
 }

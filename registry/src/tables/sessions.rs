@@ -141,7 +141,8 @@ pub enum Checkpointed {
     /// The session is at a later epoch; nothing was changed.
     Superseded,
     /// There is no such session (any more), or only an earlier epoch of it, to which the table went
-    /// back; nothing was changed.
+    /// back, or the table has lost a part of the checkpoint; nothing was changed. Of a part that was
+    /// lost only the owner is told, and not where it begins anew ([`CheckpointStep::Reset`] first).
     Missing,
     /// The mailbox would have outgrown its limits: the session is marked as overflowed, its mailbox
     /// is empty and takes nothing any more. All other steps were carried out; a frame that was not
@@ -220,7 +221,8 @@ pub struct Holding {
     pub requests: Vec<HeldRequest>,
     /// The mailbox, in the order of parking. It stays as it is until the new owner changes it.
     pub mailbox: Vec<ParkedFrame>,
-    /// Whether all of it could be read. What could not be is left out of the two lists.
+    /// Whether all of it is there, as far as can be told, and could be read. What could not be read
+    /// is left out of the two lists, as is what the table has lost.
     pub is_whole: bool,
 }
 

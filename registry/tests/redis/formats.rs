@@ -23,7 +23,7 @@ use registry::{
 
 use crate::{LONG, server::Server};
 
-const NEWEST: &str = "v2";
+const NEWEST: &str = "v3";
 const LIMITS: MailboxLimits = MailboxLimits { frames_max: 1_000, bytes_max: 1 << 20 };
 /// Beyond every test.
 const END_MS: &str = "99999999999999";
@@ -339,7 +339,7 @@ async fn is_read(version: &str, more: &More) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_each_version_wrote_is_read() {
-    for version in ["v1", "v2"] {
+    for version in ["v1", "v2", NEWEST] {
         is_read(version, &More::default()).await;
     }
 }

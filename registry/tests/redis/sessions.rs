@@ -233,3 +233,118 @@ async fn a_call_whose_answer_was_lost_is_carried_out_once() {
     assert_eq!((holding.requests.len(), holding.mailbox.len()), (1, 1));
     assert_eq!(lossy.lost(), 3, "each answer was lost");
 }
+
+/// What a claim is given: how many requests and frames, and whether that is all.
+async fn held_by(registry: &RedisRegistry, session: SessionId, of: Claim) -> (usize, usize, bool) {
+    let Claimed::Taken(holding) =
+        registry.claim(&Claim { session, ..of }).await.expect("an answer")
+    else {
+        panic!("a claim was refused")
+    };
+    (holding.requests.len(), holding.mailbox.len(), holding.is_whole)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_part_that_the_server_has_dropped_is_missed() {
+    let server = Server::start("");
+    let registry = at(&server).await;
+    for (part, left) in [(":q", (0, 1)), (":m", (1, 0))] {
+        let session = SessionId::random();
+        all(registry.record(&[record(session)], LONG).await).unwrap();
+        all(registry.update_checkpoints(&[checkpoint(session)], ROOMY).await).unwrap();
+        server.ask(&format!("DEL rt:s:{{{session}}}{part}"));
+        let expected = (left.0, left.1, false);
+        assert_eq!(held_by(&registry, session, claim(session)).await, expected, "{part}");
+        // Nor does another claim find more.
+        let again = Claim { token: TokenHash([2; 32]), ..claim(session) };
+        assert_eq!(held_by(&registry, session, again).await, expected, "{part}");
+        // Whoever parks for a session that nobody holds does not complete it, and is not sent away.
+        let orphan =
+            CheckpointUpdate { epoch: 3, orphan: true, steps: vec![], ..checkpoint(session) };
+        let step = CheckpointStep::Park { seq: 0, request: None, frame: "frame".into() };
+        let parked = CheckpointUpdate { epoch: 4, steps: vec![step], ..checkpoint(session) };
+        for update in [orphan, parked] {
+            let told = all(registry.update_checkpoints(&[update], ROOMY).await);
+            assert_eq!(told, Ok(vec![Checkpointed::Done]), "{part}");
+        }
+        let again = Claim { token: TokenHash([2; 32]), ..claim(session) };
+        let expected = (left.0, left.1 + 1, false);
+        assert_eq!(held_by(&registry, session, again).await, expected, "{part}");
+    }
+
+    let session = SessionId::random();
+    all(registry.record(&[record(session)], LONG).await).unwrap();
+    all(registry.update_checkpoints(&[checkpoint(session)], ROOMY).await).unwrap();
+    server.ask(&format!("DEL rt:s:{{{session}}}"));
+    assert_eq!(registry.claim(&claim(session)).await, Ok(Claimed::Refused));
+    let told = all(registry.update_checkpoints(&[checkpoint(session)], ROOMY).await);
+    assert_eq!(told, Ok(vec![Checkpointed::Missing]));
+    let told = all(registry.record(&[record(session)], LONG).await);
+    assert_eq!(told, Ok(vec![Recorded::Created]));
+    assert_eq!(
+        server.ask(&format!("KEYS *{session}*")).lines().count(),
+        1,
+        "nothing is left of what was there"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_owner_learns_of_a_dropped_part_and_writes_all_of_it_anew() {
+    let server = Server::start("");
+    let registry = at(&server).await;
+    for part in [":q", ":m"] {
+        let session = SessionId::random();
+        all(registry.record(&[record(session)], LONG).await).unwrap();
+        all(registry.update_checkpoints(&[checkpoint(session)], ROOMY).await).unwrap();
+        server.ask(&format!("DEL rt:s:{{{session}}}{part}"));
+        let next = CheckpointStep::Trim { seq: 0 };
+        let update = CheckpointUpdate { steps: vec![next], ..checkpoint(session) };
+        for update in [checkpoint(session), update] {
+            let told = all(registry.update_checkpoints(&[update], ROOMY).await);
+            assert_eq!(told, Ok(vec![Checkpointed::Missing]), "{part}");
+        }
+        let told = all(registry.record(&[record(session)], LONG).await);
+        assert_eq!(told, Ok(vec![Recorded::Refreshed]));
+        let steps = [CheckpointStep::Reset].into_iter().chain(checkpoint(session).steps).collect();
+        let anew = CheckpointUpdate { steps, ..checkpoint(session) };
+        let told = all(registry.update_checkpoints(&[anew], ROOMY).await);
+        assert_eq!(told, Ok(vec![Checkpointed::Done]), "{part}");
+        assert_eq!(held_by(&registry, session, claim(session)).await, (1, 1, true), "{part}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_not_counted_is_not_missed() {
+    let server = Server::start("");
+    let registry = at(&server).await;
+    let request = request();
+    let update = |session, epoch, steps| CheckpointUpdate { session, epoch, orphan: false, steps };
+    let progress = Progress::Submitted;
+    let step = CheckpointStep::Request { request, progress, detail: "detail".into() };
+    // A version that does not count, and one that took over from one that does.
+    let [uncounted, moved] = std::array::from_fn(|_| SessionId::random());
+    for session in [uncounted, moved] {
+        all(registry.record(&[record(session)], LONG).await).unwrap();
+    }
+    server.ask(&format!("HDEL rt:s:{{{uncounted}}} q"));
+    let counted = update(moved, 1, vec![step.clone()]);
+    all(registry.update_checkpoints(&[counted], ROOMY).await).unwrap();
+    server.ask(&format!("HSET rt:s:{{{moved}}} e 00000000000000000002"));
+    server.ask(&format!("DEL rt:s:{{{moved}}}:q"));
+    for (session, epoch) in [(uncounted, 1), (moved, 2)] {
+        for (steps, expected) in [
+            (vec![step.clone()], (1, 0, true)),
+            (vec![CheckpointStep::Forget { request }], (0, 0, true)),
+        ] {
+            let (epoch, token) = match expected.0 {
+                1 => (epoch, TokenHash([1; 32])),
+                _ => (epoch + 1, TokenHash([2; 32])),
+            };
+            let told =
+                all(registry.update_checkpoints(&[update(session, epoch, steps)], ROOMY).await);
+            assert_eq!(told, Ok(vec![Checkpointed::Done]));
+            let of = Claim { token, ..claim(session) };
+            assert_eq!(held_by(&registry, session, of).await, expected);
+        }
+    }
+}

@@ -3,11 +3,13 @@
 //! Action: the first node is killed; the client resumes on the second.
 //! Must hold: a reliable session goes on: what was not acknowledged comes again with the same request
 //! id and content, what was does not; numbers go on at `last_seq` + 1; what is in flight is answered,
-//! or ends at its deadline. A session that was connected without acknowledging is honestly over.
+//! or ends at its deadline. A session that was connected without acknowledging is honestly over, and so
+//! is one of which Redis has dropped a part to make room.
 
 use std::{collections::BTreeMap, time::Duration};
 
 use anyhow::{Result, ensure};
+use redis::AsyncCommands;
 use tests::{
     client::{Frame, WsClient},
     cluster::Cluster,
@@ -229,5 +231,39 @@ async fn both_nodes_may_die_one_after_the_other() -> Result<()> {
     go.send_replace(true);
     let end = ws.frame().await?;
     ensure!((end.payload(), end.seq()) == ("1", 1), "{}", end.text);
+    cluster.finish().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn it_is_over_where_the_registry_has_dropped_a_part() -> Result<()> {
+    let mut cluster = cluster().await?;
+    let _echo = cluster.worker("echo").echo()?;
+    let (held, _go) = held(&cluster)?;
+    let mut redis = cluster.redis().connect().await?;
+    let mut dropped = Vec::new();
+    for part in [":q", ":m"] {
+        let (mut ws, ticket) = Ticket::new_session(cluster.node(0), true).await?;
+        ws.ask(r#"{"service":"echo","id":1,"payload":1}"#).await?;
+        ws.send(r#"{"service":"held","id":2,"payload":2}"#).await?;
+        let key = format!("{}:s:{{{}}}", cluster.tag(), ticket.session);
+        tests::eventually(tests::SOON, "the answer and both requests are in Redis", async || {
+            let mut redis = cluster.redis().connect().await?;
+            let frames: usize = redis.zcard(format!("{key}:m")).await?;
+            let requests: usize = redis.hlen(format!("{key}:q")).await?;
+            ensure!((frames, requests) == (1, 2), "{frames} and {requests}");
+            Ok(())
+        })
+        .await?;
+        dropped.push((ws, ticket, format!("{key}{part}")));
+    }
+    held.has_seen(2).await?;
+
+    cluster.node_mut(0).kill();
+    for (ws, ticket, key) in dropped {
+        drop(ws);
+        let gone: usize = redis.del(&key).await?;
+        ensure!(gone == 1, "there is no {key}");
+        ticket.is_over(cluster.node(1), 0).await?;
+    }
     cluster.finish().await
 }

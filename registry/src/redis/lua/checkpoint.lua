@@ -10,13 +10,14 @@
 --           c (everything goes: frames and requests)
 --           f <request id>
 --
--- Answers 'missing' (there is none, or an earlier epoch) or 'superseded' (a later one): then nothing
+-- Answers 'missing' (there is none, or an earlier epoch, or the server has dropped a part of it, which
+-- its holder alone can write anew) or 'superseded' (a later one): then nothing
 -- is changed; else 'overflowed' or 'done'. A call that
 -- parks and is repeated because its answer got lost is not carried out twice.
 
 local record, requests, mailbox = KEYS[1], KEYS[2], KEYS[3]
 local frames_max, bytes_max, call = tonumber(ARGV[2]), tonumber(ARGV[3]), ARGV[4]
-local held = redis.call('HMGET', record, 'e', 'c', 'b', 'i', 'o')
+local held = redis.call('HMGET', record, 'e', 'c', 'b', 'i', 'o', 'n', 'q')
 if not held[1] or #held[1] ~= 20 or not string.match(held[1], '^%d+$') then
   return 'missing'
 end
@@ -31,6 +32,19 @@ end
 local bytes, index = tonumber(held[3] or 0), tonumber(held[4] or 0)
 local frames = false
 local new_request, new_mailbox = false, false
+-- How many requests there are; nothing where this epoch's holder does not count them.
+local was_counted = held[7] and string.sub(held[7], 1, 21) == held[1] .. ' '
+  and tonumber(string.match(held[7], '^%d+', 22))
+local counted = was_counted
+
+if held[6] ~= '-' and ARGV[5] ~= '1' and ARGV[6] ~= 'c' then
+  -- It is the holder's call. Whoever parks for a session without one could not write it anew; what is
+  -- missing then, the claim finds out.
+  frames = bytes > 0 and redis.call('ZCARD', mailbox)
+  if frames == 0 or counted and counted > 0 and redis.call('HLEN', requests) ~= counted then
+    return 'missing'
+  end
+end
 
 local time = false
 local function now()
@@ -95,6 +109,7 @@ while ARGV[at] do
       value = string.sub(value, 1, 1) .. now() .. string.sub(value, 2)
       redis.call('HSET', requests, ARGV[at + 1], value)
       new_request = new_request or not progress
+      counted = counted and not progress and counted + 1 or counted
     end
     at = at + 3
   elseif step == 'p' then
@@ -106,26 +121,37 @@ while ARGV[at] do
   elseif step == 'c' then
     clear()
     redis.call('UNLINK', requests)
+    counted = 0
     at = at + 1
   else
-    redis.call('HDEL', requests, ARGV[at + 1])
+    local forgotten = redis.call('HDEL', requests, ARGV[at + 1])
+    counted = counted and counted - forgotten
     at = at + 2
   end
 end
 
+local epoch = held[1]
 if ARGV[5] == '1' then
   -- Ten digits at a time: a Lua number would round the whole.
   local high, low = string.sub(held[1], 1, 10), tonumber(string.sub(held[1], 11)) + 1
   if low == 1e10 then
     high, low = string.format('%010.0f', tonumber(high) + 1), 0
   end
-  local epoch = high .. string.format('%010.0f', low)
+  epoch = high .. string.format('%010.0f', low)
   redis.call('HSET', record, 'e', epoch, 'n', '-', 'w', epoch .. ' -')
 end
+local changed = {}
 if call ~= '' then
-  redis.call('HSET', record, 'c', call, 'b', bytes, 'i', index)
+  changed = {'c', call, 'b', bytes, 'i', index}
 elseif bytes ~= tonumber(held[3] or 0) then
-  redis.call('HSET', record, 'b', bytes)
+  changed = {'b', bytes}
+end
+if counted and (counted ~= was_counted or epoch ~= held[1]) then
+  changed[#changed + 1] = 'q'
+  changed[#changed + 1] = epoch .. ' ' .. counted
+end
+if changed[1] then
+  redis.call('HSET', record, unpack(changed))
 end
 if new_request or new_mailbox then
   -- Again for one that is old: its life is the record's in any case.

@@ -14,6 +14,8 @@
 --           g  the generation in which the checkpoint was written, or empty
 --           w  "<e> <n>" as a holder wrote them last, or whoever took the holder away; no claim
 --              changes it. Absent where a version without it has written
+--           q  "<e> <number of requests>". For another epoch than e it says nothing: then a version
+--              without it holds the session
 --         Fields that are not among these are another version's, and stay as they are. What it
 --         writes behind the digits of f (no spaces) and the words of n is passed over.
 -- KEYS[2] its requests, a hash: request id -> letter of its progress (s, r, e), when it was written in
@@ -21,6 +23,8 @@
 -- KEYS[3] its mailbox, a sorted set whose scores are all 0: "<number, 20 digits> <index, 16 digits>
 --         <request id or -> <frame>", so that the members are ordered by their numbers; the order
 --         of parking is that of the indexes
+-- A server that is full may drop any key by itself, whatever life it has left. So b and q tell whether
+-- there should be something in a key that is not there.
 -- ARGV    life in milliseconds, call, then e, n, u, f, t, p, g
 --
 -- Answers 'superseded' (a later epoch is there: nothing is written), 'refreshed' or 'created'. What
@@ -45,7 +49,7 @@ else
   if redis.call('EXISTS', KEYS[1], KEYS[2], KEYS[3]) > 0 then
     redis.call('DEL', KEYS[1], KEYS[2], KEYS[3])
   end
-  redis.call('HSET', KEYS[1], 'c', call)
+  redis.call('HSET', KEYS[1], 'c', call, 'q', epoch .. ' 0')
 end
 
 redis.call('HSET', KEYS[1], 'e', epoch, 'n', ARGV[4], 'u', ARGV[5], 'f', ARGV[6], 't', ARGV[7],
