@@ -13,7 +13,7 @@ use gateway::bus::{
     Trouble,
     memory::{MemoryConsumer, MemoryProducer},
 };
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use crate::{defect::Defect, net::Wires};
 
@@ -112,6 +112,8 @@ pub(crate) struct Reader {
     seat: Arc<Seat>,
     inner: Option<MemoryConsumer>,
     owned: Vec<i32>,
+    /// Since when its node sleeps; whoever asks for events gives up soon, and asks again.
+    silent_since: Option<Instant>,
 }
 
 /// What stays while the member behind it changes.
@@ -125,7 +127,7 @@ impl Reader {
         let inner = wires.world.bus.consumer("roundtrip", "replies");
         let member = Mutex::new(inner.control());
         let seat = Arc::new(Seat { wires: wires.clone(), member });
-        Self { wires, seat, inner: Some(inner), owned: Vec::new() }
+        Self { wires, seat, inner: Some(inner), owned: Vec::new(), silent_since: None }
     }
 
     /// A member that was given up finds out, and joins anew.
@@ -144,10 +146,12 @@ impl Reader {
 impl Consumer for Reader {
     async fn next(&mut self, max: usize, sink: &mut Sink<'_>) {
         loop {
-            if timeout(GROUP_PATIENCE, self.wires.life.awake()).await.is_err() {
+            let given_up_at = *self.silent_since.get_or_insert_with(Instant::now) + GROUP_PATIENCE;
+            if timeout_at(given_up_at, self.wires.life.awake()).await.is_err() {
                 self.inner = None;
                 self.wires.life.awake().await;
             }
+            self.silent_since = None;
             let Some(inner) = &mut self.inner else { return self.join_again(sink) };
             let (owned, seat) = (&mut self.owned, &self.seat);
             let node = seat.wires.life.index;

@@ -45,6 +45,8 @@ const CLOCKS_APART_MAX: Duration = Duration::from_secs(60);
 const LOOKUP_PAUSE: (Duration, Duration) = (Duration::from_millis(5), Duration::from_millis(200));
 /// Until what the registry could not answer is asked again.
 const RETRY_INTERVAL: Duration = Duration::from_millis(250);
+/// The pause between two looks for a node that may be asleep.
+const RARE_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Forwards foreign replies. Shared by the reader and the tasks that forward.
 #[derive(Debug)]
@@ -288,6 +290,11 @@ impl Waiting {
     fn later(self) -> Self {
         let pause = (self.pause * 2).min(LOOKUP_PAUSE.1);
         Self { next: Instant::now() + self.pause, pause, ..self }
+    }
+
+    /// There may be many of these, for long.
+    fn rarely(self) -> Self {
+        Self { next: Instant::now() + RARE_INTERVAL, ..self }
     }
 
     /// The registry could not be asked. When it can be, whoever could not write what is missing

@@ -2,7 +2,10 @@
 //! handed it over. They follow the session to its present owner, or go into its mailbox if it has
 //! none.
 
-use std::collections::{HashMap, HashSet};
+use std::{
+    collections::{HashMap, HashSet},
+    time::Duration,
+};
 
 use registry::{
     Answers, CheckpointStep, CheckpointUpdate, Checkpointed, EntryKind, NodeRef, RequestId,
@@ -23,6 +26,10 @@ use crate::{
     wire::ClientId,
 };
 
+/// How long the replies of a node that is taken for dead wait for it where no other node can have use for
+/// them. Meanwhile their partitions' offsets stand still.
+pub(super) const SLEEP_PATIENCE: Duration = Duration::from_secs(10);
+
 /// Where the reply of a session goes.
 enum Course {
     /// To the live node that owns the session, for this epoch.
@@ -31,6 +38,8 @@ enum Course {
     Park(SessionEntry),
     /// It has to wait.
     Later,
+    /// It has to wait for a node that may wake up.
+    Asleep,
     /// It is dropped.
     Over,
 }
@@ -88,6 +97,7 @@ impl Forwarding {
                     waiting.extend(self.forward(item, &node));
                 }
                 Course::Later => waiting.push(item.later()),
+                Course::Asleep => waiting.push(item.rarely()),
                 Course::Over => {
                     // Its session may have come here since the route was looked up.
                     if let Some(item) = self.deliver_here(item) {
@@ -150,8 +160,14 @@ impl Forwarding {
             // heard.
             Some(_) if word.were_here.contains(&session) => Course::Later,
             Some(entry) if self.checkpoints.is_ending(session, entry.epoch) => Course::Over,
-            // Nobody will come back for it, because what was on the wire is not known.
-            Some(entry) if entry.attached && !entry.reliable => Course::Over,
+            // Its client cannot go on elsewhere, because what was on the wire is not known. But its node
+            // may only be asleep, and the client still be there.
+            Some(entry) if entry.attached && !entry.reliable => {
+                match foreign.read_at.elapsed() < SLEEP_PATIENCE {
+                    true => Course::Asleep,
+                    false => Course::Over,
+                }
+            }
             Some(entry) => Course::Park(entry.clone()),
         }
     }

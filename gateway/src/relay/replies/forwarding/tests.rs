@@ -12,7 +12,8 @@ use std::{
 use async_trait::async_trait;
 use bytes::Bytes;
 use registry::{
-    NodeEntry, NodeId, NodeState, NodeTable, RequestTable, SessionId, Versions, all,
+    NodeEntry, NodeId, NodeState, NodeTable, RequestTable, SessionId, SessionRecord, SessionTable,
+    TokenHash, Versions, all,
     faulty::{FaultyRegistry, PARTS, part_of},
 };
 use tokio_util::sync::CancellationToken;
@@ -311,6 +312,44 @@ async fn a_line_starts_again_for_a_peer_that_is_back() {
     bed.read(second);
     bed.all_done().await;
     assert_eq!((bed.forwards("gw-2", "delivered"), bed.lookups()), (2, 0));
+}
+
+/// Nobody but its node can go on with a session whose client acknowledges nothing and is there.
+#[tokio::test(start_paused = true)]
+async fn a_reply_waits_for_a_node_that_may_be_asleep() {
+    for wakes_up in [true, false] {
+        let mut bed = Bed::new().await;
+        let peer = node("gw-2", 1);
+        let request = chosen_by(&peer);
+        let session = SessionId::random();
+        let client_id = Some("1".into());
+        let deadline_ms = unix_ms() + 60_000;
+        let route = Route { node: peer.clone(), session: Some(session), client_id, deadline_ms };
+        all(bed.registry.put_routes(&[(request, Arc::new(route))]).await).unwrap();
+        let record = SessionRecord {
+            session,
+            epoch: 1,
+            node: peer.clone(),
+            user: None,
+            reliable: false,
+            attached: true,
+            token: TokenHash([1; 32]),
+            former_token: None,
+            generation: None,
+        };
+        all(bed.registry.record(&[record], Duration::from_secs(60)).await).unwrap();
+        bed.read(request);
+        tokio::time::sleep(moved::SLEEP_PATIENCE - Duration::from_secs(2)).await;
+        assert_eq!((bed.window.committable(), bed.unrouted()), (Some(0), 0));
+        if wakes_up {
+            bed.answers(&peer, &[request]);
+            bed.join(&peer).await;
+        }
+        bed.all_done().await;
+        let (delivered, unrouted) = (bed.forwards("gw-2", "delivered"), bed.unrouted());
+        assert_eq!((delivered, unrouted), if wakes_up { (1, 0) } else { (0, 1) });
+        assert!(bed.lookups() < 20, "{}", bed.lookups());
+    }
 }
 
 #[tokio::test(start_paused = true)]
