@@ -6,8 +6,8 @@
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
-use registry::{CheckpointStep, Progress, RequestId};
-use tokio::sync::oneshot;
+use registry::{CheckpointStep, NodeRef, Progress, RequestId, Route};
+use tokio::{sync::oneshot, time::Instant};
 
 use super::{
     checkpoints::{
@@ -18,13 +18,16 @@ use super::{
     environment::Environment,
     gate::Gate,
     requests::Completion,
-    session::{Beginning, ConnectionId, Session, SessionLimits, Sessions, Token, table::Due},
+    session::{
+        Beginning, ConnectionId, InFlight, Session, SessionLimits, Sessions, Token, table::Due,
+    },
     surroundings::Surroundings,
 };
 use crate::{
     config::Config,
     error::CloseCode,
     telemetry::{Resume, Telemetry},
+    wire::ClientId,
 };
 
 pub mod leaving;
@@ -49,6 +52,7 @@ pub struct Lifecycle {
     completion: Arc<Completion>,
     leaving: Arc<Leaving>,
     environment: Arc<Environment>,
+    node: NodeRef,
     /// This node's tag, which is in the id of each session that begins here.
     tag: NodeTag,
     telemetry: Arc<Telemetry>,
@@ -73,6 +77,7 @@ impl Lifecycle {
             completion: Arc::clone(&leaving.completion),
             leaving: Arc::clone(leaving),
             environment: Arc::clone(&around.environment),
+            node: around.node.clone(),
             tag: NodeTag::of(&around.node),
             telemetry: Arc::clone(&around.telemetry),
             limits: SessionLimits::new(&config.session),
@@ -193,6 +198,19 @@ impl Lifecycle {
     }
 }
 
+impl Lifecycle {
+    /// The route of a request that has ended here.
+    fn route_of(&self, session: &Session, id: &ClientId, known: &InFlight) -> Route {
+        let left = known.deadline.saturating_duration_since(Instant::now());
+        Route {
+            node: self.node.clone(),
+            session: Some(session.id()),
+            client_id: Some(id.as_json().into()),
+            deadline_ms: self.environment.unix_ms().saturating_add(left.as_millis() as u64),
+        }
+    }
+}
+
 /// A session has a connection from now on. On a node that drains it has its turn at once: its
 /// handshake was over before, and those who were here then may all have had theirs.
 fn attached(gate: &Gate, session: &Session) {
@@ -223,7 +241,11 @@ impl Owner for Lifecycle {
                     let receipt = detail.receipt && !receipts.contains_key(&request);
                     RequestDetail { receipt, ..detail }
                 }
-                None => RequestDetail::ended(id, &known),
+                // Its reply is owed, and may be read again when this node is gone.
+                None => {
+                    whole.routes.push((request, Arc::new(self.route_of(session, &id, &known))));
+                    RequestDetail::ended(id, &known)
+                }
             };
             let progress = match detail.position {
                 Some(_) => Progress::Recorded,

@@ -92,11 +92,13 @@ async fn who_goes_on_with_a_request_that_has_just_been_answered_has_what_was_lef
     let Ok(ClientFrame::Request(frame)) = ClientFrame::parse(text) else { unreachable!() };
     relay.requests.submit(&session, &frame, || Ok(()));
     let left_ms = || {
-        let [CheckpointStep::Reset, CheckpointStep::Request { detail, .. }] =
-            &relay.lifecycle.whole(&session).steps[..]
+        let whole = relay.lifecycle.whole(&session);
+        let [CheckpointStep::Reset, CheckpointStep::Request { detail, .. }] = &whole.steps[..]
         else {
             panic!("one request is in flight")
         };
+        // By which a reader of the reply finds the session.
+        assert_eq!(whole.routes.len(), 1);
         format::decode::<RequestDetail>(detail).unwrap().left_ms
     };
     tokio::time::advance(Duration::from_secs(5)).await;
