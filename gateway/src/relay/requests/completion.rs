@@ -126,7 +126,7 @@ impl Completion {
         match result {
             Ok(position) => self.recorded(request, position, now),
             Err(error) => {
-                let is_it = |entry: &mut Entry| record.is_of(entry);
+                let is_it = |entry: &mut Entry| entry.has(record);
                 if let Some(mut entry) = self.pending.take_if(request, is_it) {
                     tracing::warn!(%request, %error, service = %entry.service.name, "not produced");
                     if error == ProduceError::QueueFull {
@@ -151,7 +151,7 @@ impl Completion {
     /// Notes how far the first record of a request is. False if it does not wait here (any more).
     pub(super) fn set_recording(&self, record: &Record, recording: Recording) -> bool {
         let set = |entry: &mut Entry| {
-            let is_it = record.is_of(entry);
+            let is_it = entry.has(record);
             if is_it && record.before == Before::Nothing {
                 entry.recording = recording;
             }

@@ -178,7 +178,7 @@ impl Callback for Written {
     }
 
     fn is_wanted(&self) -> bool {
-        let is_it = |entry: &mut Entry| self.record.is_of(entry);
+        let is_it = |entry: &mut Entry| entry.has(&self.record);
         self.completion.pending.look(self.record.request, is_it) == Some(true)
     }
 

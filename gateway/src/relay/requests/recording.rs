@@ -5,7 +5,6 @@ use std::sync::Arc;
 use registry::{RequestId, Route};
 use tokio::time::Instant;
 
-use super::pending::Entry;
 use crate::bus::Position;
 
 /// What is known of the request's record.
@@ -45,15 +44,7 @@ pub(super) enum Before {
 pub(super) struct Record {
     /// The request.
     pub(super) request: RequestId,
-    /// The route of the entry for which it is written.
+    /// The route of the entry for which it is written, by which that is known: see `Entry::has`.
     pub(super) route: Arc<Route>,
     pub(super) before: Before,
-}
-
-impl Record {
-    /// Whether it is this entry's. Its session may have left, and come back, with what it waits for:
-    /// that has an entry of its own then, and its client asks again for what was not produced.
-    pub(super) fn is_of(&self, entry: &Entry) -> bool {
-        Arc::ptr_eq(&self.route, &entry.route)
-    }
 }

@@ -10,7 +10,7 @@ use crate::{
     relay::{
         checkpoints::format::{RequestDetail, millis},
         offsets::OffsetGuard,
-        requests::recording::Recording,
+        requests::recording::{Record, Recording},
         services::Service,
         session::{Digest, InFlight, NotBegun, Session},
     },
@@ -94,6 +94,12 @@ impl Entry {
             is_unconfirmed: false,
         };
         session.requests().begin(id.clone(), in_flight)
+    }
+
+    /// Whether this record is its own. Its session may have left, and come back, with what it waits for:
+    /// that has an entry of its own then, and its client asks again for what was not produced.
+    pub(in crate::relay::requests) fn has(&self, record: &Record) -> bool {
+        Arc::ptr_eq(&record.route, &self.route)
     }
 
     /// What the session's next owner has to know; `None` for an HTTP call.
