@@ -173,6 +173,7 @@ async fn what_happens_to_a_request_in_flight() -> Result<()> {
 
     let late = ws.ask(r#"{"service":"silent","id":"c","timeout_ms":300}"#).await?;
     check_frame(&late, "timeout", true, true)?;
+    ensure!(late.text.contains("within 300 ms"), "{}", late.text);
     let prefer = [("prefer", "wait=1")];
     let answer = http.send(POST, "/v1/services/silent", &prefer, "1").await?;
     check_problem(&answer, 504, "timeout")?;

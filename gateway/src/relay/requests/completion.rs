@@ -74,7 +74,7 @@ impl Completion {
             self.pending.due().await;
             let now = Instant::now();
             for (request, entry) in self.pending.take_expired(now) {
-                self.time_out(request, entry, now);
+                self.time_out(request, entry);
             }
             tokio::time::sleep(DEADLINE_TICK).await;
         }
@@ -202,11 +202,11 @@ impl Completion {
         }
     }
 
-    fn time_out(&self, request: RequestId, mut entry: Entry, now: Instant) {
+    fn time_out(&self, request: RequestId, mut entry: Entry) {
         if let Some(early) = entry.early.take() {
             return self.answer(request, entry, early);
         }
-        let waited = (now - entry.started).as_millis();
+        let waited = (entry.deadline - entry.started).as_millis();
         let failure = match entry.recording {
             Recording::Confirmed { .. } => Failure::new(
                 ErrorCode::Timeout,
