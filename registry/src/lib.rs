@@ -62,7 +62,7 @@ pub mod tables;
 mod unreadable;
 mod versions;
 
-pub use self::redis::RedisRegistry;
+pub use self::redis::{RedisRegistry, check_url};
 pub use clock::Clock;
 pub use error::{Cause, RegistryError, Trouble};
 pub use ids::{InvalidId, NodeId, NodeRef, RequestId, SessionId};

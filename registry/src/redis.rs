@@ -67,8 +67,8 @@ impl RedisRegistry {
     /// no error. A `rediss://` URL needs the process's default provider of rustls to be installed.
     ///
     /// # Errors
-    /// [`RegistryError::Misconfigured`] when [`RedisRegistry::check_url`] or
-    /// [`RedisRegistry::check_prefix`] refuses one of them.
+    /// [`RegistryError::Misconfigured`] when [`check_url`] or [`RedisRegistry::check_prefix`]
+    /// refuses one of them.
     pub async fn connect(url: &str, prefix: &str) -> Result<Self, RegistryError> {
         let target = Target::parse(url).map_err(RegistryError::Misconfigured)?;
         let keys = Keys::new(prefix).map_err(RegistryError::Misconfigured)?;
@@ -78,18 +78,6 @@ impl RedisRegistry {
         Ok(Self { shared: Arc::new(shared) })
     }
 
-    /// Whether a registry can be at this URL: `redis://` or `rediss://` (TLS)
-    /// `[user:password@]host[:port][/db]`,
-    /// `redis+cluster://[user:password@]host[:port][,host[:port]…]`, or
-    /// `redis+sentinel://[user:password@]host[:port][,host[:port]…]/<master name>[/<db>]`, whose
-    /// user and password are those of the servers.
-    ///
-    /// # Errors
-    /// What is wrong with it, in words that do not quote it.
-    pub fn check_url(url: &str) -> Result<(), String> {
-        Target::parse(url).map(drop)
-    }
-
     /// Whether keys can begin with this text: at most 64 bytes, without braces.
     ///
     /// # Errors
@@ -97,6 +85,19 @@ impl RedisRegistry {
     pub fn check_prefix(prefix: &str) -> Result<(), String> {
         Keys::check_prefix(prefix)
     }
+}
+
+/// Whether a [`RedisRegistry`] can be at this URL: `redis://` or `rediss://` (TLS)
+/// `[user:password@]host[:port][/db]`,
+/// `redis+cluster://[user:password@]host[:port][,host[:port]…]`, or
+/// `redis+sentinel://[user:password@]host[:port][,host[:port]…]/<master name>[/<db>]`, whose user
+/// and password are those of the servers. A function of its own, for those who only read a
+/// configuration. Opens nothing.
+///
+/// # Errors
+/// What is wrong with it, in words that do not quote it.
+pub fn check_url(url: &str) -> Result<(), String> {
+    Target::parse(url).map(drop)
 }
 
 impl fmt::Debug for RedisRegistry {

@@ -103,7 +103,8 @@ fn registry(section: &mut Section<'_>) -> RegistryConfig {
             local,
             "`redis://`, `rediss://` (TLS), `redis+cluster://`, `redis+sentinel://`, or `memory:` \
              for a single node that needs no Redis: two nodes with `memory:` know nothing of each \
-             other. A password in it is never shown.",
+             other. A password in it is never shown. After `redis://` and `rediss://` hosts, `/1` names the \
+             database 1; after those of sentinels, `/main/1` the master `main` and its database.",
         ),
         prefix: section.defaulted(
             "prefix",

@@ -91,7 +91,8 @@ fn is_host(text: &str) -> bool {
     is_host && port.is_none_or(is_port)
 }
 
-/// Where the registry is. The reason never shows the URL, which may hold a password.
+/// Where the registry is: what passes here, its client takes. The reason never shows the URL, which
+/// may hold a password.
 pub(super) fn registry_url(text: &str) -> Result<(), String> {
     const SCHEMES: [&str; 4] = ["redis", "rediss", "redis+cluster", "redis+sentinel"];
     if text == "memory:" {
@@ -101,7 +102,9 @@ pub(super) fn registry_url(text: &str) -> Result<(), String> {
         return Err("must be visible ASCII characters only; write others as %-escapes".to_owned());
     }
     match text.split_once("://") {
-        Some((scheme, rest)) if SCHEMES.contains(&scheme) && is_place(after_user(rest)) => Ok(()),
+        Some((scheme, rest)) if SCHEMES.contains(&scheme) && is_place(after_user(rest)) => {
+            registry::check_url(text)
+        }
         Some((scheme, _)) if SCHEMES.contains(&scheme) => Err(format!(
             "expected {scheme}://host:port after which a path may follow; in user and password, \
              write : / ? @ as %-escapes"
@@ -233,6 +236,9 @@ mod tests {
             "http://a",
             "redis://a b",
             "redis://:pw@",
+            "redis://h/x",
+            "redis+cluster://a:1/1",
+            "redis+sentinel://a:1,b:2",
         ] {
             assert!(registry_url(text).is_err(), "{text}");
         }

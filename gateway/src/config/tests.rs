@@ -276,6 +276,28 @@ fn accepts_what_only_looks_wrong() {
 }
 
 #[test]
+fn refuses_what_the_registrys_client_would_refuse() {
+    for (url, reason) in [
+        ("redis://u:hunter2@h:6379/abc", "Invalid database number"),
+        ("redis://h:6379/?protocol=hunter2", "Invalid protocol version"),
+        ("redis://0.0.0.0:6379", "Cannot connect to"),
+        ("rediss://h/0#insecure", "expected rediss://"),
+        ("redis+cluster://u:hunter2@a:1,b:2/3", "it has no databases"),
+        ("redis+cluster://a:1?hunter2", "a list of servers has no query"),
+        ("redis+sentinel://u:hunter2@a:1", "a sentinel URL ends with /<master name>"),
+        ("redis+sentinel://u:hunter2@a:1/main/db", "Invalid database number"),
+    ] {
+        let problems = problems_with(&format!("registry.url = '{url}'"));
+        assert!(problems.starts_with("registry.url: "), "{url}: {problems}");
+        assert!(problems.contains(reason), "{url}: {problems}");
+        assert!(problems.ends_with("(<text>:6)"), "{url}: {problems}");
+        assert!(!problems.contains("hunter2"), "{url}: {problems}");
+    }
+    let problem = problem_of("ROUNDTRIP_REGISTRY__URL", "redis://h/abc");
+    assert!(problem.ends_with("(ROUNDTRIP_REGISTRY__URL)"), "{problem}");
+}
+
+#[test]
 fn a_node_needs_no_services() {
     let none = LEAST.replace("services.echo.request_topic = 'echo'", "");
     assert!(load(&none, &[]).unwrap().services.is_empty());
