@@ -58,6 +58,14 @@ pub enum Cause {
     /// The user may not do this.
     #[error("no permission: {0}")]
     NoPermission(String),
+    /// The server does not let the URL's database be chosen.
+    #[error("database {number}: {why}")]
+    Database {
+        /// Its number.
+        number: i64,
+        /// Why, in words of ours.
+        why: &'static str,
+    },
     /// Anything else, in the words of the error.
     #[error("{0}")]
     Other(String),

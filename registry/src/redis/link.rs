@@ -250,7 +250,7 @@ async fn attempt(server: &Server) -> Result<MultiplexedConnection, RegistryError
     let at = server.label();
     let error = match timeout(limits::OPEN_TIME_MAX, server.open()).await {
         Ok(Ok(connection)) => return Ok(connection),
-        Ok(Err(error)) => trouble::failed_opening(at, &error),
+        Ok(Err(error)) => trouble::failed_opening(at, server.database(), &error),
         Err(_) => trouble::unreachable(at, Cause::Silent),
     };
     let is_silent = error.trouble().is_some_and(|trouble| trouble.cause == Cause::Silent);

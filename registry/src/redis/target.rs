@@ -41,6 +41,7 @@ enum Way {
         sentinels: Vec<ConnectionInfo>,
         master: Box<str>,
         server: SentinelNodeConnectionInfo,
+        database: i64,
     },
 }
 
@@ -118,11 +119,12 @@ impl Target {
             .collect::<Result<Vec<_>, _>>()?;
         // The sentinels will tell the address: this one stands in for it while the rest is read.
         let server = connection_info(&format!("redis://{}master/{database}", list.credentials))?;
+        let database = server.redis_settings().db();
         let server = SentinelNodeConnectionInfo::default()
             .set_redis_connection_info(server.redis_settings().clone())
             .set_tcp_settings(tcp_settings());
         let label = format!("redis+sentinel://{}/{master}", addresses(&sentinels)).into();
-        let way = Way::Sentinel { sentinels, master: master.into(), server };
+        let way = Way::Sentinel { sentinels, master: master.into(), server, database };
         Ok(Self::Server(Box::new(Server { way, label })))
     }
 }
@@ -136,6 +138,14 @@ impl Server {
     /// The URL without user, password and database, for people.
     pub(super) fn label(&self) -> &str {
         &self.label
+    }
+
+    /// The number of the database that the URL names.
+    pub(super) fn database(&self) -> i64 {
+        match &self.way {
+            Way::Direct(client) => client.get_connection_info().redis_settings().db(),
+            Way::Sentinel { database, .. } => *database,
+        }
     }
 
     /// Whether a server that is to be spoken to over TLS answers without: a Redis that gets a TLS
@@ -167,7 +177,7 @@ impl Server {
             Way::Direct(client) => {
                 client.get_multiplexed_async_connection_with_config(&config).await
             }
-            Way::Sentinel { sentinels, master, server } => {
+            Way::Sentinel { sentinels, master, server, .. } => {
                 let mut client = SentinelClient::build(
                     sentinels.clone(),
                     master,

@@ -6,9 +6,16 @@ use redis::{ErrorKind, RedisError, ServerErrorKind};
 
 use crate::error::{Cause, RegistryError, Trouble};
 
+/// The crate's words for a `SELECT` that was refused.
+const NOT_SELECTED: &str = "Redis server refused to switch database";
+
 /// Without the server's own words: it may quote a greeting that it did not understand, and a
-/// greeting has the password in it.
-pub(super) fn failed_opening(at: &str, error: &RedisError) -> RegistryError {
+/// greeting has the password in it. What it is known to say is said in words of ours.
+pub(super) fn failed_opening(at: &str, database: i64, error: &RedisError) -> RegistryError {
+    if error.to_string().starts_with(NOT_SELECTED) {
+        let said = error.detail().unwrap_or_default();
+        return RegistryError::Refused(trouble(at, not_selected(database, said)));
+    }
     match cause_of(error) {
         Some(cause @ (Cause::Password | Cause::NoPermission(_))) => {
             let cause = match cause {
@@ -29,6 +36,25 @@ pub(super) fn failed_opening(at: &str, error: &RedisError) -> RegistryError {
             }
         }
     }
+}
+
+/// Why a database could not be selected, by what the server says: its error's code is lost.
+fn not_selected(number: i64, said: &str) -> Cause {
+    let says = |words: &[&str]| words.iter().any(|word| said.contains(word));
+    let why = if says(&["Authentication required"]) {
+        return Cause::Password;
+    } else if says(&["has no permissions", "No permissions"]) {
+        return Cause::NoPermission(format!("to select database {number}"));
+    } else if says(&["max number of clients"]) {
+        return Cause::Other("it has as many clients as it takes".to_owned());
+    } else if says(&["out of range", "invalid DB index"]) {
+        "there is none of this number"
+    } else if says(&["not allowed in cluster mode"]) {
+        "a Redis Cluster has database 0 alone; its URL begins with redis+cluster://"
+    } else {
+        "the server refuses to select it"
+    };
+    Cause::Database { number, why }
 }
 
 pub(super) fn failed_call(at: &str, error: &RedisError) -> RegistryError {
@@ -90,4 +116,35 @@ pub(super) fn unreachable(at: &str, cause: Cause) -> RegistryError {
 
 fn trouble(at: &str, cause: Cause) -> Trouble {
     Trouble { at: at.into(), cause }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refused_database_is_told_without_the_servers_words() {
+        let told = |said: Option<&str>| {
+            let kind = ErrorKind::Server(ServerErrorKind::ResponseError);
+            let error = match said {
+                Some(said) => RedisError::from((kind, NOT_SELECTED, said.to_owned())),
+                None => RedisError::from((kind, NOT_SELECTED)),
+            };
+            failed_opening("redis://h:1", 9, &error).to_string()
+        };
+        for (said, cause) in [
+            (Some("DB index is out of range"), "database 9: there is none of this number"),
+            (Some("invalid DB index"), "database 9: there is none of this number"),
+            (Some("max number of clients reached"), "it has as many clients as it takes"),
+            (Some("Authentication required."), "wrong or missing password"),
+            (
+                Some("this user has no permissions to run the 'select' command"),
+                "no permission: to select database 9",
+            ),
+            (Some("what? AUTH hunter2"), "database 9: the server refuses to select it"),
+            (None, "database 9: the server refuses to select it"),
+        ] {
+            assert_eq!(told(said), format!("registry refused: redis://h:1: {cause}"), "{said:?}");
+        }
+    }
 }

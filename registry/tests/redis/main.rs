@@ -172,6 +172,31 @@ async fn says_what_is_wrong_with_a_server_and_where() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn says_that_it_is_the_database_that_is_refused() {
+    let (server, locked) = (Server::start(""), Server::start("requirepass right"));
+    server.ask("ACL SETUSER limited on >secret ~* +@all -select");
+    let cluster = Server::start("cluster-enabled yes");
+    let [plain, secured, parted] = [&server, &locked, &cluster].map(Server::address);
+    let none = "database 99: there is none of this number";
+    for (url, cause) in [
+        (format!("redis://{plain}/99"), none),
+        (format!("redis://:right@{secured}/99"), none),
+        (format!("redis://{secured}/1"), "wrong or missing password"),
+        (format!("redis://limited:secret@{plain}/1"), "no permission: to select database 1"),
+        (
+            format!("redis://{parted}/1"),
+            "database 1: a Redis Cluster has database 0 alone; its URL begins with redis+cluster://",
+        ),
+    ] {
+        let error = registry_at(&url).await.nodes().await.unwrap_err();
+        let place = url.rsplit_once('@').map_or(&*url, |(_, place)| place);
+        let place = place.trim_start_matches("redis://").split('/').next().unwrap();
+        assert_eq!(error.to_string(), format!("registry refused: redis://{place}: {cause}"));
+        assert!(error.is_retryable(), "{error}");
+    }
+}
+
 #[tokio::test]
 async fn refuses_a_wrong_url_and_a_wrong_prefix_at_once() {
     for (url, prefix) in [("memory:", "rt:"), ("redis://:secret@host:x", "rt:"), ("redis://h", "{")]
