@@ -143,7 +143,7 @@ fn log(section: &mut Section<'_>) -> LogConfig {
             &Word(&[("text", LogFormat::Text), ("json", LogFormat::Json)]),
             LogFormat::Text,
             "Lines for people, or one JSON object a line. The variable `RUST_LOG` sets what is \
-             logged.",
+             logged; what libraries print of frames and headers never is, as tokens are in it.",
         ),
     }
 }

@@ -17,6 +17,7 @@ use std::{
 use prometheus_client::metrics::counter::Counter;
 use tracing_subscriber::{
     EnvFilter,
+    filter::{LevelFilter, Targets},
     fmt::{
         self,
         format::Writer,
@@ -43,8 +44,8 @@ pub(super) static LINES_LOST: LazyLock<Counter> = LazyLock::new(Counter::default
 /// A process has one log, as it has one standard error.
 static LOG: OnceLock<LineQueue> = OnceLock::new();
 
-/// Sends logs to standard error, as lines of text or of JSON; `RUST_LOG` sets the filter. Standard
-/// output stays free for what `cli` prints. A second call has no effect.
+/// Sends logs to standard error, as lines of text or of JSON; `RUST_LOG` sets the filter, within
+/// what may be told at all. Standard output stays free for what `cli` prints. A second call has no effect.
 pub fn init_logs(format: LogFormat) {
     if LOG.set(LineQueue::new(format)).is_err() {
         return;
@@ -61,7 +62,7 @@ pub fn init_logs(format: LogFormat) {
     let filter =
         EnvFilter::builder().with_default_directive(tracing::Level::INFO.into()).from_env_lossy();
     let layer = fmt::layer().with_writer(|| Line(log));
-    let subscriber = tracing_subscriber::registry().with(filter);
+    let subscriber = tracing_subscriber::registry().with(filter).with(quiet_targets());
     let installed = match format {
         LogFormat::Text => subscriber.with(layer.with_ansi(false)).try_init(),
         LogFormat::Json => subscriber.with(layer.json().flatten_event(true)).try_init(),
@@ -78,6 +79,15 @@ pub fn init_logs(format: LogFormat) {
         };
         tracing::error!(thread = thread.name(), location, "panicked: {message}{backtrace}");
     }));
+}
+
+/// The most that libraries may log of what would have payloads, tokens or headers in it below:
+/// tungstenite prints each frame, the first of which has the session's token, and h2 each header.
+fn quiet_targets() -> Targets {
+    Targets::new()
+        .with_default(LevelFilter::TRACE)
+        .with_target("tungstenite", LevelFilter::DEBUG)
+        .with_target("h2", LevelFilter::INFO)
 }
 
 /// Says why the process ends, after everything that was logged before; on standard error itself where
@@ -302,6 +312,42 @@ mod tests {
             };
             assert!(lines[kept].contains(&count), "{} lacks {count}", lines[kept]);
             assert_eq!(lines[kept + 1..], ["after"]);
+        }
+    }
+
+    #[test]
+    fn what_would_show_payloads_is_never_logged() {
+        for wish in ["trace", "tungstenite=trace", "tungstenite::protocol=trace,h2=trace"] {
+            let lines = Arc::new(Mutex::new(Vec::<u8>::new()));
+            let writer = Arc::clone(&lines);
+            let layer = fmt::layer().with_writer(move || Kept(Arc::clone(&writer)));
+            let subscriber = tracing_subscriber::registry()
+                .with(EnvFilter::new(wish))
+                .with(quiet_targets())
+                .with(layer.with_ansi(false));
+            tracing::subscriber::with_default(subscriber, || {
+                tracing::trace!(target: "tungstenite::protocol", "Sending frame: hunter2");
+                tracing::trace!(target: "tungstenite::protocol::frame", "received hunter2");
+                tracing::debug!(target: "h2::codec::framed_write", "hunter2");
+                tracing::debug!(target: "tungstenite::protocol", "kept");
+                tracing::trace!(target: "gateway::edge", "kept");
+            });
+            let lines = String::from_utf8(lines.lock().unwrap().clone()).unwrap();
+            assert!(!lines.contains("hunter2"), "{wish}: {lines}");
+            assert!(lines.contains("kept"), "{wish}: {lines}");
+        }
+    }
+
+    struct Kept(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Kept {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
         }
     }
 

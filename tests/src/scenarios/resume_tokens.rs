@@ -16,8 +16,12 @@ use tests::{
 };
 
 async fn situation(config: &str) -> Result<(Cluster, Worker)> {
+    situation_with(config, "debug").await
+}
+
+async fn situation_with(config: &str, log_filter: &str) -> Result<(Cluster, Worker)> {
     let builder = Cluster::builder().nodes(2).service("echo").config(config);
-    let cluster = builder.log_filter("debug").start().await?;
+    let cluster = builder.log_filter(log_filter).start().await?;
     let echo = cluster.worker("echo").echo()?;
     Ok((cluster, echo))
 }
@@ -161,7 +165,7 @@ async fn of_two_at_a_time_one_stays() -> Result<()> {
 #[tokio::test]
 async fn no_token_is_in_a_log() -> Result<()> {
     let config = "[session]\nresume_window = \"1s\"";
-    let (mut cluster, _echo) = situation(config).await?;
+    let (mut cluster, _echo) = situation_with(config, "trace,tungstenite::protocol=trace").await?;
     let (ws, first) = Ticket::new_session(cluster.node(0), true).await?;
     drop(ws);
     let (ws, second) = first.resumes(cluster.node(1), 0).await?;
@@ -181,7 +185,7 @@ async fn no_token_is_in_a_log() -> Result<()> {
 
     for node in cluster.nodes() {
         let log = fs::read_to_string(node.log())?;
-        ensure!(log.contains("DEBUG"), "the log says too little to tell");
+        ensure!(log.contains("TRACE"), "the log says too little to tell");
         for ticket in [&first, &second, &third, &fourth, &wrong] {
             ensure!(!log.contains(&ticket.token), "{} has a token in its log", node.id());
         }
