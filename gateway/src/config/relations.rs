@@ -1,10 +1,12 @@
 //! The rules between options, and which options have no effect because of others. Owns the checks
 //! that need more than one option.
 
+use std::collections::BTreeMap;
+
 use super::{
     Config, InternalConfig,
     findings::Findings,
-    keys::KeyPath,
+    keys::{KeyPath, quoted},
     units::{format_duration, format_size},
 };
 
@@ -19,6 +21,7 @@ pub(super) fn check(config: &Config, findings: &mut Findings) {
     check_listeners(config, findings);
     check_secret(config, findings);
     check_limits(config, findings);
+    check_topics(config, findings);
     for (name, service) in &config.services {
         let path = |key| KeyPath::from(["services", name, key]);
         if service.timeout > service.timeout_max {
@@ -34,6 +37,29 @@ pub(super) fn check(config: &Config, findings: &mut Findings) {
                 &[path("request_topic"), KeyPath::from(["kafka", "reply_topic"])],
                 "must not be kafka.reply_topic: a request would be read as a reply".to_owned(),
             );
+        }
+    }
+}
+
+/// Kafka names its metrics after topics, with `_` for each `.`, and creates no topic whose metrics
+/// would have the name of another one's.
+fn check_topics(config: &Config, findings: &mut Findings) {
+    let reply = (KeyPath::from(["kafka", "reply_topic"]), &config.kafka.reply_topic);
+    let requests = config.services.iter().map(|(name, service)| {
+        (KeyPath::from(["services", name, "request_topic"]), &service.request_topic)
+    });
+    let mut first = BTreeMap::<String, (KeyPath, &String)>::new();
+    for (path, topic) in std::iter::once(reply).chain(requests) {
+        let (former, other) =
+            first.entry(topic.replace('.', "_")).or_insert_with(|| (path.clone(), topic));
+        if *other != topic {
+            let reason = format!(
+                "{} and {}, which {former} is, are one name to Kafka, which takes . and _ for the \
+                 same: it refuses to create the second",
+                quoted(topic),
+                quoted(other)
+            );
+            findings.add_mismatch(&[path, former.clone()], reason);
         }
     }
 }

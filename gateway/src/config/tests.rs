@@ -253,6 +253,30 @@ fn checks_what_options_are_to_each_other() {
 }
 
 #[test]
+fn refuses_topics_that_are_one_to_kafka() {
+    let alike = "services.b.request_topic: \"a_b\" and \"a.b\", which services.a.request_topic is, \
+                 are one name to Kafka, which takes . and _ for the same: it refuses to create the \
+                 second (<text>:7)";
+    let both = "services.a.request_topic = 'a.b'\nservices.b.request_topic = 'a_b'";
+    assert_eq!(problems_with(both), alike);
+    let reply = problems_with("services.a.request_topic = 'roundtrip_replies'");
+    assert!(reply.starts_with("services.a.request_topic: \"roundtrip_replies\" and "), "{reply}");
+    assert!(reply.contains("which kafka.reply_topic is"), "{reply}");
+    let set = problems_with("kafka.reply_topic = 'ec_ho'\nservices.a.request_topic = 'ec.ho'");
+    assert!(set.contains("\"ec.ho\" and \"ec_ho\""), "{set}");
+    let three =
+        format!("{both}\nservices.c.request_topic = 'a.b'\nservices.d.request_topic = 'a_b'");
+    assert_eq!(problems_with(&three).lines().count(), 2, "each that is not the first's");
+    for more in [
+        "services.a.request_topic = 'a.b'\nservices.b.request_topic = 'a.b'",
+        "services.a.request_topic = 'a.b'\nservices.b.request_topic = 'a-b'",
+        "services.a.request_topic = 'a.b'\nservices.b.request_topic = 'A_b'",
+    ] {
+        assert!(load(&format!("{LEAST}{more}"), &[]).is_ok(), "{more}");
+    }
+}
+
+#[test]
 fn accepts_what_only_looks_wrong() {
     for more in [
         "services.b.request_topic = 'echo'",

@@ -21,7 +21,8 @@ pub(super) fn service(section: &mut Section<'_>) -> ServiceConfig {
             "request_topic",
             &Text { name: "topic name", check: checks::topic },
             "Topic on which the service reads requests. Services may share one; it is never the \
-             reply topic.",
+             reply topic. Topics whose names differ only in `.` and `_` are one to Kafka, and \
+             refused.",
         ),
         timeout: section.defaulted(
             "timeout",
