@@ -17,6 +17,7 @@ use crate::{
 };
 
 mod answers;
+mod prefer;
 
 use answers::{answer_of, coded, late, server_timing};
 
@@ -254,24 +255,8 @@ impl Call {
 
     /// `Prefer: wait=<seconds>` (RFC 7240). A value that cannot be understood is ignored.
     fn wait(&self) -> Option<Duration> {
-        let seconds = self
-            .headers
-            .get_all("prefer")
-            .iter()
-            .filter_map(|value| value.to_str().ok())
-            .flat_map(|value| value.split(','))
-            // What follows a semicolon is a parameter of the preference before it.
-            .filter_map(|preference| preference.split(';').next()?.split_once('='))
-            .find(|(name, _)| name.trim().eq_ignore_ascii_case("wait"))
-            .and_then(|(_, value)| seconds(value.trim().trim_matches('"')))?;
-        (seconds > 0).then(|| Duration::from_secs(seconds))
+        prefer::wait(&self.headers)
     }
-}
-
-/// A whole number of seconds; if it has too many digits, the largest number there is.
-fn seconds(text: &str) -> Option<u64> {
-    let is_number = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
-    is_number.then(|| text.parse().unwrap_or(u64::MAX))
 }
 
 #[cfg(test)]
@@ -320,6 +305,26 @@ mod tests {
         assert_eq!(wait(&["wait=3"]), seconds(3));
         assert_eq!(wait(&["respond-async, Wait = \"7\"; x=y"]), seconds(7));
         assert_eq!(wait(&["handling=lenient", "wait=2"]), seconds(2));
+        assert_eq!(wait(&[r#"x="a,b;c", wait=2"#]), seconds(2));
+        assert_eq!(wait(&[r#"x="a\", wait=1", wait=2"#]), seconds(2));
+        assert_eq!(wait(&[r#"x=1; y="a, wait=1;", wait=2;z"#]), seconds(2));
+        assert_eq!(wait(&[r#"wait="1\0""#]), seconds(10));
+        assert_eq!(wait(&["wait=2, wait=3", "wait=4"]), seconds(2));
+        for quoted in [
+            r#"x="a,wait=1""#,
+            r#"x="a, wait=1;""#,
+            r#"x="a\",wait=1""#,
+            r#"x;y="a,wait=1""#,
+            r#"x="a,wait=1"#,
+            r#"wait="1"#,
+            r#"wait=1""#,
+            r#"wait="1"2"#,
+            r#""wait"=1"#,
+        ] {
+            let mut call = call("/v1/services/s", None, &[]);
+            call.headers.append("prefer", HeaderValue::from_static(quoted));
+            assert_eq!(call.wait(), None, "{quoted}");
+        }
         for ignored in [&["wait=0"], &["wait=-1"], &["wait=1.5"], &["wait"], &["foo;wait=1"]] {
             assert_eq!(wait(ignored), None, "{ignored:?}");
         }
