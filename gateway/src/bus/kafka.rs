@@ -68,8 +68,18 @@ pub enum Profile {
 
 /// A client could not be set up: a property is unknown or has a bad value.
 #[derive(Clone, Debug, thiserror::Error)]
-#[error("cannot set up the kafka client: {0}")]
+#[error("cannot set up the kafka client: {}", without_value(.0))]
 pub struct StartError(#[from] KafkaError);
+
+/// What went wrong. A property's value may be a secret, and is in all that librdkafka says of it.
+fn without_value(error: &KafkaError) -> String {
+    match error {
+        KafkaError::ClientConfig(_, _, key, _) => {
+            format!("librdkafka refuses kafka.properties.\"{key}\"")
+        }
+        other => other.to_string(),
+    }
+}
 
 /// Properties of every client, for any profile.
 const COMMON: &[(&str, &str)] = &[
@@ -145,6 +155,15 @@ fn is_connectivity(code: RDKafkaErrorCode) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_property_that_is_refused_is_told_without_its_value() {
+        let properties = BTreeMap::from([("linger.ms".to_owned(), "hunter2".to_owned())]);
+        let settings = KafkaSettings { properties, ..KafkaSettings::default() };
+        let error = settings.client_config(&[], &[]).create_native_config().err().unwrap();
+        let told = StartError(error).to_string();
+        assert!(told.ends_with("librdkafka refuses kafka.properties.\"linger.ms\""), "{told}");
+    }
 
     #[test]
     fn the_users_properties_win_except_over_what_must_hold() {

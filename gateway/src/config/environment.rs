@@ -47,7 +47,12 @@ pub(super) fn merge(
             problem(&path, format!("set by {other} as well"));
             continue;
         }
-        let mut layer = nest(&path, parse_variable(&name, &text));
+        let mut setting = parse_variable(&name, &text);
+        // A part of a value must not become a key: keys are shown.
+        if properties::is_one(&path) && !matches!(setting.value, Value::Text(_)) {
+            setting.value = Value::Text(text);
+        }
+        let mut layer = nest(&path, setting);
         problems.extend(properties::flatten(&mut layer));
         lay_over(tree, layer);
     }
@@ -243,6 +248,19 @@ mod tests {
             ]
         );
         assert_eq!(problems, [""; 0]);
+    }
+
+    #[test]
+    fn a_property_is_a_string_whatever_it_looks_like() {
+        for text in ["{a=1}", "{ a = 'b' }", "[1, 2]", "['a']", "{}", "[]", "{a=", "true", "1_0"] {
+            let variable = ("ROUNDTRIP_KAFKA__PROPERTIES__CLIENT_ID", text);
+            let (found, problems) = merged("", &[variable]);
+            assert_eq!(found, [format!("kafka.properties.\"client.id\"={text}")]);
+            assert_eq!(problems, [""; 0]);
+        }
+        // As everywhere, a text may come with its quotes.
+        let (found, _) = merged("", &[("ROUNDTRIP_KAFKA__PROPERTIES__CLIENT_ID", "\"{a=1}\"")]);
+        assert_eq!(found, ["kafka.properties.\"client.id\"={a=1}"]);
     }
 
     #[test]

@@ -53,6 +53,11 @@ pub(super) fn name_of(name: &str) -> String {
     if UNDERSCORED.contains(&name) { name.to_owned() } else { name.replace('_', ".") }
 }
 
+/// Whether a key is that of a single property, and not of all of them.
+pub(super) fn is_one(path: &[String]) -> bool {
+    matches!(path, [section, table, _] if section == "kafka" && table == "properties")
+}
+
 /// The rows of the reference's table of refused properties.
 pub(super) fn refusals() -> String {
     let only = [("acks", "only `all`"), ("enable.idempotence", "only `true`")];
