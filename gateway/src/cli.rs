@@ -2,7 +2,7 @@
 
 use std::{
     convert::Infallible,
-    io::Write,
+    io::{self, Write},
     path::{Path, PathBuf},
     process::ExitCode,
     sync::Once,
@@ -104,13 +104,21 @@ pub fn run() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {
-            // Standard output or standard error, whichever fits.
-            let printed = error.print();
             let asked = matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion);
-            return ExitCode::from(if asked && printed.is_ok() { 0 } else { BAD_USAGE });
+            if !asked {
+                // On standard error, where nothing else could be said either.
+                drop(error.print());
+                return ExitCode::from(BAD_USAGE);
+            }
+            return end(said(error.print()));
         }
     };
-    match execute(cli.command) {
+    end(execute(cli.command))
+}
+
+/// The end of the process, for the reason that there is.
+fn end(result: Result<(), Exit>) -> ExitCode {
+    match result {
         Ok(()) => {
             telemetry::flush_log();
             ExitCode::SUCCESS
@@ -168,8 +176,7 @@ fn execute(command: Command) -> Result<(), Exit> {
             let check: PropertyCheck = refusal_of_property;
             let shown = Config::explain(file.as_deref(), process_environment(), Some(check))
                 .map_err(|problems| Exit { code: BAD_USAGE, message: problems.to_string() })?;
-            say(&shown);
-            Ok(())
+            say(&shown)
         }
         Command::Samples { config } => {
             let config = load(&config)?;
@@ -300,16 +307,31 @@ where
     }
 }
 
-/// Prints to standard output. A reader that has gone is no reason to stop.
-fn say(text: &str) {
+/// Prints to standard output.
+fn say(text: &str) -> Result<(), Exit> {
     let mut out = std::io::stdout().lock();
-    drop(out.write_all(text.as_bytes()).and_then(|()| out.flush()));
+    said(out.write_all(text.as_bytes()).and_then(|()| out.flush()))
+}
+
+/// What was printed, or why nobody can have it. A reader that has gone has read what it wanted.
+fn said(written: io::Result<()>) -> Result<(), Exit> {
+    match written {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            Err(Exit::failed(format!("standard output: {error}")))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// The same, for what goes on meanwhile: a reader that hangs, such as a full pipe, stops nothing. Of
 /// several texts the order is anybody's.
 fn say_aside(text: String) {
-    let started = thread::Builder::new().name("stdout".to_owned()).spawn(move || say(&text));
+    let write = move || {
+        if let Err(Exit { message, .. }) = say(&text) {
+            tracing::warn!("not printed: {message}");
+        }
+    };
+    let started = thread::Builder::new().name("stdout".to_owned()).spawn(write);
     if let Err(error) = started {
         tracing::warn!(%error, "nobody writes to standard output");
     }

@@ -56,14 +56,14 @@ pub(super) async fn run(config: &Config, dry_run: bool, check: bool) -> Result<(
     let specs: Vec<TopicSpec> = names(config).into_iter().map(spec).collect();
     let outcomes = create_topics(&kafka_settings(config), &specs, dry_run || check).await;
     let outcomes = outcomes.map_err(Exit::failed)?;
-    outcomes.iter().for_each(|outcome| say(&described(outcome)));
+    let said = say(&outcomes.iter().map(described).collect::<String>());
     let any = |is: fn(&TopicResult) -> bool| outcomes.iter().any(|outcome| is(&outcome.result));
     if any(|result| matches!(result, TopicResult::Failed(_))) {
         return Err(Exit::failed("not every topic is there"));
     }
     match check && any(|result| !result.is_as_configured()) {
         true => Err(Exit::failed("not every topic is as configured")),
-        false => Ok(()),
+        false => said,
     }
 }
 

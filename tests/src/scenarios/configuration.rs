@@ -3,7 +3,10 @@
 //! Must hold: exit code 64, and every mistake is named at once by its key; no secret is shown; the
 //! environment goes over the file.
 
-use std::process::Output;
+use std::{
+    fs::OpenOptions,
+    process::{Output, Stdio},
+};
 
 use anyhow::{Result, ensure};
 use tests::{
@@ -133,6 +136,39 @@ async fn an_address_that_is_taken_is_named_with_its_option() -> Result<()> {
         assert_eq!(output.status.code(), Some(1), "{arguments:?}: {shown}");
         let expected = format!("{option}: cannot listen on {address}");
         ensure!(shown.contains(&expected), "no {expected} in {shown}");
+    }
+    cluster.finish().await
+}
+
+#[tokio::test]
+async fn output_that_cannot_be_written_is_an_error() -> Result<()> {
+    let cluster = Cluster::builder().service("echo").start().await?;
+    let config = cluster.node(0).config().to_string_lossy().into_owned();
+    for arguments in [
+        &["check-config", &*config][..],
+        &["topics", "--config", &config],
+        &["topics", "--config", &config, "--dry-run"],
+        &["--help"],
+        &["--version"],
+        &["serve", "--help"],
+    ] {
+        let run_into = async |out: Stdio| -> Result<Output> {
+            let mut command = command(cluster.node(0).program());
+            command.args(arguments);
+            // `output` would take standard output for itself.
+            let child = Command::from(command).stdout(out).stderr(Stdio::piped()).spawn()?;
+            Ok(child.wait_with_output().await?)
+        };
+        let full = OpenOptions::new().write(true).open("/dev/full")?;
+        let output = run_into(full.into()).await?;
+        assert_eq!(output.status.code(), Some(1), "{arguments:?}: {}", shown(&output));
+        ensure!(shown(&output).contains("standard output: "), "{}", shown(&output));
+
+        // One that has read enough, as `head` does, is no reason to fail.
+        let (reader, writer) = std::io::pipe()?;
+        drop(reader);
+        let output = run_into(writer.into()).await?;
+        assert_eq!(output.status.code(), Some(0), "{arguments:?}: {}", shown(&output));
     }
     cluster.finish().await
 }
