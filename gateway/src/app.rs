@@ -3,12 +3,12 @@
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use registry::{NodeId, NodeRef, NodeState};
-use tokio::{task::JoinHandle, time::Instant};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use self::drain::{Drain, FAREWELL, Stops};
+use self::drain::{Drain, Stops};
 use crate::{
-    bus::{ConsumerControl, Producer},
+    bus::Producer,
     config::Config,
     descriptors::Budget,
     edge::{
@@ -27,11 +27,14 @@ use crate::{
 mod adapters;
 pub mod drain;
 mod health;
+mod readers;
 mod steps;
 
 pub use adapters::{Adapters, StartFailure, kafka_settings};
 pub(crate) use health::kafka_health;
 use health::readiness;
+use readers::Readers;
+pub use readers::{Purpose, Source};
 
 /// TCP connections of the public listener beyond `limits.connections_max` sockets: HTTP callers,
 /// and those that are told that the node is full.
@@ -122,7 +125,7 @@ impl App {
     /// A secret that no HTTP header can carry.
     pub fn start(self) -> Result<Node, StartFailure> {
         let Self { config, adapters, public, internal, internal_address, .. } = self;
-        let Adapters { producer, consumer, registry } = adapters;
+        let Adapters { producer, consumers, registry } = adapters;
         let telemetry = Arc::new(Telemetry::new());
         let (tasks, lost) = Tasks::new();
         let node = NodeRef { id: config.node_id.clone(), incarnation: unix_ms() };
@@ -138,13 +141,9 @@ impl App {
             tasks: tasks.clone(),
         };
         let relay = Arc::new(Relay::new(&config, surroundings));
-        let control = consumer.control();
-        let (dispatch, assigned) = relay.reader(Arc::clone(&control));
         let stops = Stops::default();
-        let reading = stops.reading.clone();
-        let reader =
-            tasks.until("dispatch", &stops.reading, dispatch.run(consumer, reading, FAREWELL));
-        let readiness = readiness(&relay, assigned, Arc::clone(&control));
+        let readers = Readers::start(consumers, &relay, &tasks, &stops.reading);
+        let readiness = readers.checks(readiness(&relay));
         let readiness = Arc::new(readiness.with(Component::Peers, move || match link.troubles() {
             troubles if troubles.is_empty() => Health::Well,
             troubles => Health::Degraded(troubles.join("; ")),
@@ -152,8 +151,8 @@ impl App {
         let superseded = CancellationToken::new();
         relay.start(&superseded);
         let node =
-            Node { config, relay, producer, tasks, lost, stops, superseded, reader, readiness };
-        node.start_upkeep(control);
+            Node { config, relay, producer, tasks, lost, stops, superseded, readers, readiness };
+        node.start_upkeep();
         node.start_edges(public, internal);
         Ok(node)
     }
@@ -169,7 +168,7 @@ pub struct Node {
     lost: LostTasks,
     stops: Stops,
     superseded: CancellationToken,
-    reader: JoinHandle<()>,
+    readers: Readers,
     readiness: Arc<Readiness>,
 }
 
@@ -198,8 +197,15 @@ impl Node {
     }
 
     fn drain(self) -> Drain {
-        let Self { config, relay, producer, tasks, stops, reader, .. } = self;
-        Drain { config: config.shutdown, relay, producer, tasks, stops, reader }
+        let Self { config, relay, producer, tasks, stops, readers, .. } = self;
+        Drain {
+            config: config.shutdown,
+            relay,
+            producer,
+            tasks,
+            stops,
+            readers: readers.into_tasks(),
+        }
     }
 
     /// Waits until the node takes requests, and clients are let in.
@@ -214,16 +220,15 @@ impl Node {
         }
     }
 
-    fn start_upkeep(&self, control: Arc<dyn ConsumerControl>) {
+    fn start_upkeep(&self) {
         let (relay, membership) = (Arc::clone(&self.relay), Arc::clone(&self.relay.membership));
         let readiness = Arc::clone(&self.readiness);
-        let topic = self.config.kafka.reply_topic.clone();
+        let readers = self.readers.seen();
         let node = self.config.node_id.to_string();
         self.tasks.long_lived("upkeep", async move {
             let mut announcer = Announcer::new(Instant::now());
             loop {
-                let lag = control.lag().into_iter().map(|lag| (lag.partition, lag.records));
-                relay.telemetry.set_lag(&topic, lag);
+                readers::tell_lag(&readers, &relay.telemetry);
                 let peers = membership.peers();
                 relay.telemetry.set_peers(peers.iter().map(NodeId::as_str));
                 let report = readiness.report();

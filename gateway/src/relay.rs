@@ -8,6 +8,7 @@
 //! |---|---|
 //! | [`offsets`] | which records have been handled, per partition |
 //! | [`cluster`] | who is alive, and whether the registry answers |
+//! | [`reading`] | one topic as it is read, whatever for |
 //! | [`dialects`], [`services`] | what services and their frameworks understand |
 //! | [`session`] | one client: the frames it is owed; all sessions of the node |
 //! | [`checkpoints`] | what the registry has to know of sessions |
@@ -44,6 +45,7 @@ mod environment;
 mod gate;
 pub mod lifecycle;
 pub mod offsets;
+pub mod reading;
 pub mod replies;
 pub mod requests;
 pub mod services;
@@ -62,6 +64,7 @@ use cluster::{
     membership::{Superseded, TableState},
 };
 use lifecycle::{Lifecycle, leaving::Leaving, resume::Resumption};
+use reading::{Reader, Role};
 use replies::{Dispatch, Forwarding};
 use requests::{Completion, Requests, routes::RouteWriter};
 use session::Sessions;
@@ -130,13 +133,22 @@ impl Relay {
         }
     }
 
-    /// The reader of replies; and a signal for its first assignment.
-    pub fn reader(&self, control: Arc<dyn ConsumerControl>) -> (Dispatch, watch::Receiver<bool>) {
-        let (requests, forwarding) = (Arc::clone(&self.requests), Arc::clone(&self.forwarding));
-        Dispatch::new(requests, forwarding, Arc::clone(&self.telemetry), control)
+    /// What is done with replies.
+    pub fn replies(&self) -> Dispatch {
+        Dispatch::new(&self.requests, &self.forwarding, &self.telemetry)
     }
 
-    /// Starts everything but the reader. `superseded` is cancelled when another run of this node has
+    /// The reader of a topic, for a role of this relay's; and a signal for its first assignment.
+    pub fn reader<R: Role>(
+        &self,
+        topic: &str,
+        role: R,
+        control: Arc<dyn ConsumerControl>,
+    ) -> (Reader<R>, watch::Receiver<bool>) {
+        Reader::new(topic, role, &self.telemetry, control)
+    }
+
+    /// Starts everything but the readers. `superseded` is cancelled when another run of this node has
     /// taken its name.
     pub fn start(self: &Arc<Self>, superseded: &CancellationToken) {
         let completion = Arc::clone(&self.completion);

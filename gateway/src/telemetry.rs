@@ -218,10 +218,10 @@ impl Telemetry {
         self.registry_seconds.get_or_create(&labels).observe(took.as_secs_f64());
     }
 
-    /// Replaces what is known of the lag on a topic.
-    pub fn set_lag(&self, topic: &str, lag: impl IntoIterator<Item = (i32, i64)>) {
+    /// Replaces what is known of the lag: on each topic, in each partition, so many records.
+    pub fn set_lag<'t>(&self, lag: impl IntoIterator<Item = (&'t str, i32, i64)>) {
         self.consumer_lag.clear();
-        for (partition, records) in lag {
+        for (topic, partition, records) in lag {
             let labels = PartitionLabels { topic: topic.to_owned(), partition };
             self.consumer_lag.get_or_create(&labels).set(records);
         }
@@ -279,7 +279,7 @@ mod tests {
         telemetry.forwarded("gw-2", "delivered", 2);
         telemetry.limit_hit("in_flight_max");
         telemetry.registry_call("put_routes", Duration::from_millis(1));
-        telemetry.set_lag("replies", [(3, 7)]);
+        telemetry.set_lag([("replies", 3, 7)]);
         telemetry.connections.inc();
         let text = telemetry.render();
         for line in [

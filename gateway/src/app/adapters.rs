@@ -5,6 +5,7 @@ use std::{io, net::SocketAddr, sync::Arc};
 
 use registry::{MemoryRegistry, RedisRegistry, Registry, RegistryError};
 
+use super::Source;
 use crate::{
     bus::{
         Consumer, Producer,
@@ -20,8 +21,8 @@ use crate::{
 pub struct Adapters {
     /// Writes requests.
     pub producer: Arc<dyn Producer>,
-    /// Reads replies.
-    pub consumer: Box<dyn Consumer>,
+    /// Read what the node reads: see [`Source::all`].
+    pub consumers: Vec<(Source, Box<dyn Consumer>)>,
     /// The registry.
     pub registry: Arc<dyn Registry>,
 }
@@ -75,10 +76,13 @@ impl Adapters {
         config: &Config,
         registry: Arc<dyn Registry>,
     ) -> Result<Self, StartFailure> {
-        let kafka = &config.kafka;
-        let consumer = KafkaConsumer::start(settings, &kafka.group_id, &kafka.reply_topic)?;
+        let start = |source: Source| -> Result<(Source, Box<dyn Consumer>), StartError> {
+            let consumer = KafkaConsumer::start(settings, &source.group, &source.topic)?;
+            Ok((source, Box::new(consumer)))
+        };
+        let consumers = Source::all(config).into_iter().map(start).collect::<Result<_, _>>()?;
         let producer = Arc::new(KafkaProducer::start(settings)?);
-        Ok(Self { producer, consumer: Box::new(consumer), registry })
+        Ok(Self { producer, consumers, registry })
     }
 }
 

@@ -3,6 +3,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use futures_util::future::join_all;
 use registry::NodeState;
 use tokio::{task::JoinHandle, time::Instant};
 use tokio_util::sync::CancellationToken;
@@ -19,7 +20,7 @@ pub(super) const FAREWELL: Duration = Duration::from_secs(2);
 pub struct Stops {
     /// No more clients are let in.
     pub accepting: CancellationToken,
-    /// No more replies are read.
+    /// No more topics are read.
     pub reading: CancellationToken,
     /// Peers may not call any more.
     pub internal: CancellationToken,
@@ -38,8 +39,8 @@ pub struct Drain {
     pub tasks: Tasks,
     /// Tells the parts to stop.
     pub stops: Stops,
-    /// The task that reads replies.
-    pub reader: JoinHandle<()>,
+    /// The tasks that read topics.
+    pub readers: Vec<JoinHandle<()>>,
 }
 
 impl Drain {
@@ -79,9 +80,10 @@ impl Drain {
         steps
             .within(steps::COPIES_WITHIN, farewell / 2, "copies of sessions", holds(is_gone))
             .await;
-        // 5. Store offsets, leave the group.
+        // 5. Store offsets, leave the groups.
         self.stops.reading.cancel();
-        steps.within(steps::READER_WITHIN, farewell / 4, "reader", self.reader).await;
+        let readers = join_all(self.readers);
+        steps.within(steps::READERS_WITHIN, farewell / 4, "readers", readers).await;
         // 6. What is still with the producer.
         let flushed = self.producer.flush(grace);
         steps.within(steps::RECORDS_WITHIN, farewell / 8, "records", flushed).await;

@@ -3,23 +3,16 @@
 
 use std::sync::Arc;
 
-use tokio::sync::watch;
-
 use crate::{
-    bus::{ConsumerControl, Trouble},
+    bus::Trouble,
     readiness::{Component, Health, Readiness},
     relay::Relay,
 };
 
 /// What a node needs to take requests, and what it promises beside that: one line for each way to
-/// look at it.
-pub(super) fn readiness(
-    relay: &Arc<Relay>,
-    assigned: watch::Receiver<bool>,
-    control: Arc<dyn ConsumerControl>,
-) -> Readiness {
-    let (draining, bus, membership) =
-        (Arc::clone(relay), Arc::clone(relay), Arc::clone(&relay.membership));
+/// look at it. What it reads has its own, in `readers`.
+pub(super) fn readiness(relay: &Arc<Relay>) -> Readiness {
+    let (draining, membership) = (Arc::clone(relay), Arc::clone(&relay.membership));
     Readiness::default()
         .with(Component::Node, move || Health::unready_if(draining.gate.is_draining(), "draining"))
         .with(Component::Registry, move || {
@@ -33,10 +26,6 @@ pub(super) fn readiness(
                 }
             }
         })
-        .with(Component::Assignment, move || {
-            Health::unready_if(!*assigned.borrow(), "no assignment of reply partitions yet")
-        })
-        .with(Component::Kafka, move || kafka_health(bus.is_bus_available(), &control.troubles()))
 }
 
 /// Requests cannot be recorded, or their replies not be read. A broker that cannot be reached matters

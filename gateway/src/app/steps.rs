@@ -11,7 +11,7 @@ use crate::relay::Relay;
 /// use up the whole grace: other nodes will find what a checkpoint or an acknowledgement has not
 /// come for by then.
 pub(super) const COPIES_WITHIN: Duration = Duration::from_secs(5);
-pub(super) const READER_WITHIN: Duration = Duration::from_secs(4);
+pub(super) const READERS_WITHIN: Duration = Duration::from_secs(4);
 pub(super) const RECORDS_WITHIN: Duration = Duration::from_secs(5);
 pub(super) const TABLE_WITHIN: Duration = Duration::from_secs(3);
 pub(super) const TASKS_WITHIN: Duration = Duration::from_secs(3);

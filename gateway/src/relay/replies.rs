@@ -1,12 +1,11 @@
 //! The replies that this node has read, and where they go.
 //!
-//! Owns the reader of the reply topic ([`dispatch`]) and the forwarding of replies for which nobody
-//! on this node waits ([`forwarding`]). An offset is committed only after it is known what became
+//! Owns what is done with a record of the reply topic ([`dispatch`]) and the forwarding of replies
+//! for which nobody on this node waits ([`forwarding`]). An offset is committed only after it is known what became
 //! of its record. Never ends a request itself: `requests` does.
 
 pub mod dispatch;
 pub mod forwarding;
-mod partition;
 
 pub use dispatch::Dispatch;
 pub use forwarding::Forwarding;

@@ -55,9 +55,10 @@ impl Unhandled {
         self.oldest.remove(&PartitionLabels { topic: topic.to_owned(), partition });
     }
 
-    /// How many bytes wait in all partitions.
-    pub fn set_bytes(&self, bytes: usize) {
-        self.bytes.set(i64::try_from(bytes).unwrap_or(i64::MAX));
+    /// So many bytes waited in all partitions of a topic, and so many do now.
+    pub fn bytes_changed(&self, before: usize, now: usize) {
+        let signed = |bytes| i64::try_from(bytes).unwrap_or(i64::MAX);
+        self.bytes.inc_by(signed(now) - signed(before));
     }
 
     /// So many replies were dropped, and are handled again.

@@ -9,10 +9,7 @@ use async_trait::async_trait;
 use futures_util::SinkExt;
 use gateway::{
     app::{Adapters, App, Node, Stopped},
-    bus::{
-        Consumer, ConsumerControl, Outgoing, Producer, Sink,
-        memory::{MemoryBus, MemoryConsumer},
-    },
+    bus::{Consumer, ConsumerControl, Outgoing, Producer, Sink, memory::MemoryBus},
     config::Config,
     descriptors::Budget,
 };
@@ -20,7 +17,7 @@ use registry::{MemoryRegistry, NodeEntry, NodeId, NodeRef, NodeState, NodeTable,
 use tokio::{net::TcpSocket, time::Instant};
 use tokio_tungstenite::{client_async, tungstenite::Message};
 
-use crate::harness::{Aim, Cluster, REPLY_PARTITIONS, config, config_with, eventually};
+use crate::harness::{Aim, Cluster, REPLY_PARTITIONS, config, config_with, consumers, eventually};
 
 #[tokio::test]
 async fn a_drain_answers_who_waits() {
@@ -41,7 +38,7 @@ async fn a_drain_answers_who_waits() {
 fn start(config: Config, bus: &MemoryBus, registry: &MemoryRegistry) -> Node {
     let adapters = Adapters {
         producer: Arc::new(bus.producer()),
-        consumer: Box::new(bus.consumer("roundtrip", "replies")),
+        consumers: consumers(&config, bus),
         registry: Arc::new(registry.clone()),
     };
     App::build(config, adapters, Budget::of(65_536)).unwrap().start().unwrap()
@@ -102,7 +99,7 @@ async fn a_client_that_reads_nothing_holds_no_drain_up() {
 
 /// A consumer that never finishes to close.
 #[derive(Debug)]
-struct NeverCloses(MemoryConsumer);
+struct NeverCloses(Box<dyn Consumer>);
 
 #[async_trait]
 impl Consumer for NeverCloses {
@@ -129,7 +126,10 @@ async fn a_drain_step_that_hangs_takes_no_time_from_the_others() {
     config.shutdown.grace = GRACE;
     let adapters = Adapters {
         producer: Arc::clone(&producer) as Arc<dyn Producer>,
-        consumer: Box::new(NeverCloses(bus.consumer("roundtrip", "replies"))),
+        consumers: consumers(&config, &bus)
+            .into_iter()
+            .map(|(source, consumer)| (source, Box::new(NeverCloses(consumer)) as _))
+            .collect(),
         registry: Arc::new(registry.clone()),
     };
     let node = App::build(config, adapters, Budget::of(65_536)).unwrap().start().unwrap();

@@ -4,7 +4,7 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use gateway::{
-    app::{Adapters, App},
+    app::{Adapters, App, Source},
     bus::{
         BusEvent, Consumer, Outgoing, Producer,
         memory::{MemoryBus, MemoryProducer},
@@ -22,6 +22,15 @@ use registry::faulty::FaultyRegistry;
 
 pub(crate) const REPLY_PARTITIONS: i32 = 12;
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A consumer of each topic that a node reads.
+pub(crate) fn consumers(config: &Config, bus: &MemoryBus) -> Vec<(Source, Box<dyn Consumer>)> {
+    let consumer = |source: Source| {
+        let consumer = bus.consumer(&source.group, &source.topic);
+        (source, Box::new(consumer) as Box<dyn Consumer>)
+    };
+    Source::all(config).into_iter().map(consumer).collect()
+}
 
 /// Where a service sends its replies.
 #[derive(Clone, Copy)]
@@ -94,12 +103,13 @@ impl Cluster {
             http: Client::builder(TokioExecutor::new()).build_http(),
         };
         for number in 0..nodes {
+            let config = config(number);
             let adapters = Adapters {
                 producer: Arc::new(producer(&this.bus)),
-                consumer: Box::new(this.bus.consumer("roundtrip", "replies")),
+                consumers: consumers(&config, &this.bus),
                 registry: Arc::new(this.registry.clone()),
             };
-            let app = App::build(config(number), adapters, setup.budget).unwrap();
+            let app = App::build(config, adapters, setup.budget).unwrap();
             this.public.push(app.public_address());
             this.internal.push(app.internal_address());
             let node = app.start().unwrap();

@@ -28,10 +28,11 @@ const LAYERS: [(&str, &[&str]); 11] = [
     ("edge", &["config", "error", "peer", "readiness", "relay", "tasks", "telemetry", "wire"]),
 ];
 /// The rooms of the relay, and what each may use of the others. The relay itself joins them.
-const ROOMS: [(&str, &[&str]); 13] = [
+const ROOMS: [(&str, &[&str]); 14] = [
     ("environment", &[]),
     ("gate", &[]),
     ("offsets", &[]),
+    ("reading", &["offsets"]),
     ("services", &[]),
     ("dialects", &["services"]),
     ("surroundings", &["environment"]),
@@ -66,6 +67,7 @@ const ROOMS: [(&str, &[&str]); 13] = [
             "dialects",
             "environment",
             "offsets",
+            "reading",
             "requests",
             "services",
             "session",

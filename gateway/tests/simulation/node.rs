@@ -68,7 +68,7 @@ impl Node {
         };
         let relay = Arc::new(Relay::new(&config, surroundings));
         let control = gateway::bus::Consumer::control(&reader);
-        let (dispatch, _) = relay.reader(control);
+        let (dispatch, _) = relay.reader(&config.kafka.reply_topic, relay.replies(), control);
         let reading = dispatch.run(Box::new(reader), stops.reading.clone(), Duration::ZERO);
         // It dies with the node, however that ends.
         let (dead, stop) = (life.dead.clone(), stops.reading.clone());
@@ -100,7 +100,7 @@ impl Node {
             producer: Arc::clone(&self.producer),
             tasks: self.tasks.clone(),
             stops: self.stops.clone(),
-            reader,
+            readers: vec![reader],
         };
         self.while_awake(drain.run()).await;
     }

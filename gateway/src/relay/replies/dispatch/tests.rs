@@ -1,17 +1,22 @@
 //! The reader with the whole relay behind it, record by record: what becomes of their offsets.
 
-use std::sync::Mutex;
+use std::{collections::HashMap, sync::Mutex, time::Duration};
 
 use async_trait::async_trait;
 use registry::RequestId;
+use tokio_util::sync::CancellationToken;
 
 use super::*;
 use crate::{
-    bus::{Lag, OnDelivery, Outgoing, ProduceError, Producer, Trouble, UnreadableReason},
+    bus::{
+        BusEvent, ConsumerControl, Lag, OnDelivery, Outgoing, ProduceError, Producer, Trouble,
+        Unreadable, UnreadableReason,
+    },
     peer::Verdict,
     relay::{
         Relay,
         bed::{self, Ground},
+        reading::{Reader, TICK},
         session::{ConnectionId, Duty, Session},
     },
     tasks::locked,
@@ -75,7 +80,7 @@ impl ConsumerControl for Told {
 /// A node that is alone, and what it reads.
 struct Bed {
     relay: Arc<Relay>,
-    dispatch: Dispatch,
+    reader: Reader<Dispatch>,
     told: Arc<Told>,
     next: HashMap<i32, i64>,
 }
@@ -86,12 +91,12 @@ impl Bed {
         let relay = bed::relay(Ground { producer: Arc::new(Mute), ..Ground::default() });
         relay.start(&CancellationToken::new());
         let told = Arc::new(Told::default());
-        let (mut dispatch, _) = relay.reader(Arc::clone(&told) as _);
+        let (mut reader, _) = relay.reader("replies", relay.replies(), Arc::clone(&told) as _);
         let all: Vec<i32> = (0..partitions).collect();
-        dispatch.on_event(BusEvent::Assigned(&all));
+        reader.on_event(BusEvent::Assigned(&all));
         // Long enough to know the node table.
         tokio::time::sleep(Duration::from_secs(12)).await;
-        Self { relay, dispatch, told, next: HashMap::new() }
+        Self { relay, reader, told, next: HashMap::new() }
     }
 
     /// A request of a reliable session that wants a receipt, and will not get it.
@@ -113,14 +118,14 @@ impl Bed {
         let key = Some(request.encode(&mut key).as_bytes());
         let value = Some(value);
         let record = Incoming { partition, offset, key, value, headers: &[] };
-        self.dispatch.on_event(BusEvent::Record(record));
+        self.reader.on_event(BusEvent::Record(record));
     }
 
     /// Lets time pass, with what the reader does in it.
     async fn pass(&mut self, time: Duration) {
         let end = Instant::now() + time;
         while Instant::now() < end {
-            self.dispatch.housekeep();
+            self.reader.housekeep();
             tokio::time::sleep(TICK).await;
         }
     }
@@ -223,9 +228,9 @@ async fn a_reader_that_has_stopped_stores_nothing_that_is_dropped_later() {
     let mut bed = Bed::new(1).await;
     let (_session, _, request) = bed.ask().await;
     bed.read(0, request, b"1");
-    bed.dispatch.store();
-    let Bed { relay, dispatch, told, .. } = bed;
-    drop(dispatch);
+    bed.reader.store();
+    let Bed { relay, reader, told, .. } = bed;
+    drop(reader);
     drop(relay.completion.pending.take(request));
     tokio::time::sleep(Duration::from_secs(30)).await;
     assert_eq!(locked(&told.stored).get(&0), Some(&0));
@@ -244,7 +249,7 @@ async fn the_oldest_unhandled_reply_shows_from_assignment_to_revocation() {
     bed.relay.lifecycle.end(&session, connection);
     bed.pass(TICK * 3).await;
     assert_eq!((bed.oldest(1), bed.metric("roundtrip_unhandled_bytes")), (Some(0.0), Some(0.0)));
-    bed.dispatch.on_event(BusEvent::Revoked { partitions: &[1], lost: false });
+    bed.reader.on_event(BusEvent::Revoked { partitions: &[1], lost: false });
     bed.pass(TICK * 3).await;
     assert_eq!((bed.oldest(0), bed.oldest(1)), (Some(0.0), None));
 }
@@ -282,16 +287,16 @@ async fn a_batch_that_cannot_be_read_is_passed_and_counted() {
         reason: UnreadableReason::Corrupt,
         cause: "failed CRC32C check".to_owned(),
     };
-    bed.dispatch.on_event(BusEvent::Unreadable(&batch));
-    bed.dispatch.housekeep();
+    bed.reader.on_event(BusEvent::Unreadable(&batch));
+    bed.reader.housekeep();
     assert_eq!(bed.stored(0), 0, "the reply before it is not handled");
     bed.relay.lifecycle.end(&session, connection);
     bed.pass(TICK * 3).await;
     assert_eq!(bed.stored(0), 4);
     // librdkafka had stepped over this one by itself.
     let earlier = Unreadable { offset: 0, next: Some(1), ..batch };
-    bed.dispatch.on_event(BusEvent::Unreadable(&earlier));
-    bed.dispatch.housekeep();
+    bed.reader.on_event(BusEvent::Unreadable(&earlier));
+    bed.reader.housekeep();
     assert_eq!(bed.stored(0), 4);
     let labels = r#"{topic="replies",partition="0",reason="corrupt"}"#;
     assert_eq!(bed.metric(&format!("roundtrip_consumer_errors_total{labels}")), Some(2.0));
@@ -310,7 +315,7 @@ async fn a_topic_made_anew_is_handled_from_its_beginning() {
     bed.read(0, request, b"of the former topic");
 
     bed.next.clear();
-    bed.dispatch.on_event(BusEvent::Rewound(&[0]));
+    bed.reader.on_event(BusEvent::Rewound(&[0]));
     bed.read(0, nobody, b"1");
     bed.pass(Duration::from_secs(1)).await;
     assert_eq!(bed.stored(0), 1, "what waited in the former topic holds nothing back");

@@ -1,4 +1,4 @@
-//! One partition of the reply topic, as its reader sees it.
+//! One partition of a topic, as its reader sees it.
 
 use crate::{
     relay::offsets::{Budget, OffsetTracker},
