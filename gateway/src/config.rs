@@ -267,6 +267,8 @@ pub struct ServiceConfig {
     /// Lower case; the client's headers that are handed to the service, and the service's that are
     /// handed to the client. Without repeats.
     pub allowed_headers: Vec<String>,
+    /// Where its framework writes the requests that it gives up; no other topic of ours.
+    pub dead_letter_topic: Option<String>,
 }
 
 impl Config {

@@ -65,7 +65,7 @@ use cluster::{
 };
 use lifecycle::{Lifecycle, leaving::Leaving, resume::Resumption};
 use reading::{Reader, Role};
-use replies::{Dispatch, Forwarding};
+use replies::{DeadLetters, Dispatch, Forwarding};
 use requests::{Completion, Requests, routes::RouteWriter};
 use session::Sessions;
 
@@ -136,6 +136,11 @@ impl Relay {
     /// What is done with replies.
     pub fn replies(&self) -> Dispatch {
         Dispatch::new(&self.requests, &self.forwarding, &self.telemetry)
+    }
+
+    /// What is done with dead letters.
+    pub fn dead_letters(&self) -> DeadLetters {
+        DeadLetters::new(&self.forwarding, &self.telemetry)
     }
 
     /// The reader of a topic, for a role of this relay's; and a signal for its first assignment.

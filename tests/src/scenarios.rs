@@ -6,6 +6,7 @@ mod scenarios {
     mod batches;
     mod codes;
     mod configuration;
+    mod dead_letters;
     mod descriptors;
     mod dev_mode;
     mod drain;

@@ -235,7 +235,7 @@ impl Service {
 
     async fn answer(&self, seen: &Seen, reply: Reply) {
         let producer = self.producer.clone();
-        let topic = seen.header("kafka_replyTopic");
+        let topic = reply.topic.clone().unwrap_or_else(|| seen.header("kafka_replyTopic"));
         let correlation = seen.headers.get("kafka_correlationId").cloned().unwrap_or_default();
         let partition = match reply.partition {
             ReplyPartition::ByKey => None,

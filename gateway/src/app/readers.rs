@@ -1,7 +1,7 @@
 //! What a node reads: each topic once, for one purpose, as a member of a group of its own. Owns the
 //! list of purposes; what is read for them is done by the relay's roles.
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, iter, sync::Arc};
 
 use tokio::{sync::watch, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
@@ -21,6 +21,8 @@ use crate::{
 pub enum Purpose {
     /// Replies, which requests wait for.
     Replies,
+    /// Dead letters, which end requests that their services have given up.
+    DeadLetters,
 }
 
 /// A topic that is read.
@@ -37,8 +39,18 @@ pub struct Source {
 impl Source {
     /// Everything that a node with this configuration reads.
     pub fn all(config: &Config) -> Vec<Self> {
-        let (topic, group) = (config.kafka.reply_topic.clone(), config.kafka.group_id.clone());
-        vec![Self { purpose: Purpose::Replies, topic, group }]
+        let kafka = &config.kafka;
+        let (topic, group) = (kafka.reply_topic.clone(), kafka.group_id.clone());
+        let replies = Self { purpose: Purpose::Replies, topic, group };
+        let dead_letters: BTreeSet<&String> =
+            config.services.values().filter_map(|one| one.dead_letter_topic.as_ref()).collect();
+        let of_its_own = |purpose, topic: &String| {
+            let group = format!("{}.{topic}", kafka.group_id);
+            Self { purpose, topic: topic.clone(), group }
+        };
+        let dead_letters =
+            dead_letters.into_iter().map(|topic| of_its_own(Purpose::DeadLetters, topic));
+        iter::once(replies).chain(dead_letters).collect()
     }
 }
 
@@ -73,6 +85,9 @@ impl Readers {
         let mut this = Self { relay, tasks, stop, seen: Arc::default(), running: Vec::new() };
         let seen = consumers.into_iter().map(|(source, consumer)| match source.purpose {
             Purpose::Replies => this.read("replies", source, consumer, this.relay.replies()),
+            Purpose::DeadLetters => {
+                this.read("dead letters", source, consumer, this.relay.dead_letters())
+            }
         });
         let (seen, running) = seen.unzip();
         this.seen = Arc::new(seen);
@@ -109,6 +124,10 @@ impl Readers {
                             kafka_health(relay.is_bus_available(), &all[index].control.troubles())
                         });
                 }
+                // Without them requests are answered later, by their deadlines.
+                Purpose::DeadLetters => {
+                    readiness = readiness.with(Component::Kafka, move || all[index].is_behind());
+                }
             }
         }
         readiness
@@ -122,6 +141,20 @@ impl Readers {
     /// Their tasks, which end once they are told to stop.
     pub(super) fn into_tasks(self) -> Vec<JoinHandle<()>> {
         self.running
+    }
+}
+
+impl Seen {
+    /// Degraded as long as the topic is not read.
+    fn is_behind(&self) -> Health {
+        let topic = &self.source.topic;
+        match kafka_health(true, &self.control.troubles()) {
+            Health::Unready(reason) => Health::Degraded(reason),
+            _ if !*self.assigned.borrow() => {
+                Health::Degraded(format!("no assignment of partitions of {topic} yet"))
+            }
+            health => health,
+        }
     }
 }
 

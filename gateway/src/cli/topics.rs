@@ -18,7 +18,8 @@ const RETRY: Duration = Duration::from_secs(5);
 /// The topics that a configuration names.
 pub(super) fn names(config: &Config) -> BTreeSet<String> {
     let requests = config.services.values().map(|service| service.request_topic.clone());
-    requests.chain([config.kafka.reply_topic.clone()]).collect()
+    let dead_letters = config.services.values().filter_map(|one| one.dead_letter_topic.clone());
+    requests.chain(dead_letters).chain([config.kafka.reply_topic.clone()]).collect()
 }
 
 /// Tells the log of topics that do not exist, as soon as a broker answers.

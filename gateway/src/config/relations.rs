@@ -22,6 +22,7 @@ pub(super) fn check(config: &Config, findings: &mut Findings) {
     check_secret(config, findings);
     check_limits(config, findings);
     check_topics(config, findings);
+    check_dead_letters(config, findings);
     for (name, service) in &config.services {
         let path = |key| KeyPath::from(["services", name, key]);
         if service.timeout > service.timeout_max {
@@ -49,7 +50,8 @@ fn check_topics(config: &Config, findings: &mut Findings) {
         (KeyPath::from(["services", name, "request_topic"]), &service.request_topic)
     });
     let mut first = BTreeMap::<String, (KeyPath, &String)>::new();
-    for (path, topic) in std::iter::once(reply).chain(requests) {
+    let dead_letters = dead_letter_topics(config);
+    for (path, topic) in std::iter::once(reply).chain(requests).chain(dead_letters) {
         let (former, other) =
             first.entry(topic.replace('.', "_")).or_insert_with(|| (path.clone(), topic));
         if *other != topic {
@@ -60,6 +62,32 @@ fn check_topics(config: &Config, findings: &mut Findings) {
                 quoted(other)
             );
             findings.add_mismatch(&[path, former.clone()], reason);
+        }
+    }
+}
+
+fn dead_letter_topics(config: &Config) -> impl Iterator<Item = (KeyPath, &String)> {
+    config.services.iter().filter_map(|(name, service)| {
+        let topic = service.dead_letter_topic.as_ref()?;
+        Some((KeyPath::from(["services", name, "dead_letter_topic"]), topic))
+    })
+}
+
+/// A dead letter ends its request, so no request and no reply may be read as one.
+fn check_dead_letters(config: &Config, findings: &mut Findings) {
+    for (path, topic) in dead_letter_topics(config) {
+        if *topic == config.kafka.reply_topic {
+            findings.add_mismatch(
+                &[path.clone(), KeyPath::from(["kafka", "reply_topic"])],
+                "must not be kafka.reply_topic: a reply would be read as a dead letter".to_owned(),
+            );
+        }
+        let asked = config.services.iter().find(|(_, service)| service.request_topic == *topic);
+        if let Some((name, _)) = asked {
+            let requests = KeyPath::from(["services", name, "request_topic"]);
+            let reason =
+                format!("must not be {requests}: each request would be read as a dead letter");
+            findings.add_mismatch(&[path, requests], reason);
         }
     }
 }

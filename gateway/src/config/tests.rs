@@ -184,7 +184,6 @@ fn refuses_options_of_later_days() {
         "channels.news.history = 1",
         "push.allow = []",
         "public.tls = {}",
-        "services.echo.dead_letter_topic = 'x'",
         "services.echo.deletable = true",
         "services.echo.allow = []",
     ] {
@@ -250,6 +249,20 @@ fn checks_what_options_are_to_each_other() {
         assert!(problems.contains(reason), "{problems}");
         assert!(problems.ends_with("(<text>:6)"), "{problems}");
     }
+}
+
+#[test]
+fn dead_letters_have_a_topic_of_their_own() {
+    let with = |topic: &str| problems_with(&format!("services.echo.dead_letter_topic = '{topic}'"));
+    let requests = with("echo");
+    assert!(requests.contains("must not be services.echo.request_topic"), "{requests}");
+    let replies = with("roundtrip.replies");
+    assert!(replies.contains("must not be kafka.reply_topic"), "{replies}");
+    assert!(with("roundtrip_replies").contains("are one name to Kafka"));
+    let shared = "services.echo.dead_letter_topic = 'dead'\n\
+                  [services.other]\nrequest_topic = 'other'\ndead_letter_topic = 'dead'";
+    let config = load(&format!("{LEAST}{shared}"), &[]).unwrap();
+    assert_eq!(config.services["other"].dead_letter_topic.as_deref(), Some("dead"));
 }
 
 #[test]

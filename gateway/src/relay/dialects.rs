@@ -3,6 +3,7 @@
 //! The only place that spells them. Source of the foreign ones: Spring Kafka's `KafkaHeaders`, NestJS'
 //! `KafkaHeaders`, Zilla's `:status`, Platformatic's `x-status-code`.
 
+pub mod dead_letter;
 pub mod reply;
 pub mod request;
 

@@ -68,7 +68,8 @@ impl Telemetry {
         );
         registry.register(
             "records_skipped",
-            "Records of the reply topic that are no reply, by reason",
+            "Records of the reply topic that are no reply, and of dead-letter topics that name no request, by \
+             reason",
             self.records_skipped.clone(),
         );
         registry.register(

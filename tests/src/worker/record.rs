@@ -29,6 +29,8 @@ pub struct Reply {
     /// Beside the correlation id.
     pub headers: Vec<(String, Vec<u8>)>,
     pub partition: ReplyPartition,
+    /// Where it goes; where the request says, unless it is another topic.
+    pub topic: Option<String>,
 }
 
 /// What a service does before it replies.
@@ -132,6 +134,20 @@ impl Reply {
     #[must_use]
     pub fn status(self, status: u16) -> Self {
         self.header("roundtrip-status", status.to_string())
+    }
+
+    /// The same to another topic than the request says.
+    #[must_use]
+    pub fn to(mut self, topic: &str) -> Self {
+        self.topic = Some(topic.to_owned());
+        self
+    }
+
+    /// The same with a key.
+    #[must_use]
+    pub fn keyed(mut self, key: &str) -> Self {
+        self.key = ReplyKey::Bytes(key.as_bytes().to_vec());
+        self
     }
 
     /// The same without a key.

@@ -6,7 +6,7 @@ use super::{
     super::{
         Dialect, ServiceConfig, checks,
         kinds::{List, Period, Text, Word},
-        reader::Section,
+        reader::{Preset, Section},
     },
     HOUR,
 };
@@ -60,6 +60,15 @@ pub(super) fn service(section: &mut Section<'_>) -> ServiceConfig {
              Names are compared in lower case. \
              Refused are those beginning with `roundtrip-` or `kafka_`, and those that belong to \
              one connection, such as `content-length`.",
+        ),
+        dead_letter_topic: section.option(
+            "dead_letter_topic",
+            &Text { name: "topic name", check: checks::topic },
+            Preset::Absent("none"),
+            "Topic to which the service's framework writes the requests that it gives up, with their \
+             headers. Each ends with `service_error` (502) and the exception's message. Services may \
+             share one; it is no request topic and not the reply topic. It is read by a consumer \
+             group of its own, `<kafka.group_id>.<topic>`.",
         ),
     }
 }

@@ -92,7 +92,7 @@ pub fn is_too_large(record: &Incoming<'_>) -> bool {
     reply_bytes(length(record.value), headers) > REPLY_BYTES_MAX
 }
 
-fn header<'r>(record: &Incoming<'r>, name: &str) -> Option<&'r [u8]> {
+pub(super) fn header<'r>(record: &Incoming<'r>, name: &str) -> Option<&'r [u8]> {
     record.headers.iter().rfind(|(found, _)| *found == name).and_then(|(_, value)| *value)
 }
 

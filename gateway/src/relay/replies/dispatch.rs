@@ -108,7 +108,7 @@ fn skip(
 }
 
 /// The reply of a waiting record for which nobody on this node waits.
-fn foreign(guard: OffsetGuard) -> ForeignReply {
+pub(super) fn foreign(guard: OffsetGuard) -> ForeignReply {
     let Record { request, reply, .. } = guard.record();
     ForeignReply {
         request: *request,

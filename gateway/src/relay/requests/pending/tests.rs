@@ -22,6 +22,7 @@ fn request(number: u8) -> RequestId {
 /// A call that waits and ends in so many seconds.
 pub(in crate::relay::requests) fn entry(seconds: u32) -> Entry {
     let config = ServiceConfig {
+        dead_letter_topic: None,
         request_topic: "requests".to_owned(),
         timeout: SECOND,
         timeout_max: SECOND,
