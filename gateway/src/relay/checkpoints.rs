@@ -22,13 +22,16 @@ use crate::{config::SessionConfig, tasks::locked, wire::Frame};
 
 mod ended;
 pub mod format;
+mod snapshot;
 mod work;
 mod writer;
 
 use ended::Ended;
 use format::RequestDetail;
-use work::{Aside, Work, park_steps};
-pub use work::{Continue, WholeCheckpoint};
+pub use snapshot::Snapshot;
+use snapshot::park_steps;
+pub use work::Continue;
+use work::{Aside, Work};
 pub use writer::{Owner, Writer};
 
 /// How long a reliable session's client may take to acknowledge a frame before the frame is copied

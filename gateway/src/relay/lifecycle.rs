@@ -6,14 +6,11 @@
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
-use registry::{CheckpointStep, NodeRef, Progress, RequestId, Route};
-use tokio::{sync::oneshot, time::Instant};
+use registry::{NodeRef, Progress, RequestId, Route};
+use tokio::sync::oneshot;
 
 use super::{
-    checkpoints::{
-        ACK_PATIENCE, Checkpoints, Owner, WholeCheckpoint,
-        format::{self, RequestDetail},
-    },
+    checkpoints::{ACK_PATIENCE, Checkpoints, Owner, Snapshot, format::RequestDetail},
     cluster::NodeTag,
     environment::Environment,
     gate::Gate,
@@ -30,9 +27,9 @@ use crate::{
     wire::ClientId,
 };
 
+mod answer;
 pub mod leaving;
 pub mod resume;
-mod snapshot;
 
 use leaving::Leaving;
 
@@ -198,19 +195,6 @@ impl Lifecycle {
     }
 }
 
-impl Lifecycle {
-    /// The route of a request that has ended here.
-    fn route_of(&self, session: &Session, id: &ClientId, known: &InFlight) -> Route {
-        let left = known.deadline.saturating_duration_since(Instant::now());
-        Route {
-            node: self.node.clone(),
-            session: Some(session.id()),
-            client_id: Some(id.as_json().into()),
-            deadline_ms: self.environment.unix_ms().saturating_add(left.as_millis() as u64),
-        }
-    }
-}
-
 /// A session has a connection from now on. On a node that drains it has its turn at once: its
 /// handshake was over before, and those who were here then may all have had theirs.
 fn attached(gate: &Gate, session: &Session) {
@@ -220,42 +204,45 @@ fn attached(gate: &Gate, session: &Session) {
 }
 
 impl Owner for Lifecycle {
-    fn whole(&self, session: &Session) -> WholeCheckpoint {
-        let mut whole = WholeCheckpoint::default();
+    fn whole(&self, session: &Session) -> Option<Snapshot> {
         if !session.is_durable() {
-            return whole;
+            return None;
         }
-        whole.steps.push(CheckpointStep::Reset);
-        let mailbox = session.mailbox().all();
+        let frames = session.mailbox().all();
         let receipts: HashMap<RequestId, _> =
-            mailbox.iter().filter_map(|parked| parked.frame.receipt()).collect();
-        for (id, known) in session.requests().all() {
+            frames.iter().filter_map(|parked| parked.frame.receipt()).collect();
+        let request = |(id, known): (ClientId, InFlight)| {
             let request = known.request;
-            let found = self.completion.pending.look(request, |entry| {
-                entry.detail().map(|detail| (detail, Arc::clone(&entry.route)))
-            });
+            let found = self.completion.pending.look(request, |entry| entry.detail());
             let detail = match found.flatten() {
-                Some((detail, route)) => {
-                    whole.routes.push((request, route));
-                    // A frame in the mailbox counts there, and not as owed as well.
-                    let receipt = detail.receipt && !receipts.contains_key(&request);
-                    RequestDetail { receipt, ..detail }
+                // A frame in the mailbox counts there, and not as owed as well.
+                Some(detail) if receipts.contains_key(&request) => {
+                    RequestDetail { receipt: false, ..detail }
                 }
+                Some(detail) => detail,
                 // Its reply is owed, and may be read again when this node is gone.
-                None => {
-                    whole.routes.push((request, Arc::new(self.route_of(session, &id, &known))));
-                    RequestDetail::ended(id, &known)
-                }
+                None => RequestDetail::ended(id, &known),
             };
             let progress = match detail.position {
                 Some(_) => Progress::Recorded,
                 None => Progress::Submitted,
             };
-            let detail = format::encode(&detail);
-            whole.steps.push(CheckpointStep::Request { request, progress, detail });
-        }
-        whole.park(mailbox);
-        whole
+            (request, detail, progress)
+        };
+        let requests = session.requests().all().into_iter().map(request).collect();
+        Some(Snapshot { frames, requests })
+    }
+
+    fn route(&self, session: &Session, request: RequestId, detail: &RequestDetail) -> Arc<Route> {
+        let noted = self.completion.pending.look(request, |entry| Arc::clone(&entry.route));
+        noted.unwrap_or_else(|| {
+            Arc::new(Route {
+                node: self.node.clone(),
+                session: Some(session.id()),
+                client_id: Some(detail.id.as_json().into()),
+                deadline_ms: self.environment.unix_ms().saturating_add(detail.left_ms),
+            })
+        })
     }
 
     fn lost(&self, session: &Arc<Session>, epoch: u64, is_claimed: bool) -> bool {

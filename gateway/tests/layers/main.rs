@@ -84,10 +84,7 @@ const FOREIGN: [(&str, &[&str]); 5] = [
     ("warp", &["edge"]),
     ("tokio_tungstenite", &["edge"]),
     ("hyper", &["edge", "peer::http"]),
-    (
-        "prost",
-        &["peer::format", "relay::checkpoints::format", "relay::lifecycle::snapshot::message"],
-    ),
+    ("prost", &["peer::format", "relay::checkpoints::format", "relay::lifecycle::answer::message"]),
 ];
 /// Adapters of this crate, and those of the registry's.
 const ADAPTERS: [&str; 2] = ["bus::kafka", "peer::http"];

@@ -5,8 +5,8 @@ use std::{collections::HashMap, fmt, sync::Arc};
 
 use registry::{CheckpointStep, RegistryError, RequestId, Route, SessionId};
 
-use super::format;
-use crate::relay::session::{Session, Unparked};
+use super::snapshot::Snapshot;
+use crate::relay::session::Session;
 
 /// Goes on once the registry has what it waits for, or cannot be reached.
 pub type Continue = Box<dyn FnOnce() + Send + Sync>;
@@ -34,40 +34,6 @@ pub(super) struct Aside {
     pub(super) ends: Vec<(SessionId, u64)>,
 }
 
-/// A session's whole state as the registry should have it.
-#[derive(Debug, Default)]
-pub struct WholeCheckpoint {
-    /// From the first step on, which drops what was there.
-    pub steps: Vec<CheckpointStep>,
-    /// The frames that are parked by these steps.
-    pub parked: Vec<u64>,
-    /// The routes of what is in flight.
-    pub routes: Vec<(RequestId, Arc<Route>)>,
-}
-
-impl WholeCheckpoint {
-    /// The frames of the mailbox, as its last steps.
-    pub fn park(&mut self, mailbox: Vec<Unparked>) {
-        let (seqs, steps) = park_steps(mailbox);
-        self.parked = seqs;
-        self.steps.extend(steps);
-    }
-
-    /// As all that is to be written.
-    pub(super) fn write_over(self, work: &mut Work) {
-        (work.steps, work.parked) = (self.steps, self.parked);
-        work.routes.extend(self.routes);
-    }
-}
-
-/// The numbers of frames, and the steps that put them into the mailbox.
-pub(super) fn park_steps(frames: Vec<Unparked>) -> (Vec<u64>, Vec<CheckpointStep>) {
-    let step = |Unparked { seq, request, frame }: Unparked| {
-        (seq, CheckpointStep::Park { seq, request, frame: format::encode(&frame) })
-    };
-    frames.into_iter().map(step).unzip()
-}
-
 impl Work {
     /// The answer to a part of it, if it is one.
     pub(super) fn heard<T>(&mut self, answer: Result<T, RegistryError>) -> Option<T> {
@@ -77,6 +43,11 @@ impl Work {
             self.has_failed = true;
         };
         answer.map_err(failed).ok()
+    }
+
+    /// All that is to be written of the session is this, or nothing; what was queued is part of it.
+    pub(super) fn write_over(&mut self, whole: Option<Snapshot>) {
+        (self.steps, self.parked) = whole.map(Snapshot::into_steps).unwrap_or_default();
     }
 
     /// The session is another node's: nothing is produced for it here any more.

@@ -3,13 +3,17 @@
 
 use std::sync::Arc;
 
-use registry::{CheckpointUpdate, Checkpointed, NodeRef, Recorded, Registry, RequestId, SessionId};
+use registry::{
+    CheckpointUpdate, Checkpointed, NodeRef, Recorded, Registry, RequestId, Route, SessionId,
+};
 use tokio::time::Instant;
 
 use super::{
     Checkpoints,
     ended::ENDS_MAX,
-    work::{Aside, Continue, WholeCheckpoint, Work},
+    format::RequestDetail,
+    snapshot::Snapshot,
+    work::{Aside, Continue, Work},
 };
 use crate::{
     relay::{
@@ -26,8 +30,12 @@ const BATCH_MAX: usize = 512;
 
 /// The owner of the sessions, which the writer asks and tells.
 pub trait Owner: Send + Sync {
-    /// All that the registry should have of a session, for a copy that begins anew.
-    fn whole(&self, session: &Session) -> WholeCheckpoint;
+    /// All that the registry should have of a session, for a copy that begins anew. `None` if it
+    /// should have no copy of it.
+    fn whole(&self, session: &Session) -> Option<Snapshot>;
+
+    /// The route of a request that is part of a session's copy.
+    fn route(&self, session: &Session, request: RequestId, detail: &RequestDetail) -> Arc<Route>;
 
     /// The registry has refused a write for this epoch, so the session belongs to another node: one
     /// that has claimed it (`is_claimed`), or one that took this node for dead. Returns false if it
@@ -138,7 +146,12 @@ impl Writer<'_> {
             .for_each(|work| work.session.ownership().copied_in(generation));
         self.write_records(batch, is_new).await;
         for work in batch.iter_mut().filter(|work| work.rewrite && !work.has_failed) {
-            self.owner.whole(&work.session).write_over(work);
+            let whole = self.owner.whole(&work.session);
+            for (request, detail, _) in whole.iter().flat_map(|whole| &whole.requests) {
+                let route = self.owner.route(&work.session, *request, detail);
+                work.routes.push((*request, route));
+            }
+            work.write_over(whole);
         }
         let routes: Vec<_> =
             batch.iter_mut().flat_map(|work| std::mem::take(&mut work.routes)).collect();

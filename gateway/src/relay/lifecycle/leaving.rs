@@ -7,12 +7,12 @@ use bytes::Bytes;
 use registry::{Progress, RequestId, SessionId};
 use tokio::time::Instant;
 
-use super::snapshot::{Answer, Inherited, Released};
+use super::answer::Answer;
 use crate::{
     error::CloseCode,
     relay::{
         checkpoints::{
-            Checkpoints,
+            Checkpoints, Snapshot,
             format::{self, RequestDetail},
         },
         requests::{Completion, pending::Entry, recording::Recording},
@@ -38,12 +38,6 @@ pub struct Leaving {
     pub checkpoints: Arc<Checkpoints>,
     /// The requests that wait for them.
     pub completion: Arc<Completion>,
-}
-
-/// What a session leaves behind, and what has waited on this node for each of its requests.
-struct Left {
-    session: HandedOver,
-    requests: Vec<(ClientId, InFlight, Option<Entry>)>,
 }
 
 impl Leaving {
@@ -86,12 +80,9 @@ impl Leaving {
             });
         }
         self.wait_for_recordings(&session).await;
-        let left = self.take_out(&session, true)?;
-        let requests = left.requests.into_iter().map(request_as_left).collect();
+        let answer = self.take_out(&session, true)?;
         tracing::debug!(session = %id, "handed over");
-        let HandedOver { seq, confirmed, frames, .. } = left.session;
-        let state = Inherited { frames, requests };
-        Some(Answer::Released(Released { seq, confirmed, state }))
+        Some(answer)
     }
 
     /// Gives up what this node has of a session that others have held since. Where the registry
@@ -109,23 +100,25 @@ impl Leaving {
         }
     }
 
-    /// Takes a session out. Its undelivered replies are forwarded.
-    fn take_out(&self, session: &Arc<Session>, is_asked_for: bool) -> Option<Left> {
+    /// Takes a session out, with all that goes to its next owner if that has asked for it. Its
+    /// undelivered replies are forwarded.
+    fn take_out(&self, session: &Arc<Session>, is_asked_for: bool) -> Option<Answer> {
         self.sessions.remove(session);
-        let mut left = session.ownership().hand_over(is_asked_for)?;
-        let mut requests = Vec::with_capacity(left.in_flight.len());
-        for (id, known) in std::mem::take(&mut left.in_flight) {
+        let HandedOver { seq, confirmed, frames, guards, in_flight } =
+            session.ownership().hand_over(is_asked_for)?;
+        let mut requests = Vec::with_capacity(in_flight.len());
+        for (id, known) in in_flight {
             let mut entry =
                 self.completion.take_quietly(known.request, |waiter| waiter.is_of(session));
             if let Some(early) = entry.as_mut().and_then(|entry| entry.early.take()) {
                 self.completion.foreign.send(known.request, early.reply, early.guard);
             }
-            requests.push((id, known, entry));
+            requests.push(request_as_left(id, &known, entry.as_ref()));
         }
-        for (frame, guard) in std::mem::take(&mut left.guards) {
+        for (frame, guard) in guards {
             self.completion.foreign.send_after(frame, Some(guard));
         }
-        Some(Left { session: left, requests })
+        Some(Answer::Released { seq, confirmed, snapshot: Snapshot { frames, requests } })
     }
 
     /// Waits, because a client in a hurry may leave before the broker has confirmed its requests.
@@ -141,18 +134,21 @@ impl Leaving {
     }
 }
 
+/// A request for its session's next owner; `entry` is what has waited for it on this node.
 fn request_as_left(
-    (id, known, entry): (ClientId, InFlight, Option<Entry>),
+    id: ClientId,
+    known: &InFlight,
+    entry: Option<&Entry>,
 ) -> (RequestId, RequestDetail, Progress) {
     let is_waiting = |entry: &Entry| entry.recording == Recording::Waiting;
-    let progress = match &entry {
+    let progress = match entry {
         _ if known.has_ended => Progress::Ended,
         Some(entry) if is_waiting(entry) => Progress::Submitted,
         // The record is in the hands of the producer, which goes on.
         _ => Progress::Recorded,
     };
-    let detail = entry.as_ref().and_then(Entry::detail);
-    let detail = detail.unwrap_or_else(|| RequestDetail::ended(id, &known));
+    let detail = entry.and_then(Entry::detail);
+    let detail = detail.unwrap_or_else(|| RequestDetail::ended(id, known));
     // The receipt is among the frames, or the client has it.
     (known.request, RequestDetail { receipt: false, ..detail }, progress)
 }

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use former::{Former, epochs_of};
 
-use super::{leaving::Leaving, snapshot::Answer};
+use super::{answer::Answer, leaving::Leaving};
 use crate::{
     config::Config,
     peer::PeerLink,
@@ -280,14 +280,14 @@ impl Resumption {
         {
             return Ok(attempt);
         }
-        let inherited = match self.released(id, &holding).await {
+        let state = match self.released(id, &holding).await {
             Former::Answered(Answer::Ended) => None,
             Former::Answered(Answer::Later) => return Ok(Attempt::Later),
-            Former::Answered(Answer::Released(released)) => {
-                let is_kept = (released.confirmed..=released.seq).contains(&last_seq);
+            Former::Answered(Answer::Released { seq, confirmed, snapshot }) => {
+                let is_kept = (confirmed..=seq).contains(&last_seq);
                 // Its frames keep their numbers.
-                beginning.last_seq = released.confirmed;
-                is_kept.then_some((released.state, Resume::Released))
+                beginning.last_seq = confirmed;
+                is_kept.then_some((snapshot, Resume::Released))
             }
             Former::Gone => {
                 // No memory completes a checkpoint, so it has to be whole.
@@ -299,7 +299,7 @@ impl Resumption {
                     return Ok(Attempt::Later);
                 }
                 let generation = holding.former.generation;
-                let copy = is_whole.then(|| self.inherit_copy(holding, last_seq)).flatten();
+                let copy = is_whole.then(|| self.snapshot_of(holding, last_seq)).flatten();
                 if copy.is_some()
                     && !self.takes_the_copy(is_reliable, generation, &beginning).await?
                 {
@@ -308,9 +308,9 @@ impl Resumption {
                 copy.map(|copy| (copy, Resume::Copied))
             }
         };
-        let Some((inherited, resume)) = inherited else { return incomplete };
+        let Some((snapshot, resume)) = state else { return incomplete };
         self.telemetry.resumed(resume);
-        let session = self.adopt(id, is_reliable, beginning, inherited);
+        let session = self.adopt(id, is_reliable, beginning, snapshot);
         session.ownership().skip(last_seq);
         if !is_reliable {
             self.completion.confirm(&session, last_seq);

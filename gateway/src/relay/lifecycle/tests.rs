@@ -4,14 +4,13 @@
 use std::{pin::pin, sync::Arc, time::Duration};
 
 use futures_util::FutureExt;
-use registry::{CheckpointStep, MemoryRegistry, SessionTable};
+use registry::{MemoryRegistry, SessionTable};
 
-use super::{Owner, format};
+use super::Owner;
 use crate::{
     error::CloseCode,
     relay::{
         bed::{self, Ground},
-        checkpoints::format::RequestDetail,
         session::Token,
     },
     wire::{ClientFrame, ClientId},
@@ -92,14 +91,14 @@ async fn who_goes_on_with_a_request_that_has_just_been_answered_has_what_was_lef
     let Ok(ClientFrame::Request(frame)) = ClientFrame::parse(text) else { unreachable!() };
     relay.requests.submit(&session, &frame, || Ok(()));
     let left_ms = || {
-        let whole = relay.lifecycle.whole(&session);
-        let [CheckpointStep::Reset, CheckpointStep::Request { detail, .. }] = &whole.steps[..]
-        else {
+        let whole = relay.lifecycle.whole(&session).unwrap();
+        let [(request, detail, _)] = &whole.requests[..] else {
             panic!("one request is in flight")
         };
         // By which a reader of the reply finds the session.
-        assert_eq!(whole.routes.len(), 1);
-        format::decode::<RequestDetail>(detail).unwrap().left_ms
+        let route = relay.lifecycle.route(&session, *request, detail);
+        assert_eq!((route.session, route.client_id.as_deref()), (Some(session.id()), Some("1")));
+        detail.left_ms
     };
     tokio::time::advance(Duration::from_secs(5)).await;
     assert_eq!(left_ms(), 15_000);

@@ -10,8 +10,8 @@ use crate::{
     bus::Position,
     error::{ErrorCode, Failure},
     relay::{
-        checkpoints::format::RequestDetail,
-        lifecycle::{attached, snapshot::Inherited},
+        checkpoints::{Snapshot, format::RequestDetail},
+        lifecycle::attached,
         requests::{
             pending::{Entry, Waiter},
             recording::Recording,
@@ -47,11 +47,11 @@ impl Resumption {
         id: SessionId,
         is_reliable: bool,
         beginning: Beginning,
-        inherited: Inherited,
+        snapshot: Snapshot,
     ) -> Arc<Session> {
         let last_seq = beginning.last_seq;
         let session = Arc::new(Session::new(id, is_reliable, self.limits, beginning));
-        let Inherited { frames, mut requests } = inherited;
+        let Snapshot { frames, mut requests } = snapshot;
         let has = |left: &Unparked| left.seq > 0 && left.seq <= last_seq;
         let over: Vec<_> =
             frames.iter().filter(|left| has(left)).filter_map(|left| left.request).collect();

@@ -10,8 +10,10 @@ use tokio::time::Instant;
 
 use super::Resumption;
 use crate::relay::{
-    checkpoints::format::{self, RequestDetail},
-    lifecycle::snapshot::Inherited,
+    checkpoints::{
+        Snapshot,
+        format::{self, RequestDetail},
+    },
     session::{Beginning, Token, Unparked},
 };
 
@@ -60,9 +62,9 @@ impl Resumption {
         Ok(!all(recorded)?.contains(&Recorded::Superseded))
     }
 
-    /// The checkpoint of a session whose owner is gone. If the session's client acknowledges
+    /// A session whose owner is gone, as its checkpoint has it. If the session's client acknowledges
     /// nothing and was connected until then, nobody knows what was on the wire.
-    pub(super) fn inherit_copy(&self, holding: Holding, last_seq: u64) -> Option<Inherited> {
+    pub(super) fn snapshot_of(&self, holding: Holding, last_seq: u64) -> Option<Snapshot> {
         let former = &holding.former;
         // No client has ever been sent so many frames; numbers beyond that would run out.
         if last_seq > SEQ_MAX {
@@ -109,6 +111,6 @@ impl Resumption {
         let is_first = |parked: &ParkedFrame| parked.seq == 0 || numbers.insert(parked.seq);
         let mailbox = holding.mailbox.into_iter().filter(is_first);
         let frames = mailbox.map(frame).collect::<Option<_>>()?;
-        Some(Inherited { frames, requests })
+        Some(Snapshot { frames, requests })
     }
 }

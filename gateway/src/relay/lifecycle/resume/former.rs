@@ -5,7 +5,7 @@ use std::ops::Range;
 use registry::{Holding, NodeEntry, NodeRef, SessionId};
 
 use super::{RELEASE_TIMEOUT, Resumption};
-use crate::relay::{checkpoints::format, lifecycle::snapshot::Answer};
+use crate::relay::{checkpoints::format, lifecycle::answer::Answer};
 
 /// What became of a session's former owner.
 pub(super) enum Former {

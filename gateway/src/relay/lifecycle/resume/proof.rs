@@ -12,7 +12,7 @@ use super::{RECOVERY_PATIENCE, RELEASE_TIMEOUT, Resumption, Undecided};
 use crate::relay::{
     checkpoints::format,
     cluster::NodeTag,
-    lifecycle::snapshot::Answer,
+    lifecycle::answer::Answer,
     session::{Session, Token},
 };
 

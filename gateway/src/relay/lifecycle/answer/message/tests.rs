@@ -38,8 +38,7 @@ fn released() -> Answer {
         (request(2), detail(), Progress::Recorded),
         (request(3), RequestDetail { position: None, ..detail() }, Progress::Submitted),
     ];
-    let state = Inherited { frames, requests };
-    Answer::Released(Released { seq: 42, confirmed: 40, state })
+    Answer::Released { seq: 42, confirmed: 40, snapshot: Snapshot { frames, requests } }
 }
 
 #[test]

@@ -7,13 +7,16 @@
 use prost::{Enumeration, Message};
 use registry::{Progress, RequestId};
 
-use super::{Answer, Inherited, Released};
+use super::Answer;
 use crate::{
     peer::format::Id,
     relay::{
-        checkpoints::format::{
-            RequestDetail, Stored,
-            message::{Detail, Frame},
+        checkpoints::{
+            Snapshot,
+            format::{
+                RequestDetail, Stored,
+                message::{Detail, Frame},
+            },
         },
         session::Unparked,
     },
@@ -88,7 +91,9 @@ impl Stored for Answer {
         let (kind, released) = match self {
             Self::Ended => (Kind::Ended, None),
             Self::Later => (Kind::Later, None),
-            Self::Released(released) => (Kind::Released, Some(write_released(released))),
+            Self::Released { seq, confirmed, snapshot } => {
+                (Kind::Released, Some(write_released(*seq, *confirmed, snapshot)))
+            }
         };
         AnswerPart { kind: kind.into(), released }
     }
@@ -98,12 +103,12 @@ impl Stored for Answer {
             Kind::Unspecified => None,
             Kind::Ended => Some(Self::Ended),
             Kind::Later => Some(Self::Later),
-            Kind::Released => read_released(released?).map(Self::Released),
+            Kind::Released => read_released(released?),
         }
     }
 }
 
-fn write_released(Released { seq, confirmed, state }: &Released) -> ReleasedPart {
+fn write_released(seq: u64, confirmed: u64, snapshot: &Snapshot) -> ReleasedPart {
     let owed = |Unparked { seq, request, frame }: &Unparked| OwedPart {
         seq: *seq,
         request: request.map(Id::from),
@@ -121,14 +126,14 @@ fn write_released(Released { seq, confirmed, state }: &Released) -> ReleasedPart
             .into(),
         };
     ReleasedPart {
-        seq: *seq,
-        confirmed: *confirmed,
-        frames: state.frames.iter().map(owed).collect(),
-        requests: state.requests.iter().map(request).collect(),
+        seq,
+        confirmed,
+        frames: snapshot.frames.iter().map(owed).collect(),
+        requests: snapshot.requests.iter().map(request).collect(),
     }
 }
 
-fn read_released(released: ReleasedPart) -> Option<Released> {
+fn read_released(released: ReleasedPart) -> Option<Answer> {
     let ReleasedPart { seq, confirmed, frames, requests } = released;
     let owed = |OwedPart { seq, request, frame }: OwedPart| {
         let frame = wire::Frame::read(frame?)?;
@@ -145,7 +150,7 @@ fn read_released(released: ReleasedPart) -> Option<Released> {
     };
     let frames = frames.into_iter().map(owed).collect::<Option<_>>()?;
     let requests = requests.into_iter().map(request).collect::<Option<_>>()?;
-    Some(Released { seq, confirmed, state: Inherited { frames, requests } })
+    Some(Answer::Released { seq, confirmed, snapshot: Snapshot { frames, requests } })
 }
 
 #[cfg(test)]
