@@ -33,7 +33,7 @@ async fn an_older_redis_costs_nobody_anything() -> Result<()> {
     }
 
     cluster.redis().save().await?;
-    // The dump has a token and a holder that are replaced now, twice.
+    // The dump has a token and an owner that are replaced now, twice.
     drop(moved);
     let (moved, ticket) = ticket.resumes(cluster.node(1), 1).await?;
     drop(moved);

@@ -31,7 +31,7 @@ pub(in crate::redis) fn write_owner(node: Option<&NodeRef>) -> Vec<u8> {
         None => NO_OWNER.into(),
     };
     #[cfg(feature = "later")]
-    let text = crate::later::written("holder", text);
+    let text = crate::later::written("owner", text);
     text
 }
 

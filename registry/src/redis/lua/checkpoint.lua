@@ -2,7 +2,7 @@
 --
 -- KEYS    the record, the requests and the mailbox, as record.lua describes them
 -- ARGV    epoch, 20 digits; most frames and most bytes of a mailbox; the call, or empty when none
---         of its steps parks and nothing is orphaned; 1 when the session loses its holder, or
+--         of its steps parks and nothing is orphaned; 1 when the session loses its owner, or
 --         empty; then the steps, each a letter and what belongs to it:
 --           r <request id> <letter of progress, detail>
 --           p <number, 20 digits> <request id or -> <frame>
@@ -11,7 +11,7 @@
 --           f <request id>
 --
 -- Answers 'missing' (there is none, or an earlier epoch, or the server has dropped a part of it, which
--- its holder alone can write anew) or 'superseded' (a later one): then nothing
+-- its owner alone can write anew) or 'superseded' (a later one): then nothing
 -- is changed; else 'overflowed' or 'done'. A call that
 -- parks and is repeated because its answer got lost is not carried out twice.
 
@@ -32,13 +32,13 @@ end
 local bytes, index = tonumber(held[3] or 0), tonumber(held[4] or 0)
 local frames = false
 local new_request, new_mailbox = false, false
--- How many requests there are; nothing where this epoch's holder does not count them.
+-- How many requests there are; nothing where this epoch's owner does not count them.
 local was_counted = held[7] and string.sub(held[7], 1, 21) == held[1] .. ' '
   and tonumber(string.match(held[7], '^%d+', 22))
 local counted = was_counted
 
 if held[6] ~= '-' and ARGV[5] ~= '1' and ARGV[6] ~= 'c' then
-  -- It is the holder's call. Whoever parks for a session without one could not write it anew; what is
+  -- It is the owner's call. Whoever parks for a session without one could not write it anew; what is
   -- missing then, the claim finds out.
   frames = bytes > 0 and redis.call('ZCARD', mailbox)
   if frames == 0 or counted and counted > 0 and redis.call('HLEN', requests) ~= counted then

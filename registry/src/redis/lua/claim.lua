@@ -1,10 +1,10 @@
 -- Takes one session over.
 --
 -- KEYS    the record, the requests and the mailbox, as record.lua describes them
--- ARGV    life in milliseconds, call, the hash of the token shown, user as in the record, holder
+-- ARGV    life in milliseconds, call, the hash of the token shown, user as in the record, owner
 --         as in the record, the hash of the next token
 --
--- Answers 'refused' or 'other user' (nothing is changed), or a list: the epoch, the former holder
+-- Answers 'refused' or 'other user' (nothing is changed), or a list: the epoch, the former owner
 -- as in the record's d, the user, o or an empty text, g or an empty text, the time in milliseconds of
 -- this server's clock, the requests (id, value, id, value, …), the mailbox's members, w or an empty
 -- text, how many bytes all frames and how many requests there should be, each empty where that is not
@@ -14,16 +14,16 @@ local record, requests, mailbox = KEYS[1], KEYS[2], KEYS[3]
 local life_ms, call, token, user = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 local held = redis.call('HMGET', record, 'e', 'n', 'u', 'f', 't', 'p', 'c', 'd', 'o', 'g', 'w',
   'b', 'q')
-local epoch, node, holder, flags = held[1], held[2], held[3], held[4]
+local epoch, node, its_user, flags = held[1], held[2], held[3], held[4]
 -- What record.lua cannot have written is no session; a later one may have written more behind the
 -- words that are known.
-if not epoch or #epoch ~= 20 or not string.match(epoch, '^%d+$') or not holder
+if not epoch or #epoch ~= 20 or not string.match(epoch, '^%d+$') or not its_user
   or not node or not (node == '-' or string.match(node .. ' ', '^%d+ [%w._-]+ '))
   or not flags or not string.match(flags, '^[01][01]') then
   return 'refused'
 end
 
--- Counted for another epoch, it is not known: that one's holder is of a version that does not count.
+-- Counted for another epoch, it is not known: that one's owner is of a version that does not count.
 local counted = held[13] and string.sub(held[13], 1, 21) == epoch .. ' '
   and string.match(held[13], '^%d+', 22)
 local former = held[8]
@@ -31,7 +31,7 @@ if held[7] ~= call then
   if token ~= held[5] and token ~= held[6] or epoch == '18446744073709551615' then
     return 'refused'
   end
-  if user ~= holder then
+  if user ~= its_user then
     return 'other user'
   end
   former = table.concat({epoch, flags, node}, ' ')
@@ -53,7 +53,7 @@ end
 -- A key of another type is an entry that cannot be read.
 local in_flight, frames = redis.pcall('HGETALL', requests), redis.pcall('ZRANGE', mailbox, 0, -1)
 local time = redis.call('TIME')
-return {epoch, former, holder, held[9] or '', held[10] or '',
+return {epoch, former, its_user, held[9] or '', held[10] or '',
   string.format('%016.0f', time[1] * 1000 + math.floor(time[2] / 1000)),
   in_flight.err and {'', ''} or in_flight, frames.err and {''} or frames, held[11] or '',
   held[12] or '', counted or ''}

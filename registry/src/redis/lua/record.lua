@@ -2,7 +2,7 @@
 --
 -- KEYS[1] the record, a hash:
 --           e  epoch, 20 digits, so that text order is number order (a Lua number would round it)
---           n  holder, "<incarnation> <node id>", or "-" for none
+--           n  owner, "<incarnation> <node id>", or "-" for none
 --           u  user, "=<name>", or empty for none
 --           f  two digits, 1 for yes: reliable, attached
 --           t  the token's hash, p  that of the token before, or empty
@@ -12,7 +12,7 @@
 --              first frame
 --           o  1 once the mailbox has outgrown its limits; absent until then
 --           g  the generation in which the checkpoint was written, or empty
---           w  "<e> <n>" as a holder wrote them last, or whoever took the holder away; no claim
+--           w  "<e> <n>" as an owner wrote them last, or whoever took the owner away; no claim
 --              changes it. Absent where a version without it has written
 --           q  "<e> <number of requests>". For another epoch than e it says nothing: then a version
 --              without it holds the session

@@ -45,8 +45,8 @@ const NEWS: [u8; 21] = *b"\xc0\x3e\x96\x01\xca\x3e\x04news\xd2\x3e\x07\x08\x01\x
 pub(crate) fn write(name: &str, bytes: Vec<u8>) -> Vec<u8> {
     match name.rsplit("::").next().unwrap_or_default() {
         "route" => [b"z=zone-a what ", &bytes[..]].concat(),
-        "holder" if bytes == b"-" => bytes,
-        "holder" => [&bytes[..], b" zone-a"].concat(),
+        "owner" if bytes == b"-" => bytes,
+        "owner" => [&bytes[..], b" zone-a"].concat(),
         "node" => write_node(&bytes),
         "Call" => grow(&bytes, &CALL),
         "Answer" => grow(&bytes, &ANSWER),
