@@ -129,6 +129,17 @@ impl Cluster {
         WorkerBuilder { topic, group, ..self.worker("") }.silent()
     }
 
+    /// Waits until each node is ready.
+    ///
+    /// # Errors
+    /// When one is not soon.
+    pub async fn ready(&self) -> Result<()> {
+        for node in &self.nodes {
+            eventually(SOON, "the node is ready", async || node.is_ready().await).await?;
+        }
+        Ok(())
+    }
+
     /// Waits until the reply topic's partitions are spread evenly over the nodes that run.
     ///
     /// # Errors

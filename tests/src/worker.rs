@@ -23,6 +23,7 @@ pub use record::{First, Reply, ReplyKey, ReplyPartition, Seen};
 
 use crate::{SOON, eventually, infra::kafka::Kafka, say};
 
+mod held;
 mod record;
 
 /// How replies with a key find their partition.

@@ -6,7 +6,7 @@ use anyhow::{Result, ensure};
 use nix::sys::signal::Signal;
 use tokio::time::sleep;
 
-use crate::{SOON, cluster::Cluster, eventually, meter::Meter, say};
+use crate::{cluster::Cluster, meter::Meter, say};
 
 const PAUSE: Duration = Duration::from_secs(10);
 /// How much of a core a node may use while Kafka stands still.
@@ -38,8 +38,6 @@ pub(super) async fn pause(cluster: &Cluster) -> Result<()> {
 
 /// Each node takes requests, and all partitions are read: a group may form long after its broker answers.
 pub(super) async fn all_well(cluster: &Cluster) -> Result<()> {
-    for node in cluster.nodes() {
-        eventually(SOON, "the node is ready again", async || node.is_ready().await).await?;
-    }
+    cluster.ready().await?;
     cluster.balanced().await
 }

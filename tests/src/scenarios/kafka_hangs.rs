@@ -7,7 +7,7 @@ use std::{fs, time::Duration};
 
 use anyhow::{Result, ensure};
 use nix::sys::signal::Signal;
-use tests::{SOON, cluster::Cluster, eventually, traffic::Traffic};
+use tests::{cluster::Cluster, traffic::Traffic};
 use tokio::time::sleep;
 
 /// Longer than `socket.timeout.ms`, after which connections are given up and made anew.
@@ -38,9 +38,7 @@ async fn a_broker_that_stands_still_costs_a_patient_group_nothing() -> Result<()
     cluster.kafka().signal(Signal::SIGSTOP)?;
     sleep(STILL).await;
     cluster.kafka().signal(Signal::SIGCONT)?;
-    for node in cluster.nodes() {
-        eventually(SOON, "the node is ready again", async || node.is_ready().await).await?;
-    }
+    cluster.ready().await?;
 
     traffic.goes_on(300).await?;
     ensure!(rebalances(&cluster)? == before, "partitions have moved");

@@ -40,6 +40,20 @@ async fn still_answers(cluster: &Cluster) -> Result<()> {
     Ok(())
 }
 
+/// Waits until each node says that Kafka is away.
+async fn kafka_is_missed(cluster: &Cluster, within: Duration) -> Result<()> {
+    for node in cluster.nodes() {
+        eventually(within, "the node is not ready", async || {
+            let answer = node.internal("/readyz").await?;
+            let is_kafka = answer.text().contains(r#""kafka":"unready""#);
+            ensure!(answer.status == 503 && is_kafka, "{}", answer.text());
+            Ok(())
+        })
+        .await?;
+    }
+    Ok(())
+}
+
 /// What a client is told when the node knows that Kafka is away.
 async fn refuses(cluster: &Cluster) -> Result<()> {
     let node = cluster.node(0);
@@ -66,20 +80,10 @@ async fn kafka_killed_and_restarted_under_load() -> Result<()> {
     traffic.goes_on(300).await?;
 
     cluster.kafka().kill()?;
-    for node in cluster.nodes() {
-        eventually(SOON, "the node is not ready", async || {
-            let answer = node.internal("/readyz").await?;
-            let is_kafka = answer.text().contains(r#""kafka":"unready""#);
-            ensure!(answer.status == 503 && is_kafka, "{}", answer.text());
-            Ok(())
-        })
-        .await?;
-    }
+    kafka_is_missed(&cluster, SOON).await?;
     refuses(&cluster).await?;
     cluster.kafka().restart().await?;
-    for node in cluster.nodes() {
-        eventually(SOON, "the node is ready again", async || node.is_ready().await).await?;
-    }
+    cluster.ready().await?;
 
     traffic.goes_on(300).await?;
     let tally = traffic.finish().await?;
@@ -144,20 +148,10 @@ async fn kafka_that_hangs_is_noticed_and_forgiven() -> Result<()> {
     traffic.goes_on(300).await?;
 
     cluster.kafka().signal(Signal::SIGSTOP)?;
-    for node in cluster.nodes() {
-        eventually(SOON * 2, "the node is not ready", async || {
-            let answer = node.internal("/readyz").await?;
-            let is_kafka = answer.text().contains(r#""kafka":"unready""#);
-            ensure!(answer.status == 503 && is_kafka, "{}", answer.text());
-            Ok(())
-        })
-        .await?;
-    }
+    kafka_is_missed(&cluster, SOON * 2).await?;
     refuses(&cluster).await?;
     cluster.kafka().signal(Signal::SIGCONT)?;
-    for node in cluster.nodes() {
-        eventually(SOON, "the node is ready again", async || node.is_ready().await).await?;
-    }
+    cluster.ready().await?;
 
     traffic.goes_on(300).await?;
     check(&traffic.finish().await?, &echo)?;
@@ -220,12 +214,7 @@ async fn a_node_whose_broker_hangs_has_nothing_to_do() -> Result<()> {
 async fn what_is_in_flight_outlives_an_empty_redis() -> Result<()> {
     const EACH: usize = 40;
     let cluster = Cluster::builder().nodes(2).service("held").own_redis().start().await?;
-    let (let_go, told) = tokio::sync::watch::channel(false);
-    let held = cluster.worker("held").start(move |seen| {
-        let mut told = told.clone();
-        let until = async move { drop(told.wait_for(|told| *told).await) };
-        vec![Reply::echo(seen).anywhere().when(until)]
-    })?;
+    let (held, let_go) = cluster.worker("held").held()?;
     cluster.balanced().await?;
     let mut clients = Vec::new();
     for node in cluster.nodes() {

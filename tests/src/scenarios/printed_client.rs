@@ -13,9 +13,8 @@ use tests::{
     infra::{free_port, repository},
     process::run_dir,
     terminal::Terminal,
-    worker::Reply,
 };
-use tokio::{net::TcpListener, sync::watch};
+use tokio::net::TcpListener;
 
 /// The printed client as a module.
 fn client() -> Result<PathBuf> {
@@ -42,12 +41,7 @@ async fn the_printed_client_survives_its_node() -> Result<()> {
     let mut cluster = builder.start().await?;
     cluster.balanced().await?;
     let _echo = cluster.worker("echo").echo()?;
-    let (go, told) = watch::channel(false);
-    let held = cluster.worker("held").start(move |seen| {
-        let mut told = told.clone();
-        let until = async move { drop(told.wait_for(|told| *told).await) };
-        vec![Reply::echo(seen).anywhere().when(until)]
-    })?;
+    let (held, go) = cluster.worker("held").held()?;
 
     let urls: Vec<String> =
         cluster.nodes().iter().map(|node| format!("ws://{}", node.public())).collect();

@@ -14,31 +14,16 @@ use tests::{
     cluster::{Cluster, Node},
     eventually,
     ticket::Ticket,
-    worker::{Reply, Worker},
+    worker::Worker,
 };
 use tokio::sync::watch;
 
-/// A service that answers when it is told to.
-struct Held {
-    service: Worker,
-    go: watch::Sender<bool>,
-}
-
-impl Held {
-    fn start(cluster: &Cluster) -> Result<Self> {
-        let (go, told) = watch::channel(false);
-        let service = cluster.worker("held").start(move |seen| {
-            let mut told = told.clone();
-            let until = async move { drop(told.wait_for(|told| *told).await) };
-            vec![Reply::echo(seen).anywhere().when(until)]
-        })?;
-        Ok(Self { service, go })
-    }
-}
+/// A service that answers when it is told to, and how it is told.
+type Held = (Worker, watch::Sender<bool>);
 
 async fn situation() -> Result<(Cluster, Worker, Held)> {
     let cluster = Cluster::builder().nodes(2).service("echo").service("held").start().await?;
-    let (echo, held) = (cluster.worker("echo").echo()?, Held::start(&cluster)?);
+    let (echo, held) = (cluster.worker("echo").echo()?, cluster.worker("held").held()?);
     cluster.balanced().await?;
     Ok((cluster, echo, held))
 }
@@ -74,16 +59,16 @@ async fn nobody_is_connected(node: &Node) -> Result<()> {
     .await
 }
 
-async fn resumes_exactly(from: &Node, to: &Node, reliable: bool, held: &Held) -> Result<()> {
+async fn resumes_exactly(from: &Node, to: &Node, reliable: bool, (held, go): &Held) -> Result<()> {
     let (mut ws, ticket) = Ticket::new_session(from, reliable).await?;
     let frames = five(&mut ws).await?;
     if reliable {
         ws.send(r#"{"type":"ack","seq":2}"#).await?;
     }
-    let before = held.service.seen().len();
+    let before = held.seen().len();
     ws.send(r#"{"service":"held","id":"h","payload":"late","receipt":true}"#).await?;
     ensure!(ws.frame().await?.kind() == "receipt", "no receipt");
-    held.service.has_seen(before + 1).await?;
+    held.has_seen(before + 1).await?;
     drop(ws);
 
     // What was not acknowledged comes again, the receipt among it.
@@ -96,7 +81,7 @@ async fn resumes_exactly(from: &Node, to: &Node, reliable: bool, held: &Held) ->
         }
         false => ticket.resumes(to, 6).await?,
     };
-    held.go.send_replace(true);
+    go.send_replace(true);
     let late = ws.frame().await?;
     ensure!((late.payload(), late.seq()) == (r#""late""#, 7), "{}", late.text);
     drop(ws);
@@ -105,7 +90,7 @@ async fn resumes_exactly(from: &Node, to: &Node, reliable: bool, held: &Held) ->
     let (mut ws, _) = ticket.resumes(from, 7).await?;
     let next = ws.ask(r#"{"service":"echo","id":"n","payload":8}"#).await?;
     ensure!((next.payload(), next.seq()) == ("8", 8), "{}", next.text);
-    ensure!(held.service.seen().len() == before + 1, "produced again");
+    ensure!(held.seen().len() == before + 1, "produced again");
     ws.close().await
 }
 
@@ -132,21 +117,21 @@ async fn on_another_node() -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_answered_meanwhile_waits() -> Result<()> {
     const REQUESTS: u64 = 100;
-    let (cluster, _echo, held) = situation().await?;
+    let (cluster, _echo, (held, go)) = situation().await?;
     for (reliable, node) in [(true, 0), (true, 1), (false, 0), (false, 1)] {
-        held.go.send_replace(false);
-        let before = held.service.seen().len();
+        go.send_replace(false);
+        let before = held.seen().len();
         let (mut ws, ticket) = Ticket::new_session(cluster.node(0), reliable).await?;
         for id in 1..=REQUESTS {
             ws.send(format!(r#"{{"service":"held","id":{id},"payload":{id}}}"#)).await?;
         }
-        held.service.has_seen(before + REQUESTS as usize).await?;
+        held.has_seen(before + REQUESTS as usize).await?;
         drop(ws);
         if !reliable {
             // What is written to a socket counts as delivered, though nobody reads it any more.
             nobody_is_connected(cluster.node(0)).await?;
         }
-        held.go.send_replace(true);
+        go.send_replace(true);
         // Some are parked by now, others still on their way: both must come.
         let (mut ws, _) = ticket.resumes(cluster.node(node), 0).await?;
         let mut answered = [false; REQUESTS as usize + 1];
@@ -181,14 +166,14 @@ async fn what_is_never_acknowledged_comes_each_time() -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn when_the_node_drains() -> Result<()> {
-    let (mut cluster, _echo, held) = situation().await?;
+    let (mut cluster, _echo, (held, go)) = situation().await?;
     for reliable in [true, false] {
-        held.go.send_replace(false);
-        let before = held.service.seen().len();
+        go.send_replace(false);
+        let before = held.seen().len();
         let (mut ws, ticket) = Ticket::new_session(cluster.node(0), reliable).await?;
         let answered = ws.request("echo", "1").await?;
         ws.send(r#"{"service":"held","id":1,"payload":"late","timeout_ms":60000}"#).await?;
-        held.service.has_seen(before + 1).await?;
+        held.has_seen(before + 1).await?;
 
         cluster.node_mut(0).process()?.signal(Signal::SIGTERM)?;
         ensure!(ws.closed().await? == Some(1012), "closed otherwise");
@@ -198,7 +183,7 @@ async fn when_the_node_drains() -> Result<()> {
         }
         // The session leaves the node before the node ends.
         ensure!(cluster.node_mut(0).exit_code().await? == 0, "the node failed");
-        held.go.send_replace(true);
+        go.send_replace(true);
         let late = ws.frame_of("response").await?;
         ensure!((late.payload(), late.seq()) == (r#""late""#, 2), "{}", late.text);
         drop(ws);
@@ -218,18 +203,18 @@ async fn whoever_does_not_come_back_does_not_hold_up_a_drain() -> Result<()> {
     let config = "[shutdown]\ngrace = \"20s\"";
     let builder = Cluster::builder().nodes(2).service("echo").service("held").config(config);
     let mut cluster = builder.start().await?;
-    let held = Held::start(&cluster)?;
+    let (held, go) = cluster.worker("held").held()?;
     cluster.balanced().await?;
     let (mut ws, ticket) = Ticket::new_session(cluster.node(0), true).await?;
     ws.send(r#"{"service":"held","id":1,"payload":"late","timeout_ms":60000}"#).await?;
-    held.service.has_seen(1).await?;
+    held.has_seen(1).await?;
     drop(ws);
 
     let started = tokio::time::Instant::now();
     ensure!(cluster.node_mut(0).term().await? == 0, "the node failed");
     let took = started.elapsed();
     ensure!(took < Duration::from_secs(15), "it waited {took:?} for somebody who is not there");
-    held.go.send_replace(true);
+    go.send_replace(true);
     let (mut ws, _) = ticket.resumes(cluster.node(1), 0).await?;
     let late = ws.frame().await?;
     ensure!((late.payload(), late.seq()) == (r#""late""#, 1), "{}", late.text);

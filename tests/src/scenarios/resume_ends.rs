@@ -13,7 +13,7 @@ use tests::{
     ticket::Ticket,
     worker::{Reply, Worker},
 };
-use tokio::{sync::watch, time::sleep};
+use tokio::time::sleep;
 
 async fn situation(config: &str) -> Result<(Cluster, Worker)> {
     let cluster = Cluster::builder().nodes(2).service("echo").config(config).start().await?;
@@ -99,12 +99,9 @@ async fn a_mailbox_that_overflows_breaks_no_promise() -> Result<()> {
         let config = format!("[session]\n{limit}");
         let builder = Cluster::builder().nodes(2).service("held").config(&config);
         let cluster = builder.start().await?;
-        let (go, told) = watch::channel(false);
-        let held = cluster.worker("held").start(move |_| {
-            let mut told = told.clone();
-            let until = async move { drop(told.wait_for(|told| *told).await) };
-            vec![Reply::of(format!(r#""{}""#, "x".repeat(500))).when(until)]
-        })?;
+        let answer = format!(r#""{}""#, "x".repeat(500));
+        let held = cluster.worker("held").start_held(move |_| Reply::of(&*answer));
+        let (held, go) = held?;
         // Within the limits, and beyond.
         let mut ended = 0.0;
         for (frames, node) in [(2, 1), (FRAMES, 0), (FRAMES, 1)] {

@@ -14,9 +14,9 @@ use tests::{
     client::{Frame, WsClient},
     cluster::Cluster,
     ticket::Ticket,
-    worker::{Reply, Worker},
+    worker::Reply,
 };
-use tokio::{sync::watch, time::sleep};
+use tokio::time::sleep;
 
 async fn cluster() -> Result<Cluster> {
     let services = ["echo", "held", "silent"];
@@ -25,17 +25,6 @@ async fn cluster() -> Result<Cluster> {
     let cluster = cluster.start().await?;
     cluster.balanced().await?;
     Ok(cluster)
-}
-
-/// A service that answers when it is told to.
-fn held(cluster: &Cluster) -> Result<(Worker, watch::Sender<bool>)> {
-    let (go, told) = watch::channel(false);
-    let held = cluster.worker("held").start(move |seen| {
-        let mut told = told.clone();
-        let until = async move { drop(told.wait_for(|told| *told).await) };
-        vec![Reply::echo(seen).anywhere().when(until)]
-    })?;
-    Ok((held, go))
 }
 
 /// Reads frames numbered from `seq` on until each of these ids has ended; of those that had ended
@@ -68,7 +57,7 @@ async fn end_each(
 async fn a_reliable_session_goes_on() -> Result<()> {
     let mut cluster = cluster().await?;
     let _echo = cluster.worker("echo").start(|seen| vec![Reply::echo(seen).anywhere()])?;
-    let (held, go) = held(&cluster)?;
+    let (held, go) = cluster.worker("held").held()?;
     let (mut ws, ticket) = Ticket::new_session(cluster.node(0), true).await?;
     let mut answers = BTreeMap::new();
     for id in 1..=6 {
@@ -116,7 +105,7 @@ async fn a_reliable_session_goes_on() -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_in_flight_may_be_asked_again() -> Result<()> {
     let mut cluster = cluster().await?;
-    let (held, go) = held(&cluster)?;
+    let (held, go) = cluster.worker("held").held()?;
     let (mut ws, ticket) = Ticket::new_session(cluster.node(0), true).await?;
     let ask = |id| format!(r#"{{"service":"held","id":{id},"payload":{id},"receipt":true}}"#);
     let mut request_ids = BTreeMap::new();
@@ -176,7 +165,7 @@ async fn its_deadlines_outlive_the_node() -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_parked_is_kept() -> Result<()> {
     let mut cluster = cluster().await?;
-    let (held, go) = held(&cluster)?;
+    let (held, go) = cluster.worker("held").held()?;
     let (mut ws, ticket) = Ticket::new_session(cluster.node(0), true).await?;
     for id in 1..=20 {
         ws.send(format!(r#"{{"service":"held","id":{id},"payload":{id}}}"#)).await?;
@@ -216,7 +205,7 @@ async fn a_connected_session_without_acknowledgements_is_over() -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn both_nodes_may_die_one_after_the_other() -> Result<()> {
     let mut cluster = cluster().await?;
-    let (held, go) = held(&cluster)?;
+    let (held, go) = cluster.worker("held").held()?;
     let (mut ws, mut ticket) = Ticket::new_session(cluster.node(0), true).await?;
     ws.send(r#"{"service":"held","id":1,"payload":1,"timeout_ms":60000}"#).await?;
     held.has_seen(1).await?;
@@ -238,7 +227,7 @@ async fn both_nodes_may_die_one_after_the_other() -> Result<()> {
 async fn it_is_over_where_the_registry_has_dropped_a_part() -> Result<()> {
     let mut cluster = cluster().await?;
     let _echo = cluster.worker("echo").echo()?;
-    let (held, _go) = held(&cluster)?;
+    let (held, _go) = cluster.worker("held").held()?;
     let mut redis = cluster.redis().connect().await?;
     let mut dropped = Vec::new();
     for part in [":q", ":m"] {

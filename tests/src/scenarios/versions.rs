@@ -25,10 +25,7 @@ use tests::{
     ticket::Ticket,
     worker::Reply,
 };
-use tokio::{
-    sync::watch,
-    time::{Instant, sleep},
-};
+use tokio::time::{Instant, sleep};
 
 /// A later version that this one gets along with.
 const WORDS: &str = "words";
@@ -159,12 +156,7 @@ async fn a_session_goes_to_and_fro_between_versions() -> Result<()> {
     let builder = Cluster::builder().nodes(2).service("echo").service("held");
     let mut cluster = builder.config(&patient("held")).later(1, WORDS).start().await?;
     let _echo = cluster.worker("echo").start(|seen| vec![Reply::echo(seen).anywhere()])?;
-    let (go, told) = watch::channel(false);
-    let held = cluster.worker("held").start(move |seen| {
-        let mut told = told.clone();
-        let until = async move { drop(told.wait_for(|told| *told).await) };
-        vec![Reply::echo(seen).anywhere().when(until)]
-    })?;
+    let (held, go) = cluster.worker("held").held()?;
     cluster.balanced().await?;
     for (asked, from, to) in [(1, 0, 1), (2, 1, 0)] {
         // It is owed an answer and a receipt, and waits for an answer.
