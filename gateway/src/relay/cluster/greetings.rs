@@ -10,7 +10,7 @@ use std::{
 
 use futures_util::{StreamExt, stream};
 use registry::{NodeEntry, NodeRef};
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep_until};
 
 use super::Membership;
 use crate::{peer::PeerLink, telemetry::Telemetry};
@@ -65,16 +65,10 @@ impl Greetings {
                 self.note(&node, answer.is_ok());
             }
             let next = self.peers.values().filter_map(Greeting::at).min();
-            let due = async {
-                match next {
-                    Some(next) => tokio::time::sleep_until(next).await,
-                    None => std::future::pending().await,
-                }
-            };
             tokio::select! {
                 biased;
                 () = self.membership.read_again() => {}
-                () = due => {}
+                () = sleep_until(next.unwrap_or_else(Instant::now)), if next.is_some() => {}
             }
         }
     }

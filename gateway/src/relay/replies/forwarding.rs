@@ -7,7 +7,7 @@
 use std::{sync::Arc, time::Duration};
 
 use registry::{Answers, NodeRef, Registry, RequestId, Route};
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep_until};
 
 use crate::{
     relay::{
@@ -117,16 +117,10 @@ impl Forwarding {
         let mut waiting: Vec<Waiting> = Vec::new();
         loop {
             let next = waiting.iter().map(|waiting| waiting.next).min();
-            let due = async {
-                match next {
-                    Some(next) => tokio::time::sleep_until(next).await,
-                    None => std::future::pending().await,
-                }
-            };
             tokio::select! {
                 biased;
                 () = self.lookups.filled() => {}
-                () = due => {}
+                () = sleep_until(next.unwrap_or_else(Instant::now)), if next.is_some() => {}
             }
             let now = Instant::now();
             let mut batch: Vec<Waiting> = waiting.extract_if(.., |w| w.next <= now).collect();
