@@ -17,8 +17,6 @@ use tokio_util::codec::{Framed, LengthDelimitedCodec};
 
 use crate::wire::Reply;
 
-#[cfg(test)]
-pub(crate) mod alone;
 pub mod format;
 mod health;
 pub mod http;

@@ -1,5 +1,7 @@
 //! A relay for tests: the node `gw-1` with one service, on ground of the test's choice.
 
+mod peers;
+
 use std::sync::Arc;
 
 use registry::{MemoryRegistry, NodeId, NodeRef, Registry};
@@ -8,10 +10,12 @@ use super::{Environment, Relay, Surroundings};
 use crate::{
     bus::{Producer, memory::MemoryBus},
     config::Config,
-    peer::{PeerLink, alone::Alone},
+    peer::PeerLink,
     tasks::Tasks,
     telemetry::Telemetry,
 };
+
+pub(crate) use peers::Peers;
 
 const CONFIG: &str = r#"
     node_id = "gw-1"
@@ -34,7 +38,7 @@ impl Default for Ground {
         Self {
             producer: Arc::new(MemoryBus::new(&[]).producer()),
             registry: Arc::new(MemoryRegistry::new()),
-            link: Arc::new(Alone),
+            link: Arc::new(Peers::default()),
         }
     }
 }

@@ -1,4 +1,4 @@
-use std::convert::Infallible;
+use std::{convert::Infallible, future::ready};
 
 use http::{HeaderValue, Request, Response, StatusCode, Version};
 use http_body_util::BodyExt;
@@ -58,34 +58,44 @@ async fn seconds<T>(what: impl Future<Output = T>) -> (u64, T) {
 
 /// Serves the listener's end of a connection: each request is answered at once, with nothing.
 async fn serve(transport: Transport, exchange: Arc<Exchange>) {
-    let service = service_fn(move |request: Request<Incoming>| {
-        exchange.begun(request.version());
-        drop(Watched::new(request.into_body(), &exchange));
-        exchange.answered(false);
-        async { Ok::<_, Infallible>(Response::new(String::new())) }
-    });
-    // A task of its own: nothing that its client does is to wake it.
-    let serves = http().serve_connection(TokioIo::new(transport), service).with_upgrades();
-    let served = JoinSet::from_iter([serves]).join_all().await;
-    served.into_iter().for_each(Result::unwrap_or_default);
+    serve_with(transport, exchange, |body| {
+        drop(body);
+        ready(Response::new(String::new()))
+    })
+    .await;
 }
 
-/// As before, and each piece of a body is thought about for a second; then it is sent back.
+/// Each piece of a body is thought about for a second; then it is sent back.
 async fn serve_slowly(transport: Transport, exchange: Arc<Exchange>) {
+    serve_with(transport, exchange, |mut body| async move {
+        let (mut answer, mut text) = (Response::new(String::new()), Vec::new());
+        while let Some(frame) = body.frame().await {
+            match frame {
+                Ok(frame) => text.extend(frame.into_data().unwrap_or_default()),
+                Err(_) => *answer.status_mut() = StatusCode::BAD_REQUEST,
+            }
+            sleep(Duration::from_secs(1)).await;
+        }
+        *answer.body_mut() = String::from_utf8(text).unwrap();
+        answer
+    })
+    .await;
+}
+
+/// Each request is answered with what comes of its body.
+async fn serve_with<A>(
+    transport: Transport,
+    exchange: Arc<Exchange>,
+    answer: impl Fn(Watched) -> A + Send + 'static,
+) where
+    A: Future<Output = Response<String>> + Send + 'static,
+{
     let service = service_fn(move |request: Request<Incoming>| {
         exchange.begun(request.version());
-        let mut body = Watched::new(request.into_body(), &exchange);
+        let answer = answer(Watched::new(request.into_body(), &exchange));
         let exchange = Arc::clone(&exchange);
         async move {
-            let (mut answer, mut text) = (Response::new(String::new()), Vec::new());
-            while let Some(frame) = body.frame().await {
-                match frame {
-                    Ok(frame) => text.extend(frame.into_data().unwrap_or_default()),
-                    Err(_) => *answer.status_mut() = StatusCode::BAD_REQUEST,
-                }
-                sleep(Duration::from_secs(1)).await;
-            }
-            *answer.body_mut() = String::from_utf8(text).unwrap();
+            let answer = answer.await;
             exchange.answered(false);
             Ok::<_, Infallible>(answer)
         }

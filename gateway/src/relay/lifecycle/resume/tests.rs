@@ -1,10 +1,6 @@
 //! Three nodes that take a session from each other, with claims that are carried out and whose
 //! answer gets lost.
 
-use std::{collections::HashMap, ops::Range, sync::Mutex};
-
-use async_trait::async_trait;
-use bytes::Bytes;
 use registry::{
     CheckpointStep, CheckpointUpdate, Checkpointed, MailboxLimits, MemoryRegistry, NodeEntry,
     NodeId, NodeState, NodeTable, Progress, RequestId, SessionTable, TokenHash, Versions, all,
@@ -12,76 +8,27 @@ use registry::{
 
 use super::*;
 use crate::{
-    peer::{Delivery, PeerError, Verdict},
     relay::{
         Relay,
-        bed::{self, Ground},
+        bed::{self, Ground, Peers},
         checkpoints::format::{self, RequestDetail},
         session::{Digest, Known},
     },
-    tasks::locked,
     wire::{ClientId, Frame},
 };
 
 const LONG: Duration = Duration::from_secs(60);
 
-/// The nodes by their names. One that sleeps does not answer.
-#[derive(Debug, Default)]
-struct Nodes {
-    awake: Mutex<HashMap<String, Arc<Relay>>>,
-    /// Carried out while one that sleeps is asked.
-    meanwhile: Mutex<Option<(Arc<MemoryRegistry>, Claim)>>,
-}
-
-#[async_trait]
-impl PeerLink for Nodes {
-    async fn deliver(
-        &self,
-        _: &NodeEntry,
-        _: &[Delivery],
-        _: Duration,
-    ) -> Result<Vec<Verdict>, PeerError> {
-        Ok(Vec::new())
-    }
-
-    async fn settle(
-        &self,
-        _: &NodeEntry,
-        _: &[(RequestId, SessionId)],
-        _: Duration,
-    ) -> Result<Vec<Verdict>, PeerError> {
-        Ok(Vec::new())
-    }
-
-    async fn release(
-        &self,
-        peer: &NodeEntry,
-        session: SessionId,
-        epochs: Range<u64>,
-        _: Duration,
-    ) -> Result<Option<Bytes>, PeerError> {
-        let node = locked(&self.awake).get(&peer.url).cloned();
-        let Some(node) = node else {
-            let claim = locked(&self.meanwhile).take();
-            if let Some((registry, claim)) = claim {
-                registry.claim(&claim).await.unwrap();
-            }
-            return Err(PeerError::Unreachable("it sleeps".to_owned()));
-        };
-        Ok(node.leaving.release(session, epochs).await)
-    }
-}
-
 /// Three nodes on which nothing runs: they write what a test has them write.
 struct Bed {
     registry: Arc<MemoryRegistry>,
-    link: Arc<Nodes>,
+    link: Arc<Peers>,
     nodes: Vec<Arc<Relay>>,
 }
 
 impl Bed {
     async fn new() -> Self {
-        let (registry, link) = (Arc::new(MemoryRegistry::new()), Arc::new(Nodes::default()));
+        let (registry, link) = (Arc::new(MemoryRegistry::new()), Arc::new(Peers::default()));
         let mut nodes = Vec::new();
         for url in ["gw-1", "gw-2", "gw-3"] {
             let node = NodeRef { id: NodeId::parse(url).unwrap(), incarnation: 1 };
@@ -105,11 +52,11 @@ impl Bed {
     }
 
     fn sleep(&self, node: usize) {
-        locked(&self.link.awake).remove(&self.name(node));
+        self.link.sleep(&self.name(node));
     }
 
     fn wake(&self, node: usize) {
-        locked(&self.link.awake).insert(self.name(node), Arc::clone(&self.nodes[node]));
+        self.link.wake(&self.name(node), &self.nodes[node]);
     }
 
     /// A session begins on a node, and is written.
@@ -240,8 +187,7 @@ async fn whoever_takes_the_copy_gives_way_to_a_claim_that_came_meanwhile() {
     let (session, _) = bed.begin(0).await;
     let token = session.token();
     bed.sleep(0);
-    let later = (Arc::clone(&bed.registry), bed.claim(2, &token));
-    *locked(&bed.link.meanwhile) = Some(later);
+    bed.link.claim_meanwhile(&bed.registry, bed.claim(2, &token));
     let resumed = bed.nodes[1].resumption.resume(&token, 0, || true).await;
     assert!(matches!(resumed, Err(Undecided::Claimed)), "{resumed:?}");
     assert_eq!(bed.owners(session.id()), [0], "it has not begun to go on with it");
