@@ -24,10 +24,13 @@ mod outstanding;
 pub struct Outgoing<'a> {
     /// Topic name.
     pub topic: &'a str,
-    /// `None`: the Java default partitioner's choice, murmur2 of the key.
+    /// `None`: the Java default partitioner's choice, murmur2 of the key without its suffix.
     pub partition: Option<i32>,
     /// Record key.
     pub key: Option<&'a [u8]>,
+    /// How many bytes at the end of the key do not count where the partition is chosen: those that
+    /// tell apart records which belong together. The same for all records of a topic.
+    pub key_suffix_bytes: usize,
     /// Record value; `None` is a Kafka null, a tombstone on compacted topics.
     pub value: Option<&'a [u8]>,
     /// Record headers, in order.
@@ -35,6 +38,12 @@ pub struct Outgoing<'a> {
 }
 
 impl Outgoing<'_> {
+    /// The partition that it goes to in a topic of so many partitions; `None`: any.
+    pub fn partition_among(&self, partitions: i32) -> Option<i32> {
+        let by_key = |key| partitioner::partition_without(key, self.key_suffix_bytes, partitions);
+        self.partition.or_else(|| self.key.map(by_key))
+    }
+
     /// Bytes of key and value.
     pub fn content_bytes(&self) -> usize {
         [self.key, self.value].into_iter().flatten().map(<[u8]>::len).sum()
@@ -156,6 +165,13 @@ pub trait Producer: Send + Sync + Debug + 'static {
     /// queued all the same, because the first answer may come at any moment. Ends by itself.
     fn is_starting(&self) -> bool {
         false
+    }
+
+    /// How many partitions a topic has, as last heard; `None` until it is known. Being asked, it asks
+    /// the cluster anew, for the next time.
+    fn partition_count(&self, topic: &str) -> Option<i32> {
+        let _ = topic;
+        None
     }
 
     /// How many records were taken and are not acknowledged yet.

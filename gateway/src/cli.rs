@@ -229,7 +229,7 @@ async fn serve(config: Config, shutdown: Shutdown) -> Result<(), Exit> {
         tracing::warn!(key, reason, "this option has no effect");
     }
     let adapters = Adapters::connect(&config).await.map_err(Exit::failed)?;
-    let naming = topics::name_missing(kafka_settings(&config), topics::names(&config));
+    let naming = topics::name_problems(kafka_settings(&config), topics::specs(&config));
     let budget = Budget::of_process(1);
     let app = App::build(config, adapters, budget).map_err(Exit::failed)?;
     say_aside(format!(

@@ -269,6 +269,18 @@ pub struct ServiceConfig {
     pub allowed_headers: Vec<String>,
     /// Where its framework writes the requests that it gives up; no other topic of ours.
     pub dead_letter_topic: Option<String>,
+    /// Whether a single request can be deleted from the topic: the same for all services on it.
+    pub deletable: bool,
+    /// How soon a deleted one is gone, 10 s to 365 days: the same for all services on the topic.
+    /// Without effect where nothing can be deleted.
+    pub gone_within: Duration,
+}
+
+impl ServiceConfig {
+    /// How soon what is deleted is gone; `None`: nothing can be deleted.
+    pub fn deleted_within(&self) -> Option<Duration> {
+        self.deletable.then_some(self.gone_within)
+    }
 }
 
 impl Config {

@@ -17,6 +17,7 @@ pub mod app;
 pub mod bus;
 pub mod cli;
 pub mod config;
+pub mod deletable;
 pub mod descriptors;
 pub mod dev;
 pub mod edge;

@@ -162,6 +162,7 @@ impl Relay {
         self.tasks.long_lived("routes", async move { relay.run_routes().await });
         let relay = Arc::clone(self);
         self.tasks.long_lived("checkpoints", async move { relay.run_checkpoints().await });
+        self.tasks.long_lived("rolling", self.requests.rolling().run());
         self.tasks.long_lived("forwarding", Arc::clone(&self.forwarding).run());
         let greetings = Greetings::new(&self.membership, Arc::clone(&self.link), &self.telemetry);
         self.tasks.long_lived("greetings", greetings.run());

@@ -222,6 +222,7 @@ impl Answer {
             topic: &self.topic,
             partition: None,
             key: Some(&self.correlation),
+            key_suffix_bytes: 0,
             value: Some(&self.value),
             headers: &headers,
         };

@@ -7,6 +7,7 @@ mod scenarios {
     mod codes;
     mod configuration;
     mod dead_letters;
+    mod deletes;
     mod descriptors;
     mod dev_mode;
     mod drain;

@@ -25,7 +25,7 @@ pub use self::{
     },
     records::{
         deliveries_are_told_once_and_a_full_queue_at_once, oversized_records_are_refused,
-        records_come_as_they_were_written,
+        records_come_as_they_were_written, the_suffix_of_a_key_does_not_count,
     },
 };
 
@@ -68,6 +68,7 @@ macro_rules! bus_checks {
     (bed: $bed:expr, doomed: $doomed:expr) => {
         $crate::bus::conformance::checks!($bed;
             records_come_as_they_were_written,
+            the_suffix_of_a_key_does_not_count,
             a_group_goes_on_where_it_stored,
             members_share_the_partitions_and_hand_them_over,
             a_member_that_gets_nothing_is_told_so,
@@ -91,7 +92,8 @@ pub use bus_checks as checks;
 
 /// A record without a key and headers.
 pub fn plain<'a>(topic: &'a str, partition: i32, value: &'a [u8]) -> Outgoing<'a> {
-    Outgoing { topic, partition: Some(partition), key: None, value: Some(value), headers: &[] }
+    let (partition, value) = (Some(partition), Some(value));
+    Outgoing { topic, partition, key: None, key_suffix_bytes: 0, value, headers: &[] }
 }
 
 /// Writes and waits for the broker's word.

@@ -250,6 +250,10 @@ impl Producer for MemoryProducer {
         !self.shared.broker.lock().unavailable
     }
 
+    fn partition_count(&self, topic: &str) -> Option<i32> {
+        self.shared.broker.lock().topics.get(topic).map(Topic::partition_count)
+    }
+
     fn outstanding(&self) -> usize {
         self.outstanding.count()
     }

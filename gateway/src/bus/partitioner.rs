@@ -19,6 +19,11 @@ pub const fn partition_for(key: &[u8], partitions: i32) -> i32 {
     partition_of_hash(murmur2(key), partitions)
 }
 
+/// The same without so many bytes at the end of the key, which do not count.
+pub fn partition_without(key: &[u8], suffix_bytes: usize, partitions: i32) -> i32 {
+    partition_for(&key[..key.len().saturating_sub(suffix_bytes)], partitions)
+}
+
 /// The partition that a murmur2 `hash` stands for among `partitions`. Without any partition, 0.
 pub const fn partition_of_hash(hash: u32, partitions: i32) -> i32 {
     // Both operands are non-negative after the mask, so this is also Java's signed remainder.

@@ -1,6 +1,8 @@
 //! The kinds of values an option may have: how each is read, named in the reference, and shown
 //! again. Owns the messages about types and ranges; knows no option.
 
+mod flag;
+
 use std::{fmt::Display, net::SocketAddr, time::Duration};
 
 use super::{
@@ -12,6 +14,8 @@ use super::{
     tree::{Setting, Value},
     units::{format_duration, format_size, parse_duration, parse_size},
 };
+
+pub(super) use flag::Flag;
 
 /// One kind of value.
 pub(super) trait Kind {

@@ -23,6 +23,7 @@ mod service;
 use kafka::kafka;
 use limits::{limits, session};
 use listeners::{internal, public};
+pub(super) use service::GONE_WITHIN_DEFAULT;
 use service::service;
 
 /// Milliseconds.

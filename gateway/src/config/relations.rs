@@ -4,9 +4,10 @@
 use std::collections::BTreeMap;
 
 use super::{
-    Config, InternalConfig,
+    Config, InternalConfig, ServiceConfig,
     findings::Findings,
     keys::{KeyPath, quoted},
+    options::GONE_WITHIN_DEFAULT,
     units::{format_duration, format_size},
 };
 
@@ -23,6 +24,7 @@ pub(super) fn check(config: &Config, findings: &mut Findings) {
     check_limits(config, findings);
     check_topics(config, findings);
     check_dead_letters(config, findings);
+    check_deletable(config, findings);
     for (name, service) in &config.services {
         let path = |key| KeyPath::from(["services", name, key]);
         if service.timeout > service.timeout_max {
@@ -38,6 +40,30 @@ pub(super) fn check(config: &Config, findings: &mut Findings) {
                 &[path("request_topic"), KeyPath::from(["kafka", "reply_topic"])],
                 "must not be kafka.reply_topic: a request would be read as a reply".to_owned(),
             );
+        }
+    }
+}
+
+/// Readers take all keys of a topic for wire keys, or none, and the topic has one configuration.
+fn check_deletable(config: &Config, findings: &mut Findings) {
+    let mut first = BTreeMap::<&str, (&str, &ServiceConfig)>::new();
+    for (name, service) in &config.services {
+        let (former, other) = first.entry(&service.request_topic).or_insert((name, service));
+        let path = |service, key| KeyPath::from(["services", service, key]);
+        if service.deletable != other.deletable {
+            let reason = format!(
+                "must be {} as for services.{former}, which has the same topic",
+                other.deletable
+            );
+            let paths = [path(name.as_str(), "deletable"), path(former, "deletable")];
+            findings.add_mismatch(&paths, reason);
+        } else if service.deletable && service.gone_within != other.gone_within {
+            let reason = format!(
+                "must be {} as for services.{former}, which has the same topic",
+                format_duration(other.gone_within)
+            );
+            let paths = [path(name.as_str(), "gone_within"), path(former, "gone_within")];
+            findings.add_mismatch(&paths, reason);
         }
     }
 }
@@ -126,6 +152,12 @@ pub(super) fn find_unused(config: &Config, findings: &mut Findings) {
         findings.add_unused(&KeyPath::from(["registry", "prefix"]), reason);
         let reason = "a node with registry.url = \"memory:\" has no peers";
         findings.add_unused(&KeyPath::from(["internal", "advertise"]), reason);
+    }
+    for (name, service) in &config.services {
+        if !service.deletable && service.gone_within != GONE_WITHIN_DEFAULT {
+            let reason = "nothing of this service can be deleted: deletable is false";
+            findings.add_unused(&KeyPath::from(["services", name, "gone_within"]), reason);
+        }
     }
     let origins = config.public.allowed_origins.as_deref().unwrap_or_default();
     if origins.len() > 1 && origins.iter().any(|origin| origin == "*") {

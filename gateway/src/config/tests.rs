@@ -65,6 +65,8 @@ fn defaults_are_those_of_the_reference() {
     assert_eq!(echo.timeout_max, Duration::from_secs(60));
     assert_eq!(echo.dialect, Dialect::Plain);
     assert!(echo.allowed_headers.is_empty());
+    assert_eq!((echo.deletable, echo.deleted_within()), (false, None));
+    assert_eq!(echo.gone_within, Duration::from_secs(24 * 60 * 60));
 }
 
 #[test]
@@ -137,7 +139,7 @@ in_flight_max = 'many'
 frame_bytes_mx = 1
 [services.orders]
 timeout = '5'
-gone_within = '1h'
+made_up = '1h'
 [services.'a b']
 request_topic = '..'
 [auth]
@@ -152,7 +154,7 @@ limits.in_flight_max: expected an integer, found a string (<text>:3)
 limits.frame_bytes_mx: unknown key; did you mean limits.frame_bytes_max? (<text>:4)
 services.orders.request_topic: required: set it in the file or as ROUNDTRIP_SERVICES__ORDERS__REQUEST_TOPIC (<text>:5)
 services.orders.timeout: \"5\": expected a whole number and a unit (ms, s, m, h), as in \"25s\" (<text>:6)
-services.orders.gone_within: unknown key (<text>:7)
+services.orders.made_up: unknown key (<text>:7)
 services.\"a b\": a service's name is 1 to 64 characters out of A-Z a-z 0-9 . _ - (<text>:8)
 services.\"a b\".request_topic: \"..\": a topic's name is 1 to 249 characters out of A-Z a-z 0-9 . _ -, but not . or .. (<text>:9)
 auth: unknown key (<text>:10)
@@ -184,7 +186,6 @@ fn refuses_options_of_later_days() {
         "channels.news.history = 1",
         "push.allow = []",
         "public.tls = {}",
-        "services.echo.deletable = true",
         "services.echo.allow = []",
     ] {
         assert!(problems_with(key).contains("unknown key"), "{key}");
@@ -376,6 +377,7 @@ fn tells_of_options_that_have_no_effect_beside_others() {
             "limits.in_flight_per_connection_max",
         ),
         ("limits.message_bytes_max = '1MiB'", "limits.message_bytes_max"),
+        ("services.echo.gone_within = '1h'", "services.echo.gone_within"),
     ] {
         let unused = load(&format!("{LEAST}{more}"), &[]).unwrap().unused;
         let keys: Vec<&str> = unused.iter().map(|unused| &*unused.key).collect();
@@ -385,11 +387,54 @@ fn tells_of_options_that_have_no_effect_beside_others() {
         "",
         "registry.url = 'memory:'",
         "limits.in_flight_max = 1",
+        "services.echo.deletable = true\nservices.echo.gone_within = '1h'",
         "public.allowed_origins = ['*']",
         "limits.message_bytes_max = '1MiB'\nkafka.properties.message.max.bytes = 2000000",
     ] {
         let unused = load(&format!("{LEAST}{more}"), &[]).unwrap().unused;
         assert_eq!(unused, [], "{more}");
+    }
+}
+
+#[test]
+fn what_can_be_deleted_is_on_or_off_and_has_bounds() {
+    let config = load(LEAST, &[("ROUNDTRIP_SERVICES__ECHO__DELETABLE", "true")]).unwrap();
+    let day = Duration::from_secs(24 * 60 * 60);
+    assert_eq!(config.services["echo"].deleted_within(), Some(day));
+    for (more, problem) in [
+        ("deletable = 'true'", "services.echo.deletable: expected true or false, found a string"),
+        ("deletable = 1", "services.echo.deletable: expected true or false, found an integer"),
+        ("gone_within = '9s'", "services.echo.gone_within: must be 10s to 8760h, is 9s"),
+        ("gone_within = '8761h'", "services.echo.gone_within: must be 10s to 8760h, is 8761h"),
+    ] {
+        let problems = problems_with(&format!("services.echo.{more}"));
+        assert!(problems.starts_with(problem), "{problems}");
+    }
+}
+
+#[test]
+fn services_on_one_topic_agree_on_what_can_be_deleted() {
+    let with = |one: &str, other: &str| {
+        let one = format!("services.echo = {{ request_topic = 'echo'{one} }}");
+        let other = format!("services.other = {{ request_topic = 'echo'{other} }}");
+        load(
+            &LEAST.replace("services.echo.request_topic = 'echo'", &format!("{one}\n{other}")),
+            &[],
+        )
+    };
+    assert!(with(", deletable = true", ", deletable = true, gone_within = '24h'").is_ok());
+    assert!(with("", ", gone_within = '1h'").is_ok(), "without effect");
+    for (one, other, problem) in [
+        ("", ", deletable = true", "services.other.deletable: must be false as for services.echo"),
+        (", deletable = true", "", "services.echo.deletable: must be true as for services.echo"),
+        (
+            ", deletable = true",
+            ", deletable = true, gone_within = '1h'",
+            "services.other.gone_within: must be 24h as for services.echo",
+        ),
+    ] {
+        let problems = with(one, other).unwrap_err().to_string();
+        assert!(problems.starts_with(problem), "{problems}");
     }
 }
 

@@ -6,17 +6,19 @@ use bytes::{Buf, BytesMut};
 use futures_util::{Stream, StreamExt};
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, header};
 use percent_encoding::percent_decode_str;
+use registry::RequestId;
 use serde::Serialize;
 use warp::{Filter, Reply as _, path::FullPath, reply::Response as WarpResponse};
 
 use super::{Answer, Edge, Rate, Refusal, cors, problem, problem_with, refused, server::query};
 use crate::{
     error::{ErrorCode, Failure},
-    relay::requests::{pending::Answer as Parked, submission::Submission},
+    relay::requests::{pending::Answer as Parked, submission::Submission, submit::WaitingCall},
     telemetry::Edge as EdgeKind,
 };
 
 mod answers;
+mod messages;
 mod prefer;
 
 use answers::{answer_of, coded, late, server_timing};
@@ -76,7 +78,10 @@ impl Edge {
         }
         let answer = match &*call.path {
             LIST => self.list(call),
-            _ => self.serve(call, rate, body).await,
+            _ => match self.delete_message(call, rate).await {
+                Some(answer) => answer,
+                None => self.serve(call, rate, body).await,
+            },
         };
         answer.unwrap_or_else(|refusal| *refusal)
     }
@@ -192,8 +197,18 @@ impl Edge {
             path: Some(path),
             timeout: call.wait(),
         };
-        let mut parked =
-            self.relay.requests.call(&submission).map_err(|failure| refused(&failure))?;
+        let parked = self.relay.requests.call(&submission).map_err(|failure| refused(&failure))?;
+        let request = parked.request();
+        let mut answer = self.answered(parked).await;
+        let services = &self.relay.requests.services;
+        if services.get(service).is_some_and(|service| service.is_deletable()) {
+            answer.headers_mut().insert("roundtrip-guid", id_value(request));
+        }
+        Ok(answer)
+    }
+
+    /// Waits for the answer to what was submitted.
+    async fn answered(&self, mut parked: WaitingCall) -> Answer {
         let request = parked.request();
         let mut answer = match parked.answer().await {
             Some(Parked { outcome, timing }) => {
@@ -209,10 +224,13 @@ impl Edge {
                 problem(&failure.recorded(true), Some(request))
             }
         };
-        let id = HeaderValue::from_str(request.encode(&mut [0; 36])).expect("an id fits a header");
-        answer.headers_mut().insert("roundtrip-request-id", id);
-        Ok(answer)
+        answer.headers_mut().insert("roundtrip-request-id", id_value(request));
+        answer
     }
+}
+
+fn id_value(request: RequestId) -> HeaderValue {
+    HeaderValue::from_str(request.encode(&mut [0; 36])).expect("an id fits a header")
 }
 
 impl Call {

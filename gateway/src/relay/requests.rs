@@ -24,17 +24,20 @@ use crate::{
 
 pub mod affinity;
 pub mod completion;
+pub mod deletion;
 pub mod foreign;
 pub(in crate::relay) mod outcome;
 mod owed;
 pub mod pending;
 mod record;
 pub mod recording;
+mod rolling;
 pub mod routes;
 pub mod submission;
 pub mod submit;
 
 pub use completion::{Completion, Reception};
+pub use rolling::Rolling;
 pub use submission::Submission;
 
 use affinity::Affinity;
@@ -84,6 +87,13 @@ impl Requests {
     /// Where requests wait, and how they end.
     pub fn completion(&self) -> &Arc<Completion> {
         &self.completion
+    }
+
+    /// What keeps the segments of topics rolling of which messages can be deleted.
+    pub fn rolling(&self) -> Rolling {
+        let topics = self.services.deletable_topics().into_iter();
+        let paced = topics.map(|(topic, compaction)| (topic, compaction.pace()));
+        Rolling::new(paced, &self.producer, &self.gate)
     }
 
     /// The topic to which services reply.

@@ -1,9 +1,15 @@
 //! A backend service as the relay knows it: a topic, its time limits and what may pass.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    borrow::Cow,
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+    time::Duration,
+};
 
 use crate::{
     config::{Config, Dialect, ServiceConfig},
+    deletable::{SUFFIX_BYTES, compaction::Compaction, wire_key},
     error::{ErrorCode, Failure},
     telemetry::{Edge, ReplyPath, ServiceMetrics, Telemetry},
 };
@@ -45,6 +51,13 @@ impl Services {
         })
     }
 
+    /// The topics of which single messages can be deleted, and their times.
+    pub fn deletable_topics(&self) -> BTreeMap<Arc<str>, Compaction> {
+        let topic =
+            |service: &Arc<Service>| Some((Arc::clone(&service.topic), service.compaction?));
+        self.by_name.values().filter_map(topic).collect()
+    }
+
     /// The names of all services, in order.
     pub fn names(&self) -> Vec<&str> {
         let mut names: Vec<&str> = self.by_name.keys().map(String::as_str).collect();
@@ -82,6 +95,8 @@ pub struct Service {
     pub dialect: Dialect,
     /// Handles of its metrics.
     pub metrics: ServiceMetrics,
+    /// The times of its topic, if a single message of it can be deleted.
+    pub compaction: Option<Compaction>,
     timeout: Duration,
     timeout_max: Duration,
     allowed_headers: Vec<String>,
@@ -95,9 +110,23 @@ impl Service {
             topic: config.request_topic.as_str().into(),
             dialect: config.dialect,
             metrics: telemetry.service(name),
+            compaction: config.deleted_within().map(Compaction::within),
             timeout: config.timeout,
             timeout_max: config.timeout_max,
             allowed_headers: config.allowed_headers.clone(),
+        }
+    }
+
+    /// Whether a single message of its topic can be deleted.
+    pub const fn is_deletable(&self) -> bool {
+        self.compaction.is_some()
+    }
+
+    /// The key of a record, and how many bytes at its end do not count for its partition.
+    pub fn record_key<'a>(&self, key: &'a [u8], guid: &[u8]) -> (Cow<'a, [u8]>, usize) {
+        match self.is_deletable() {
+            true => (Cow::Owned(wire_key(key, guid)), SUFFIX_BYTES),
+            false => (Cow::Borrowed(key), 0),
         }
     }
 

@@ -71,6 +71,8 @@ pub enum Frame {
         partition: i32,
         /// Offset within the partition.
         offset: i64,
+        /// Whether the record can be deleted, by the GUID that the request's id is.
+        is_deletable: bool,
     },
     /// The request's answer.
     Response {
@@ -162,7 +164,7 @@ impl Frame {
     pub fn render(&self, seq: u64) -> String {
         let mut out = String::with_capacity(self.weight());
         match self {
-            Self::Receipt { id, request, topic, partition, offset } => {
+            Self::Receipt { id, request, topic, partition, offset, is_deletable } => {
                 open(&mut out, "receipt", seq, Some(id), Some(*request));
                 out.push_str(r#","topic":"#);
                 push_string(&mut out, topic);
@@ -170,6 +172,11 @@ impl Frame {
                 push_display(&mut out, partition);
                 out.push_str(r#","offset":"#);
                 push_display(&mut out, offset);
+                if *is_deletable {
+                    out.push_str(r#","guid":""#);
+                    out.push_str(request.encode(&mut [0; 36]));
+                    out.push('"');
+                }
             }
             Self::Response { id, request, reply } => {
                 open(&mut out, "response", seq, Some(id), Some(*request));

@@ -137,8 +137,14 @@ async fn a_drain_step_that_hangs_takes_no_time_from_the_others() {
     assert_eq!(registry.nodes().await.unwrap().entries.len(), 1);
     // Nor is this one ever acknowledged.
     bus.set_available(false);
-    let record =
-        Outgoing { topic: "silent", partition: None, key: None, value: None, headers: &[] };
+    let record = Outgoing {
+        topic: "silent",
+        partition: None,
+        key: None,
+        key_suffix_bytes: 0,
+        value: None,
+        headers: &[],
+    };
     producer.produce(&record, Box::new(|_| {})).unwrap();
 
     let started = Instant::now();

@@ -274,6 +274,7 @@ async fn echo(
                         topic: &topic,
                         partition,
                         key: Some(&correlation),
+                        key_suffix_bytes: 0,
                         value: Some(&value),
                         headers: &[(CORRELATION_ID, &correlation)],
                     };

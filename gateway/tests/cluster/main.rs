@@ -13,6 +13,7 @@ use serde_json::Value;
 
 use crate::harness::{Aim, Cluster, PATIENCE, REPLY_PARTITIONS, eventually};
 
+mod deletes;
 mod door;
 mod drains;
 mod harness;

@@ -160,6 +160,7 @@ async fn a_peer_of_other_versions_is_named_once_and_left_alone() {
         topic: "replies",
         partition: Some(0),
         key: None,
+        key_suffix_bytes: 0,
         value: Some(b"1"),
         headers: &[(CORRELATION_ID, id.as_bytes())],
     };

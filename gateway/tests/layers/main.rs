@@ -14,9 +14,10 @@ mod names;
 mod sources;
 
 /// A layer, by the module it is, and what it may import of the crate.
-const LAYERS: [(&str, &[&str]); 11] = [
+const LAYERS: [(&str, &[&str]); 12] = [
     ("error", &[]),
     ("descriptors", &[]),
+    ("deletable", &[]),
     ("wire", &["error"]),
     ("config", &[]),
     ("tasks", &[]),
@@ -24,8 +25,21 @@ const LAYERS: [(&str, &[&str]); 11] = [
     ("telemetry", &["config", "error"]),
     ("bus", &["tasks"]),
     ("peer", &["config", "tasks", "wire"]),
-    ("relay", &["bus", "config", "error", "peer", "tasks", "telemetry", "wire"]),
-    ("edge", &["config", "error", "peer", "readiness", "relay", "tasks", "telemetry", "wire"]),
+    ("relay", &["bus", "config", "deletable", "error", "peer", "tasks", "telemetry", "wire"]),
+    (
+        "edge",
+        &[
+            "config",
+            "deletable",
+            "error",
+            "peer",
+            "readiness",
+            "relay",
+            "tasks",
+            "telemetry",
+            "wire",
+        ],
+    ),
 ];
 /// The rooms of the relay, and what each may use of the others. The relay itself joins them.
 const ROOMS: [(&str, &[&str]); 14] = [

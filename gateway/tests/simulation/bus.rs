@@ -71,6 +71,7 @@ impl Producer for Writer {
                 topic: &topic,
                 partition,
                 key: key.as_deref(),
+                key_suffix_bytes: 0,
                 value: value.as_deref(),
                 headers: &headers,
             };

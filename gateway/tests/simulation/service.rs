@@ -51,6 +51,7 @@ async fn reply(world: Arc<World>, producer: Arc<impl Producer>, id: Vec<u8>, val
         topic: "replies",
         partition,
         key: Some(&id),
+        key_suffix_bytes: 0,
         value: Some(&value),
         headers: &headers,
     };

@@ -1,7 +1,8 @@
 //! A Kafka broker.
 
+mod disk;
+
 use std::{
-    fs,
     ops::RangeInclusive,
     path::{Path, PathBuf},
     process::{Command, Stdio},
@@ -13,7 +14,7 @@ use anyhow::{Context, Result, anyhow, ensure};
 use nix::sys::signal::Signal;
 use rdkafka::{
     ClientConfig, Offset, TopicPartitionList,
-    admin::{AdminClient, AdminOptions, NewTopic, TopicReplication},
+    admin::{AdminClient, AdminOptions, NewPartitions, NewTopic, TopicReplication},
     client::DefaultClientContext,
     consumer::{BaseConsumer, CommitMode, Consumer},
     message::{Header, OwnedHeaders},
@@ -167,6 +168,19 @@ impl Kafka {
         .await
     }
 
+    /// Gives a topic more partitions, so many in all.
+    ///
+    /// # Errors
+    /// When Kafka does not.
+    pub async fn grow(&self, topic: &str, partitions: usize) -> Result<()> {
+        let admin: AdminClient<DefaultClientContext> = self.client().create()?;
+        let more = NewPartitions::new(topic, partitions);
+        for outcome in admin.create_partitions([&more], &AdminOptions::new()).await? {
+            outcome.map_err(|(topic, code)| anyhow!("topic {topic} did not grow: {code}"))?;
+        }
+        Ok(())
+    }
+
     /// Commits an offset for a group that nobody is in.
     ///
     /// # Errors
@@ -275,30 +289,6 @@ impl Kafka {
             Ok(())
         })
         .await
-    }
-
-    /// Changes the last batch of a partition on the disk of a broker that is stopped.
-    ///
-    /// # Errors
-    /// For a broker that is not ours, or a partition without records.
-    pub fn edit_last_batch(
-        &self,
-        topic: &str,
-        partition: i32,
-        edit: impl FnOnce(&mut [u8]),
-    ) -> Result<()> {
-        let folder = self.own()?.dir.join(format!("data/{topic}-{partition}"));
-        let segment = folder.join("00000000000000000000.log");
-        let mut bytes = fs::read(&segment)?;
-        // Each batch begins with its first offset and the length of the rest.
-        let (mut last, mut next) = (0, 0);
-        while let Some(length) = bytes[next..].get(8..12) {
-            last = next;
-            next += 12 + u32::from_be_bytes(length.try_into()?) as usize;
-        }
-        ensure!(next > 0, "nothing in {}", segment.display());
-        edit(&mut bytes[last..next]);
-        Ok(fs::write(&segment, bytes)?)
     }
 
     /// Starts the broker again, on the same port and data, and waits until it answers.

@@ -29,7 +29,8 @@ pub async fn records_come_as_they_were_written(bed: &dyn Bed) {
         (Some(b"k"), Some(b"")),
         (Some(b""), Some(b"\0\xff")),
     ] {
-        let record = Outgoing { topic: &topic, partition: None, key, value, headers: &headers };
+        let (topic, partition, headers) = (&*topic, None, &headers);
+        let record = Outgoing { topic, partition, key, key_suffix_bytes: 0, value, headers };
         let position = write(&*producer, &record).await;
         assert_eq!(position.partition, partition_for(key.unwrap_or_default(), 3));
         written.push(Record {
@@ -41,6 +42,7 @@ pub async fn records_come_as_they_were_written(bed: &dyn Bed) {
     }
     let position = write(&*producer, &plain(&topic, 2, b"placed")).await;
     assert_eq!(position.partition, 2);
+    assert_eq!(producer.partition_count(&topic), Some(3));
 
     let mut reader = Reader::new(bed.consumer("as-written", &topic));
     reader.read_until("five records", |reader| reader.records().count() == 5).await;
@@ -54,6 +56,30 @@ pub async fn records_come_as_they_were_written(bed: &dyn Bed) {
     }
     assert_eq!(reader.consumer.control().partition_count(), Some(3));
     reader.close().await;
+}
+
+/// The end of a key that does not count changes no partition, on a topic of which nothing is known
+/// before as on any other.
+///
+/// # Panics
+/// When the bus does otherwise.
+pub async fn the_suffix_of_a_key_does_not_count(bed: &dyn Bed) {
+    let (topic, producer) = (bed.topic(7).await, bed.producer(1000));
+    for number in 0..20 {
+        let (key, suffix) = (format!("key-{number}"), format!("#{}", number * 7919));
+        let wire = format!("{key}{suffix}");
+        let record = Outgoing {
+            topic: &topic,
+            partition: None,
+            key: Some(wire.as_bytes()),
+            key_suffix_bytes: suffix.len().min(2),
+            value: Some(b"v"),
+            headers: &[],
+        };
+        let counts = &wire.as_bytes()[..wire.len() - record.key_suffix_bytes];
+        let position = write(&*producer, &record).await;
+        assert_eq!(position.partition, partition_for(counts, 7), "{wire}");
+    }
 }
 
 /// What was taken while the bus was away is written later and told once; what was not taken is told

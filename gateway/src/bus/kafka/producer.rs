@@ -25,6 +25,7 @@ mod health;
 mod kept;
 mod lane;
 mod lanes;
+mod partitioning;
 mod parts;
 mod pause;
 mod settings;
@@ -51,6 +52,7 @@ impl KafkaProducer {
             health: Arc::default(),
             outstanding: Arc::default(),
             lanes: Arc::new(Lanes::new(limits)),
+            partitioning: Arc::default(),
         };
         let stop = StopOnDrop(parts.clone());
         let shared = Arc::new(Shared::new(settings, parts, records_max)?);
@@ -85,7 +87,8 @@ impl Drop for StopOnDrop {
 #[async_trait]
 impl Producer for KafkaProducer {
     fn produce(&self, record: &Outgoing<'_>, on_delivery: OnDelivery) -> Result<(), ProduceError> {
-        let Parts { outstanding, lanes, .. } = &self.shared.parts;
+        let Parts { outstanding, lanes, partitioning, .. } = &self.shared.parts;
+        partitioning.learn(record);
         // Counted before it is queued: the callback may run before `send` returns.
         outstanding.add();
         let produced = if outstanding.count() > self.shared.records_max {
@@ -112,6 +115,11 @@ impl Producer for KafkaProducer {
 
     fn is_starting(&self) -> bool {
         self.shared.parts.lanes.is_cold()
+    }
+
+    fn partition_count(&self, topic: &str) -> Option<i32> {
+        self.shared.parts.health.ask();
+        self.shared.parts.lanes.partition_count(topic)
     }
 
     fn outstanding(&self) -> usize {

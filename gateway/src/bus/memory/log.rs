@@ -2,7 +2,7 @@
 
 use std::{collections::VecDeque, sync::Arc};
 
-use crate::bus::{Outgoing, Position, partitioner::partition_for};
+use crate::bus::{Outgoing, Position, partitioner::partition_without};
 
 /// A partition keeps its latest records up to this number.
 const RETENTION_RECORDS_MAX: usize = 100_000;
@@ -11,6 +11,8 @@ const RETENTION_RECORDS_MAX: usize = 100_000;
 #[derive(Clone, Debug, Default)]
 pub(super) struct Record {
     pub(super) key: Option<Vec<u8>>,
+    /// Of which so many bytes at the end do not count for the partition.
+    pub(super) key_suffix_bytes: usize,
     pub(super) value: Option<Vec<u8>>,
     pub(super) headers: Vec<(String, Vec<u8>)>,
 }
@@ -29,6 +31,7 @@ impl From<&Outgoing<'_>> for Record {
         let headers = record.headers.iter();
         Self {
             key: record.key.map(<[u8]>::to_vec),
+            key_suffix_bytes: record.key_suffix_bytes,
             value: record.value.map(<[u8]>::to_vec),
             headers: headers.map(|(name, value)| ((*name).to_owned(), value.to_vec())).collect(),
         }
@@ -74,7 +77,7 @@ impl Topic {
     pub(super) fn append(&mut self, partition: Option<i32>, record: Record) -> Option<Position> {
         let count = self.partition_count();
         let partition = partition.unwrap_or_else(|| match &record.key {
-            Some(key) => partition_for(key, count),
+            Some(key) => partition_without(key, record.key_suffix_bytes, count),
             None => {
                 self.turn = (self.turn + 1) % self.partitions.len().max(1);
                 i32::try_from(self.turn).unwrap_or(0)

@@ -5,13 +5,15 @@ use std::time::Duration;
 use super::{
     super::{
         Dialect, ServiceConfig, checks,
-        kinds::{List, Period, Text, Word},
+        kinds::{Flag, List, Period, Text, Word},
         reader::{Preset, Section},
     },
     HOUR,
 };
 
 const DAY: u64 = 24 * HOUR;
+
+pub(in crate::config) const GONE_WITHIN_DEFAULT: Duration = Duration::from_millis(DAY);
 
 pub(super) fn service(section: &mut Section<'_>) -> ServiceConfig {
     section.accept_unused(&["stream_idle_timeout"]);
@@ -70,5 +72,32 @@ pub(super) fn service(section: &mut Section<'_>) -> ServiceConfig {
              share one; it is no request topic and not the reply topic. It is read by a consumer \
              group of its own, `<kafka.group_id>.<topic>`.",
         ),
+        deletable: deletable(section),
+        gone_within: gone_within(section),
     }
+}
+
+fn deletable(section: &mut Section<'_>) -> bool {
+    section.defaulted(
+        "deletable",
+        &Flag,
+        false,
+        "Whether a single request can be deleted from the topic, which has to be compacted: \
+         `roundtrip topics` creates it so. Each record gets a key of its own then, which its \
+         readers have to expect: see \
+         [deletable messages](PROTOCOL.md#deletable-messages). Services that share a topic \
+         have the same here.",
+    )
+}
+
+fn gone_within(section: &mut Section<'_>) -> Duration {
+    section.defaulted(
+        "gone_within",
+        &Period { ms_min: 10_000, ms_max: 365 * DAY },
+        GONE_WITHIN_DEFAULT,
+        "How long after its deletion a message may still be on a disk of Kafka's. The settings \
+         of the topic follow from it: a short time makes Kafka compact the topic often. Under 5 \
+         minutes the brokers need a shorter `log.cleaner.backoff.ms` than their 15 s. Without \
+         effect unless `deletable`.",
+    )
 }

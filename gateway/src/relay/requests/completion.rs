@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 use super::{
     foreign::LookupQueue,
-    outcome::{failure_of, last_frame, measure, refusal},
+    outcome::{deleted, failure_of, last_frame, measure, refusal},
     pending::{Answer, Early, Entry, Outcome, Pending, Waiter},
     recording::{Before, Record, Recording},
     routes::Routes,
@@ -177,6 +177,7 @@ impl Completion {
                         topic: Arc::clone(&entry.service.topic),
                         partition: position.partition,
                         offset: position.offset,
+                        is_deletable: entry.service.is_deletable(),
                     };
                     // Queued under the table's lock, so that no reply overtakes it.
                     let pushed = session.push(receipt, None, None);
@@ -189,6 +190,9 @@ impl Completion {
                     // request before.
                     self.checkpoints.recorded(session, request, &detail);
                 }
+            }
+            if !entry.waiter.wants_reply() {
+                entry.early = Some(deleted(&entry.service, position));
             }
             entry.early.is_some()
         });
@@ -292,7 +296,7 @@ impl Completion {
         guard: Option<OffsetGuard>,
     ) {
         let guard = guard.or_else(|| entry.early.take()?.guard);
-        if entry.durable_session().is_none() {
+        if entry.durable_session().is_none() && entry.waiter.wants_reply() {
             self.routes.remove(request);
         }
         let timing = measure(&entry, &outcome, forward);
@@ -315,7 +319,7 @@ impl Completion {
                     self.checkpoints.park_now(&session);
                 }
             }
-            Waiter::Call(caller) => {
+            Waiter::Call(caller) | Waiter::Deletion(caller) => {
                 if caller.send(Answer { outcome, timing }).is_err() {
                     tracing::debug!(%request, "the caller is gone");
                 }

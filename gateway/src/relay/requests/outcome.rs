@@ -6,11 +6,11 @@ use registry::RequestId;
 use tokio::time::Instant;
 
 use super::{
-    pending::{Entry, Outcome, Timing},
+    pending::{Early, Entry, Outcome, Timing},
     recording::Recording,
 };
 use crate::{
-    bus::ProduceError,
+    bus::{Position, ProduceError},
     error::{ErrorCode, Failure},
     relay::services::Service,
     wire::{ClientId, Frame, Reply},
@@ -33,6 +33,16 @@ pub(super) fn refusal(error: &ProduceError, service: &Service) -> Failure {
         error => format!("kafka: {error}"),
     };
     Failure::new(code, message).recorded(error.may_be_recorded())
+}
+
+/// What the caller gets once the deletion of a message is recorded.
+pub(super) fn deleted(service: &Service, position: Position) -> Early {
+    let Position { partition, offset } = position;
+    let topic = &*service.topic;
+    let body = serde_json::json!({ "topic": topic, "partition": partition, "offset": offset });
+    let headers = vec![("content-type".into(), "application/json".into())];
+    let reply = Reply { status: Some(202), headers, payload: body.to_string().into() };
+    Early { reply, forward: None, guard: None }
 }
 
 /// What went wrong, for metrics and for the client; `None` for a good reply.
@@ -87,7 +97,7 @@ pub(super) fn measure(entry: &Entry, outcome: &Outcome, forward: Option<Duration
         }
         Recording::Waiting | Recording::Unconfirmed => entry.started,
     };
-    if matches!(outcome, Outcome::Reply(_)) {
+    if matches!(outcome, Outcome::Reply(_)) && entry.waiter.wants_reply() {
         let service = (now - acknowledged).saturating_sub(forward.unwrap_or_default());
         metrics.service.observe(service.as_secs_f64());
         timing.service = Some(service);

@@ -171,8 +171,7 @@ impl Pending {
     pub fn take_calls(&self) -> Vec<(RequestId, Entry)> {
         let mut calls = Vec::new();
         for shard in &self.shards {
-            let is_call =
-                |_: &RequestId, entry: &mut Entry| matches!(entry.waiter, Waiter::Call(_));
+            let is_call = |_: &RequestId, entry: &mut Entry| entry.waiter.is_call();
             calls.extend(locked(shard).entries.extract_if(is_call));
         }
         self.count.fetch_sub(calls.len(), Ordering::Relaxed);
@@ -183,7 +182,7 @@ impl Pending {
     pub fn calls(&self) -> usize {
         let calls = |shard: &Mutex<Shard>| {
             let shard = locked(shard);
-            shard.entries.values().filter(|entry| matches!(entry.waiter, Waiter::Call(_))).count()
+            shard.entries.values().filter(|entry| entry.waiter.is_call()).count()
         };
         self.shards.iter().map(calls).sum()
     }

@@ -45,7 +45,7 @@ impl Requests {
             Waiter::Session { session, id, .. } => {
                 (Some(Arc::clone(session)), Some(id.as_json().into()))
             }
-            Waiter::Call(_) => (None, None),
+            Waiter::Call(_) | Waiter::Deletion(_) => (None, None),
         };
         let session_id = session.as_ref().map(|session| session.id());
         let node = self.node.clone();
@@ -153,10 +153,13 @@ impl Requests {
             || self.affinity.any_partition(request),
         );
         let Submission { key, payload, headers, method, path, .. } = *submission;
+        let key = key.unwrap_or_else(|| texts.correlation_text());
+        let (key, key_suffix_bytes) = service.record_key(key, texts.correlation_text());
         let outgoing = Outgoing {
             topic: &service.topic,
             partition: None,
-            key: Some(key.unwrap_or_else(|| texts.correlation_text())),
+            key: Some(&key),
+            key_suffix_bytes,
             value: Some(payload),
             headers: &texts.list(service, method, path, headers),
         };
@@ -166,9 +169,9 @@ impl Requests {
 }
 
 /// Receives what becomes of the record of a request.
-struct Written {
-    completion: Arc<Completion>,
-    record: Record,
+pub(super) struct Written {
+    pub(super) completion: Arc<Completion>,
+    pub(super) record: Record,
 }
 
 impl Callback for Written {

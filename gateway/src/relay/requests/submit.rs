@@ -25,9 +25,9 @@ use crate::{
 /// An HTTP call that waits. If it is dropped, the wait ends; the record is not withdrawn.
 #[derive(Debug)]
 pub struct WaitingCall {
-    completion: Arc<Completion>,
-    request: RequestId,
-    answer: oneshot::Receiver<Answer>,
+    pub(super) completion: Arc<Completion>,
+    pub(super) request: RequestId,
+    pub(super) answer: oneshot::Receiver<Answer>,
 }
 
 impl WaitingCall {
@@ -157,7 +157,7 @@ impl Requests {
     }
 
     /// The limits that hold for every request, through whichever edge it came.
-    fn admit(&self, submission: &Submission<'_>) -> Result<Arc<Service>, Failure> {
+    pub(super) fn admit(&self, submission: &Submission<'_>) -> Result<Arc<Service>, Failure> {
         let service = self.services.find(submission.service)?;
         let max = self.limits.message_bytes_max;
         let bytes = submission.payload.len();

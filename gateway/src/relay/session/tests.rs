@@ -74,7 +74,7 @@ fn response(number: usize, bytes: usize) -> Frame {
 
 fn receipt(number: usize) -> Frame {
     let (id, request, topic) = (id(number), request(number), "topic".into());
-    Frame::Receipt { id, request, topic, partition: 0, offset: 0 }
+    Frame::Receipt { id, request, topic, partition: 0, offset: 0, is_deletable: false }
 }
 
 fn in_flight(number: usize) -> InFlight {

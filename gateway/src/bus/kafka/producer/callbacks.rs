@@ -14,7 +14,7 @@ use rdkafka::{
     producer::ProducerContext,
 };
 
-use super::{kept::Kept, lanes::SharedLane, parts::Parts};
+use super::{kept::Kept, lanes::SharedLane, partitioning::Partitioning, parts::Parts};
 use crate::bus::{OnDelivery, Position, ProduceError, RecordSize, kafka::log::ClientLog};
 
 /// What a librdkafka code means to the caller, for a record of this size. Where librdkafka has not
@@ -89,13 +89,17 @@ impl ClientContext for Context {
     }
 }
 
-impl ProducerContext for Context {
+impl ProducerContext<Partitioning> for Context {
     /// librdkafka carries one pointer, which its threads may share; an [`OnDelivery`] is wider, and
     /// may not be shared.
     type DeliveryOpaque = Box<Mutex<Ticket>>;
 
+    fn get_custom_partitioner(&self) -> Option<&Partitioning> {
+        Some(&self.parts.partitioning)
+    }
+
     fn delivery(&self, result: &DeliveryResult<'_>, opaque: Self::DeliveryOpaque) {
-        let Parts { health, outstanding, lanes } = &self.parts;
+        let Parts { health, outstanding, lanes, .. } = &self.parts;
         let Ticket { place, on_delivery, is_alone } = ticket(*opaque);
         if let Err((KafkaError::MessageProduction(code), message)) = result
             && is_too_large(*code)

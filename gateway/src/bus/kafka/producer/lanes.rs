@@ -21,7 +21,7 @@ use super::{
     turns::{Turn, Turns},
 };
 use crate::{
-    bus::{OnDelivery, Outgoing, ProduceError, RecordSize, partitioner::partition_for},
+    bus::{OnDelivery, Outgoing, ProduceError, RecordSize},
     tasks::locked,
 };
 
@@ -116,13 +116,17 @@ impl Lanes {
         (found, !is_known)
     }
 
+    /// How many partitions a topic has, as last told.
+    pub(super) fn partition_count(&self, topic: &str) -> Option<i32> {
+        locked(&self.counts).get(topic).and_then(|count| i32::try_from(*count).ok())
+    }
+
     fn find(&self, record: &Outgoing<'_>) -> Option<SharedLane> {
         let topics = self.topics.load();
         let topic = topics.get(record.topic)?;
         let count = i32::try_from(topic.partitions.len()).unwrap_or(i32::MAX);
-        let partition =
-            record.partition.or_else(|| record.key.map(|key| partition_for(key, count)));
-        let known = partition.and_then(|partition| usize::try_from(partition).ok());
+        let known =
+            record.partition_among(count).and_then(|partition| usize::try_from(partition).ok());
         let placed = known.and_then(|partition| topic.partitions.get(partition));
         // What was kept back before the partitions were known stays ahead.
         let place = placed.filter(|_| !topic.unplaced.lane.keeps()).unwrap_or(&topic.unplaced);

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{health::Health, lanes::Lanes};
+use super::{health::Health, lanes::Lanes, partitioning::Partitioning};
 use crate::bus::outstanding::Outstanding;
 
 /// Outlives each single client of librdkafka's.
@@ -11,4 +11,5 @@ pub(super) struct Parts {
     pub(super) health: Arc<Health>,
     pub(super) outstanding: Arc<Outstanding>,
     pub(super) lanes: Arc<Lanes>,
+    pub(super) partitioning: Arc<Partitioning>,
 }

@@ -7,13 +7,16 @@ use std::time::Duration;
 
 use rdkafka::{
     TopicPartitionList, bindings,
-    producer::{BaseProducer, Producer as _, ProducerContext},
+    producer::{BaseProducer, Partitioner, Producer as _, ProducerContext},
 };
 
 use super::lanes::{Orders, SharedLane};
 
 /// Carries out the orders. What goes on is sent at once.
-pub(super) fn carry_out<C: ProducerContext>(client: &BaseProducer<C>, orders: &Orders) {
+pub(super) fn carry_out<C: ProducerContext<P>, P: Partitioner>(
+    client: &BaseProducer<C, P>,
+    orders: &Orders,
+) {
     set_paused(client, &orders.pause, true);
     set_paused(client, &orders.resume, false);
     if !orders.resume.is_empty() {
@@ -24,8 +27,8 @@ pub(super) fn carry_out<C: ProducerContext>(client: &BaseProducer<C>, orders: &O
 }
 
 #[expect(unsafe_code, reason = "rdkafka's safe interface has it for consumers only")]
-fn set_paused<C: ProducerContext>(
-    client: &BaseProducer<C>,
+fn set_paused<C: ProducerContext<P>, P: Partitioner>(
+    client: &BaseProducer<C, P>,
     places: &[SharedLane],
     is_paused: bool,
 ) {

@@ -34,7 +34,7 @@ const DEFAULTS: &[(&str, &str)] = &[
 const FIXED: &[(&str, &str)] = &[
     ("acks", "all"),
     ("enable.idempotence", "true"),
-    ("partitioner", "murmur2_random"),
+    // The partition is chosen by `partitioning`, which goes before any `partitioner`.
     // Else a broker is connected to only once there is something to send to it, which a partition that is
     // paused has not: it would wait for a connection, and the connection for it.
     ("enable.sparse.connections", "false"),

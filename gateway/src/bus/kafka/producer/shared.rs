@@ -24,6 +24,7 @@ use super::{
     kept::Kept,
     lane::Sent,
     lanes::SharedLane,
+    partitioning::Partitioning,
     parts::Parts,
     pause,
     settings::config,
@@ -33,7 +34,7 @@ use crate::bus::{OnDelivery, Outgoing, ProduceError};
 /// How long the thread of the callbacks waits for one before it looks whether it is still needed.
 const POLL_INTERVAL: Duration = Duration::from_secs(1);
 
-type Client = BaseProducer<Context>;
+type Client = BaseProducer<Context, Partitioning>;
 
 /// What the caller and the health thread hold in common.
 pub(super) struct Shared {
@@ -138,7 +139,7 @@ impl Shared {
     /// The health thread: asks for metadata while the cluster is not known to answer, and replaces
     /// a client that has failed for good.
     pub(super) fn watch(&self) {
-        let Parts { health, outstanding, lanes } = &self.parts;
+        let Parts { health, outstanding, lanes, .. } = &self.parts;
         while let Some(task) = health.next_task(|| outstanding.count()) {
             match task {
                 health::Task::Ask => {

@@ -73,6 +73,8 @@ struct Receipt {
     topic: String,
     #[prost(message, optional, tag = "4")]
     position: Option<Position>,
+    #[prost(bool, tag = "5")]
+    is_deletable: bool,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -146,12 +148,15 @@ impl Stored for wire::Frame {
     fn write(&self) -> Frame {
         let id_of = |id: &Option<ClientId>| id.as_ref().map_or("", ClientId::as_json).to_owned();
         let kind = match self {
-            Self::Receipt { id, request, topic, partition, offset } => Kind::Receipt(Receipt {
-                id: id.as_json().to_owned(),
-                request: Some((*request).into()),
-                topic: (&**topic).into(),
-                position: Some(Position { partition: *partition, offset: *offset }),
-            }),
+            Self::Receipt { id, request, topic, partition, offset, is_deletable } => {
+                Kind::Receipt(Receipt {
+                    id: id.as_json().to_owned(),
+                    request: Some((*request).into()),
+                    topic: (&**topic).into(),
+                    position: Some(Position { partition: *partition, offset: *offset }),
+                    is_deletable: *is_deletable,
+                })
+            }
             Self::Response { id, request, reply } => Kind::Response(Response {
                 id: id.as_json().to_owned(),
                 request: Some((*request).into()),
@@ -173,10 +178,11 @@ impl Stored for wire::Frame {
 
     fn read(frame: Frame) -> Option<Self> {
         match frame.kind? {
-            Kind::Receipt(Receipt { id, request, topic, position }) => {
+            Kind::Receipt(Receipt { id, request, topic, position, is_deletable }) => {
                 let Position { partition, offset } = position?;
                 let (id, request) = (ClientId::from_json(&id)?, request?.into());
-                Some(Self::Receipt { id, request, topic: topic.into(), partition, offset })
+                let topic = topic.into();
+                Some(Self::Receipt { id, request, topic, partition, offset, is_deletable })
             }
             Kind::Response(Response { id, request, reply }) => Some(Self::Response {
                 id: ClientId::from_json(&id)?,

@@ -146,9 +146,10 @@ impl Resumption {
         };
         if let (true, Some(Position { partition, offset })) = (detail.receipt, position) {
             let (id, topic) = (detail.id.clone(), Arc::clone(&service.topic));
+            let is_deletable = service.is_deletable();
             self.completion.owe(
                 session,
-                Frame::Receipt { id, request, topic, partition, offset },
+                Frame::Receipt { id, request, topic, partition, offset, is_deletable },
                 None,
                 None,
             );

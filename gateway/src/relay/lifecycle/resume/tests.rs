@@ -225,7 +225,8 @@ async fn a_request_with_a_receipt_is_not_produced_again() {
     let (id, request) =
         (ClientId::from_json("1").unwrap(), RequestId::from_header(&[1; 16]).unwrap());
     let topic = "echo".into();
-    let receipt = Frame::Receipt { id: id.clone(), request, topic, partition: 3, offset: 4 };
+    let (id_of, partition, offset, is_deletable) = (id.clone(), 3, 4, false);
+    let receipt = Frame::Receipt { id: id_of, request, topic, partition, offset, is_deletable };
     // Its node died between the two: that it is recorded was to follow.
     let steps = vec![
         CheckpointStep::Request {
@@ -252,6 +253,7 @@ async fn a_frame_that_was_parked_twice_is_owed_once() {
         topic: "echo".into(),
         partition: 3,
         offset: n.into(),
+        is_deletable: n.is_multiple_of(2),
     };
     let park =
         |seq, n| CheckpointStep::Park { seq, request: None, frame: format::encode(&receipt(n)) };

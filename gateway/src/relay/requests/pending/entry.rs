@@ -34,6 +34,8 @@ pub enum Waiter {
     },
     /// An HTTP call.
     Call(oneshot::Sender<Answer>),
+    /// An HTTP call that deletes a message: it waits for the broker, and for no reply.
+    Deletion(oneshot::Sender<Answer>),
 }
 
 impl Waiter {
@@ -41,8 +43,18 @@ impl Waiter {
     pub const fn edge(&self) -> Edge {
         match self {
             Self::Session { .. } => Edge::Ws,
-            Self::Call(_) => Edge::Rest,
+            Self::Call(_) | Self::Deletion(_) => Edge::Rest,
         }
+    }
+
+    /// Whether it is an HTTP call.
+    pub const fn is_call(&self) -> bool {
+        matches!(self, Self::Call(_) | Self::Deletion(_))
+    }
+
+    /// Whether it waits for a reply, which may come by another node.
+    pub const fn wants_reply(&self) -> bool {
+        !matches!(self, Self::Deletion(_))
     }
 
     /// Whether somebody is waiting to be told that the broker has recorded the request.
@@ -75,7 +87,7 @@ impl Entry {
     pub fn durable_session(&self) -> Option<&Arc<Session>> {
         match &self.waiter {
             Waiter::Session { session, .. } => Some(session).filter(|session| session.is_durable()),
-            Waiter::Call(_) => None,
+            Waiter::Call(_) | Waiter::Deletion(_) => None,
         }
     }
 

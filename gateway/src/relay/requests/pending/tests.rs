@@ -28,6 +28,8 @@ pub(in crate::relay::requests) fn entry(seconds: u32) -> Entry {
         timeout_max: SECOND,
         dialect: Dialect::Plain,
         allowed_headers: Vec::new(),
+        deletable: false,
+        gone_within: SECOND,
     };
     let node = NodeRef { id: NodeId::parse("gw-1").unwrap(), incarnation: 1 };
     let route = Route { node, session: None, client_id: None, deadline_ms: 0 };

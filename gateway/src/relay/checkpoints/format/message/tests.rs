@@ -47,7 +47,10 @@ fn requests_and_frames_are_read_as_each_version_wrote_them() {
     fixture::check("request", &Some(detail()), &encode(&detail()), decode::<RequestDetail>);
     let (partition, offset) = (3, 1 << 40);
     let topic = "orders.requests".into();
-    check("receipt", wire::Frame::Receipt { id: id(), request: REQUEST, topic, partition, offset });
+    let (id_of, request, is_deletable) = (id(), REQUEST, false);
+    let receipt =
+        wire::Frame::Receipt { id: id_of, request, topic, partition, offset, is_deletable };
+    check("receipt", receipt);
     check("response", wire::Frame::Response { id: id(), request: REQUEST, reply: reply() });
     check("error", error(ErrorCode::Overloaded, Some(id())));
 }
@@ -64,6 +67,14 @@ fn every_frame_and_code_is_read_as_it_was_written() {
         wire::Frame::Error { id: None, request, failure, reply: None },
         wire::Frame::Pong { id: None },
         wire::Frame::Pong { id: Some(id()) },
+        wire::Frame::Receipt {
+            id: id(),
+            request: REQUEST,
+            topic: "orders.requests".into(),
+            partition: 0,
+            offset: 0,
+            is_deletable: true,
+        },
     ];
     for frame in frames {
         assert_eq!(decode(&encode(&frame)), Some(frame));

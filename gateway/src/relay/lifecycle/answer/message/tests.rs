@@ -28,7 +28,9 @@ fn released() -> Answer {
     let response = wire::Frame::Response { id: id(), request: request(1), reply };
     let topic = "orders.requests".into();
     let (partition, offset) = (3, 77);
-    let receipt = wire::Frame::Receipt { id: id(), request: request(2), topic, partition, offset };
+    let (id_of, of, is_deletable) = (id(), request(2), false);
+    let receipt =
+        wire::Frame::Receipt { id: id_of, request: of, topic, partition, offset, is_deletable };
     let frames = vec![
         Unparked { seq: 41, request: None, frame: receipt },
         Unparked { seq: 42, request: Some(request(1)), frame: response },
