@@ -15,6 +15,7 @@ mod scenarios {
     mod http_clients;
     mod instruments;
     mod internal;
+    mod java_clients;
     mod kafka_bus;
     mod kafka_hangs;
     mod outages;
