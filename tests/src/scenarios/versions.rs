@@ -53,8 +53,15 @@ async fn a_rolling_upgrade_and_a_way_back_lose_nothing() -> Result<()> {
     is_announced(&cluster, cluster.node(0)).await?;
     understand_each_other(&cluster, cluster.node(0)).await?;
     for index in [0, 1] {
+        let others = cluster.nodes().iter().filter(|node| node.id() != cluster.node(index).id());
+        let copied_before = copied(others).await?;
         kill(&mut cluster, &directory, index, AWAY, true).await?;
         crowd.goes_on(300).await?;
+        eventually(SOON, "its sessions go on from their copies", async || {
+            ensure!(copied(cluster.nodes().iter()).await? > copied_before, "none yet");
+            Ok(())
+        })
+        .await?;
     }
     for (index, version) in [(1, Some(WORDS)), (0, None), (0, Some(WORDS)), (2, Some(WORDS))] {
         replace(&mut cluster, &directory, index, version).await?;
@@ -65,6 +72,15 @@ async fn a_rolling_upgrade_and_a_way_back_lose_nothing() -> Result<()> {
     say(&account.to_string());
     account.check(&Allowance { repeats: true, ..Allowance::default() })?;
     cluster.finish().await
+}
+
+/// How many sessions those nodes have taken from what a dead one had written.
+async fn copied(nodes: impl Iterator<Item = &Node>) -> Result<f64> {
+    let mut sum = 0.0;
+    for node in nodes {
+        sum += node.metrics().await?.sum("roundtrip_resumes_total", &[("result", "copied")]);
+    }
+    Ok(sum)
 }
 
 /// Waits until that node's entry is what a later version writes.
