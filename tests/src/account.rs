@@ -80,7 +80,7 @@ impl Account {
         self.complain(complaint);
     }
 
-    /// Adds another one's.
+    /// Adds another account.
     pub fn add(&mut self, other: Self) {
         self.sent += other.sent;
         self.accepted += other.accepted;
@@ -135,7 +135,7 @@ impl Account {
         most
     }
 
-    /// What must not be, whatever happened.
+    /// How many things have happened that must not happen in any case.
     pub fn breaches(&self) -> u64 {
         self.lost + self.wrong + self.duplicated + self.broken
     }

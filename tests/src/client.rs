@@ -30,7 +30,7 @@ pub struct Connect {
     headers: Vec<(String, String)>,
 }
 
-/// What a handshake came to.
+/// What came of a handshake.
 #[derive(Debug)]
 pub enum Handshake {
     /// A connection; nothing has been read from it.

@@ -37,7 +37,7 @@ pub struct Cluster {
     dir: PathBuf,
     reply_partitions: i32,
     finished: bool,
-    /// What further nodes are made by.
+    /// What further nodes are made with.
     recipe: ClusterBuilder,
     redis: Arc<Redis>,
     /// After the nodes: a Kafka client without its broker takes long to close.

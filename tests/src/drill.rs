@@ -40,7 +40,8 @@ pub struct Drill {
     pub warm_up: u32,
     /// Whether the broker is the cluster's own, just started.
     pub cold: bool,
-    /// So many times what is promised of waiting may be waited: the machine of a test has more to do.
+    /// How many times longer than promised clients may wait, since the machine of a test has more
+    /// to do.
     pub slack: u32,
 }
 
@@ -57,7 +58,7 @@ pub struct Outcome {
 }
 
 impl Drill {
-    /// A small one, for a test: the fault strikes once.
+    /// A small drill for a test, in which the fault strikes once.
     pub fn small(fault: Fault, seed: u64) -> Self {
         let (rate, requests, period, warm_up) = (300.0, 0, Duration::ZERO, 1);
         let (cold, slack) = (false, 3);
@@ -156,7 +157,7 @@ impl Outcome {
         let waited = self.account.longest_wait_of_survivors;
         let kept = promise.survivors_wait_max.is_none_or(|most| waited <= most);
         ensure!(kept, "{fault}: callers on nodes that were well waited {waited:?}");
-        // Nobody takes a session from a client that is there.
+        // A registry that goes back must not cost a client the connection that it has.
         let closes = &self.account.closes;
         let is_taken =
             fault == Fault::RedisOlder && [1012, 4002].iter().any(|c| closes.contains_key(c));

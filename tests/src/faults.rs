@@ -143,13 +143,14 @@ impl Fault {
         let (allowed, survivors_wait_max) = match self {
             Self::KillSockets | Self::KillReader => (killed, seconds(12.0)),
             Self::Pause => (killed, seconds(12.0)),
-            // Partitions move: in a group of two or three on a busy machine in some seconds. Who is
-            // closed goes elsewhere, to nodes that are ready, with all it waits for.
+            // Partitions move, which takes a group of two or three some seconds on a busy machine.
+            // A client whose connection is closed goes on with all it waits for on a node that is
+            // ready.
             Self::Rolling => (NONE, seconds(6.0)),
             Self::Join => (drained, seconds(6.0)),
             // New requests that would need the registry are refused.
             Self::RedisEmptied | Self::RedisOlder | Self::RedisPaused => (drained, None),
-            // What Kafka has not acknowledged in time may be there all the same.
+            // A record that Kafka has not acknowledged in time may be there all the same.
             Self::KafkaKilled | Self::KafkaPaused => {
                 let codes = &["unavailable", "overloaded"];
                 (Allowance { codes, unserved: true, ..NONE }, None)
@@ -166,7 +167,8 @@ impl Fault {
     /// Which of the services are asked.
     pub fn services(self, all: &'static [&'static str]) -> &'static [&'static str] {
         match self {
-            // One has four partitions. librdkafka takes care of more by itself.
+            // One service has four partitions: with more of them librdkafka does not spin, and the
+            // fault would not be seen.
             Self::KafkaPaused => &all[..1],
             _ => all,
         }

@@ -243,7 +243,7 @@ impl Asker {
         Ok(outcome)
     }
 
-    /// Connects to the next node that lets us.
+    /// Connects to the next node that takes us.
     async fn connect(&mut self) -> Result<WsClient> {
         let deadline = Instant::now() + SOON;
         self.last_seq = 0;

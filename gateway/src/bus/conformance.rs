@@ -96,7 +96,7 @@ pub fn plain<'a>(topic: &'a str, partition: i32, value: &'a [u8]) -> Outgoing<'a
     Outgoing { topic, partition, key: None, key_suffix_bytes: 0, value, headers: &[] }
 }
 
-/// Writes and waits for the broker's word.
+/// Writes a record, and waits until the broker has acknowledged it.
 pub async fn write(producer: &dyn Producer, record: &Outgoing<'_>) -> Position {
     let (told, mut delivery) = mpsc::channel(1);
     let on_delivery = Box::new(move |result| told.try_send(result).expect("told once"));
@@ -105,7 +105,7 @@ pub async fn write(producer: &dyn Producer, record: &Outgoing<'_>) -> Position {
     told.expect("delivery in time").expect("told before it is dropped").expect("recorded")
 }
 
-/// Looks again and again until it is so, without blocking the runtime.
+/// Waits until `holds` returns true, without blocking the runtime.
 pub(super) async fn eventually(what: &str, holds: impl Fn() -> bool) {
     let deadline = Instant::now() + DEADLINE;
     while !holds() {

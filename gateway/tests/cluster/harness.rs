@@ -68,7 +68,7 @@ impl Cluster {
         Self::start_each(nodes, bus, producer, config).await
     }
 
-    /// Nodes that are configured by their numbers.
+    /// Starts nodes, each with the configuration that `config` has for its number.
     pub(crate) async fn start_each(
         nodes: usize,
         bus: MemoryBus,
@@ -82,7 +82,7 @@ impl Cluster {
         this
     }
 
-    /// Nodes that have just begun to listen.
+    /// The same, but the nodes have only just begun to listen.
     pub(crate) async fn begin(
         nodes: usize,
         bus: MemoryBus,
@@ -170,7 +170,8 @@ impl Cluster {
             begun.push(self.announcements(node).await);
         }
         for (node, begun) in begun.into_iter().enumerate() {
-            // The table is read after each announcement: the one that has begun may be too early.
+            // The table is read after each announcement. One that is under way may have begun too
+            // early, so that two more are waited for.
             let is_later = async || self.announcements(node).await >= begun + 2;
             eventually(async || is_later().await.then_some(())).await;
         }
@@ -202,10 +203,10 @@ impl Cluster {
     }
 }
 
-/// What a test wants otherwise.
+/// What a test may want to be different.
 #[derive(Clone, Copy)]
 pub(crate) struct Setup {
-    /// What the listeners may hold.
+    /// How many connections the listeners may hold.
     pub(crate) budget: Budget,
     /// Whether the registry cannot be reached at first.
     pub(crate) registry_away: bool,

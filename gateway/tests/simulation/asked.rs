@@ -7,9 +7,9 @@ use tokio::time::Instant;
 
 use crate::{node::WINDOW, world::World};
 
-/// A request that waits so long should get its reply whatever happens.
+/// A request with this limit should get its reply, whatever happens.
 pub(crate) const PATIENT: Duration = Duration::from_secs(20);
-/// A reply that has been in the log for so long when its request ends must have come home.
+/// A reply comes home within this time: if its request times out later, the reply was lost.
 const FORWARDING_MAX: Duration = Duration::from_secs(12);
 
 /// A request, and what has come of it.
@@ -26,7 +26,7 @@ pub(crate) struct Asked {
     pub(crate) ended_at: Option<Instant>,
     pub(crate) is_refused: bool,
     pub(crate) is_cancelled: bool,
-    /// The others may have taken its node for dead when it was asked.
+    /// Whether the other nodes may have taken its node for dead when it was asked.
     pub(crate) may_be_missed: bool,
 }
 
@@ -59,7 +59,7 @@ impl Asked {
                 _ => Ok(()),
             };
         };
-        // Sent again before the refusal had come, it is refused all the same.
+        // A request that is sent again before its refusal has come is refused once more.
         if self.is_refused && !is_plain {
             return Err("refused, and taken");
         }
@@ -83,11 +83,13 @@ impl Asked {
         }
         if let Some(before) = &self.end {
             world.book.count("repeated");
-            // Where the end of a request makes its id free, one that is sent again is another one.
+            // In a plain session an id is free once its request has ended, so what is sent again
+            // under it is another request.
             let is_another = is_plain && self.sends > 1 && !before.starts_with(request);
-            // What a node has not written down yet when it dies, its successor does not know: what
-            // the client has seen end, and has perhaps acknowledged, may end by its deadline once
-            // more; and what has ended so, or at the client's wish, by its reply.
+            // The next owner does not know what a node had not written to the registry yet when it
+            // died. So a request that the client has seen end, and has perhaps acknowledged, may
+            // time out once more; and one that has timed out or was cancelled may still get its
+            // reply.
             let is_nodes = |end: &str| end.ends_with(" timeout") || end.ends_with(" cancelled");
             let is_forgotten =
                 (is_nodes(before) || is_nodes(&end)) && world.book.forgot_since(self.ended_at);

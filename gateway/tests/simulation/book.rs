@@ -8,10 +8,10 @@ use std::{
 
 use tokio::time::Instant;
 
-/// For how long a node that is cut off may have been so, with what it takes to notice.
+/// How long a node is cut off at most, with the time that it takes to notice.
 const CUT_OFF_MAX: Duration = Duration::from_secs(5);
 
-/// For how long a node may sleep.
+/// How long a node sleeps at most.
 const SLEEP_MAX: Duration = Duration::from_secs(9);
 
 /// The book of one simulation.
@@ -33,19 +33,19 @@ struct Pages {
     /// Up to where each partition is said to be handled.
     stored: BTreeMap<i32, i64>,
     counts: BTreeMap<&'static str, u64>,
-    /// The registry has lost everything.
+    /// When the registry has lost everything.
     wiped: Option<Instant>,
-    /// The registry has gone back to what it held some time ago.
+    /// When the registry has gone back to what it held some time before.
     went_back: Option<Instant>,
-    /// A node was cut off from others, or from the registry or a part of it; in order.
+    /// When a node was cut off from others, or from the registry or a part of it; in order.
     cut_off: Vec<Instant>,
-    /// A node was cut off from the registry.
+    /// When a node was cut off from the registry.
     unheard: Option<Instant>,
-    /// A node has died, or lost its sessions in its sleep.
+    /// When a node has died, or has lost its sessions in its sleep.
     died: Option<Instant>,
     /// Sessions of which the registry has ever heard.
     recorded: HashSet<String>,
-    /// A node has stopped in order: what its sessions are is in the registry alone.
+    /// When a node has stopped in order: the registry alone has its sessions since then.
     stopped: Option<Instant>,
 }
 
@@ -92,8 +92,9 @@ impl Book {
         self.pages().recorded.extend(sessions);
     }
 
-    /// Whether only the node on which a session began has ever known of it, and a node has died
-    /// since: as long as a registry cannot be reached, requests go on without.
+    /// Whether the registry has never heard of the session, and a node has died since it began.
+    /// While the registry cannot be reached, requests go on without it, so the session may have
+    /// died with its only owner.
     pub(crate) fn died_unheard(&self, session: &str, began_at: Instant) -> bool {
         let pages = self.pages();
         !pages.recorded.contains(session) && pages.died.is_some_and(|died| died >= began_at)
@@ -104,7 +105,7 @@ impl Book {
     }
 
     /// Whether a node has died since, or was cut off for so long that another one took its sessions
-    /// from their copies: what it had not written there then is not known to its successor.
+    /// from their copies: the next owner does not know what had not been written by then.
     pub(crate) fn forgot_since(&self, since: Option<Instant>) -> bool {
         let pages = self.pages();
         pages.died >= since || pages.cut_off.last().map(|at| *at + CUT_OFF_MAX) >= since
@@ -115,8 +116,9 @@ impl Book {
         self.pages().unheard = Some(Instant::now());
     }
 
-    /// Whether a node perhaps takes requests that the others take for dead: it has slept, and has
-    /// not reached the registry since. Replies to these that others read are nobody's.
+    /// Whether a node may take requests while the others take it for dead: it has slept, and has
+    /// not reached the registry since. When others read the replies to such requests, they find
+    /// nobody who waits for them.
     pub(crate) fn is_missed(&self) -> bool {
         let pages = self.pages();
         let since = pages.unheard.filter(|at| at.elapsed() <= CUT_OFF_MAX);

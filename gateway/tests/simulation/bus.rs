@@ -19,7 +19,7 @@ use crate::{defect::Defect, net::Wires};
 
 /// A member of a group that is silent for so long is given up.
 const GROUP_PATIENCE: Duration = Duration::from_secs(3);
-/// Between two looks at what is on its way.
+/// The pause between two looks at what is on its way.
 const TICK: Duration = Duration::from_millis(5);
 
 /// A node's producer.
@@ -113,11 +113,12 @@ pub(crate) struct Reader {
     seat: Arc<Seat>,
     inner: Option<MemoryConsumer>,
     owned: Vec<i32>,
-    /// Since when its node sleeps; whoever asks for events gives up soon, and asks again.
+    /// Since when its node sleeps. A call for events gives up soon and is made again, so it cannot
+    /// remember that itself.
     silent_since: Option<Instant>,
 }
 
-/// What stays while the member behind it changes.
+/// What stays the same while the member of the group behind it changes.
 struct Seat {
     wires: Wires,
     member: Mutex<Arc<dyn ConsumerControl>>,

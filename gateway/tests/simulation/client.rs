@@ -18,7 +18,7 @@ use crate::{
 
 /// How long a client waits for a node that does not say anything.
 const PATIENCE: Duration = Duration::from_secs(2);
-/// What a frame counts with beside its payload.
+/// How many bytes a frame counts beside its payload.
 const FRAME_BYTES: usize = 256;
 
 /// One client.
@@ -34,18 +34,18 @@ pub(crate) struct Client {
     pub(crate) asked: BTreeMap<String, Asked>,
     /// When its session began.
     began_at: Instant,
-    /// Something has been done for it in this session.
+    /// Whether anything has been done for it in this session.
     was_served: bool,
     /// When it was last connected.
     left_at: Option<Instant>,
-    /// More may have come for it since than its mailbox takes.
+    /// Whether more may have come for it since then than its mailbox holds.
     may_overflow: bool,
 }
 
 /// What a client has to remember for the time of one connection.
 pub(crate) struct Talk {
     pub(crate) line: Line,
-    /// What it had missed has come, and the node knows.
+    /// Whether all that it had missed has come, and the node knows so.
     pub(crate) is_settled: bool,
     /// Pings that were not answered, by number.
     pings: VecDeque<u64>,
@@ -123,7 +123,7 @@ impl Client {
         let mut talk =
             Talk { line, is_settled, pings, pings_ever, deaf_until, is_leaving_for_good };
         let Ok(Met::Frame(text)) = timeout(PATIENCE, talk.line.next()).await else {
-            // It closes in order: a node that wakes up knows that nobody waits.
+            // The connection ends in order, so that a node which wakes up knows that nobody waits.
             self.log("is not welcome");
             talk.line.hang_up();
             return None;
@@ -133,8 +133,8 @@ impl Client {
             return None;
         }
         let resumed = self.on_welcome(&text);
-        // What it lacks comes first; then it knows what it has to ask for again. One that
-        // acknowledges frames need not wait for that.
+        // The frames that it lacks come first; then it knows which requests to send again. A
+        // reliable client need not wait for that: what it sends again joins what is in flight.
         talk.is_settled = !resumed;
         if !self.ping(&mut talk).await {
             return None;
@@ -162,15 +162,15 @@ impl Client {
         resumed
     }
 
-    /// The former session is gone: was that right?
+    /// Checks that the former session was allowed to be gone, and begins anew.
     fn start_anew(&mut self, former: Option<Token>) {
         if let Some(former) = former {
             self.world.book.count("not resumed");
             let left_at = self.left_at.unwrap_or(self.world.started);
             let is_late = left_at.elapsed() + Duration::from_secs(1) > WINDOW;
             let wiped = self.world.book.wiped_at();
-            // A node may die before anybody has heard of the session; it has not done anything for it,
-            // or could not tell the registry.
+            // A node may die before the registry has heard of the session: before it has done
+            // anything for the client, or while it cannot reach the registry.
             let session = former.session().to_string();
             let is_unheard =
                 !self.was_served || self.world.book.died_unheard(&session, self.began_at);
@@ -178,7 +178,8 @@ impl Client {
             let is_excused = is_unheard
                 || wiped.is_some_and(|wiped| left_at < wiped + WINDOW * 2)
                 || self.world.book.lost_a_copy_since(recently);
-            // What is on the wire to a client that does not acknowledge, nobody knows after a fault.
+            // After a fault nobody knows what was on the wire to a client that acknowledges
+            // nothing.
             let is_kept = self.is_reliable || !self.world.is_troubled.load(Ordering::Relaxed);
             if is_kept && !is_late && !is_excused && !self.may_overflow {
                 self.wrong(&format!("not resumed after {:?}", left_at.elapsed()));
@@ -187,7 +188,7 @@ impl Client {
         self.forget();
     }
 
-    /// Nothing of its session counts any more.
+    /// Forgets all that belongs to its session.
     fn forget(&mut self) {
         self.asked.clear();
         (self.last_seq, self.acknowledged, self.was_served) = (0, 0, false);
@@ -202,7 +203,8 @@ impl Client {
         let mut whim = self.next_whim();
         loop {
             let is_calm = self.is_calm();
-            // While it reads nothing, its node may close as it would on one that has gone.
+            // While it reads nothing, its node may take it for gone, and let the window of its
+            // session begin.
             if talk.deaf_until.is_none() {
                 self.left_at = Some(Instant::now());
             }
@@ -250,7 +252,7 @@ impl Client {
         Left::Away
     }
 
-    /// Goes, mostly without a word: the node learns of it later.
+    /// Goes away, mostly without closing the connection, so that the node notices only later.
     async fn leave(&mut self, talk: Talk) {
         if talk.is_leaving_for_good {
             self.log("closes with 1000, and will begin anew");
@@ -262,13 +264,13 @@ impl Client {
             return self.forget();
         }
         self.log("leaves");
-        // A receipt and an answer may come for each.
+        // A receipt and an answer may come for each open request.
         let open: Vec<_> = self.asked.values().filter(|asked| asked.is_open()).collect();
         let bytes: usize = open.iter().map(|asked| asked.payload.len() + 2 * FRAME_BYTES).sum();
         self.may_overflow = 2 * open.len() > MAILBOX_FRAMES || bytes > MAILBOX_BYTES;
     }
 
-    /// Whether the conversation goes on.
+    /// Takes note of what the node says. Returns whether the conversation goes on.
     async fn on_met(&mut self, met: Met, talk: &mut Talk) -> bool {
         match met {
             Met::Frame(text) => {
@@ -306,7 +308,7 @@ impl Client {
             1 => ("", world.ms(50, 2000)),
             _ => ("", PATIENT),
         };
-        // Some are large for an outbox, none for one that is empty.
+        // Some payloads do not fit beside what is in an outbox, but each fits into an empty one.
         let size = if world.chance(10) { world.below(6 * 1024) as usize } else { 0 };
         let payload = format!(r#""{id}{never}{:x<size$}""#, "");
         let (ms, quoted, receipt) = (timeout.as_millis(), Value::from(&*id), world.chance(50));
@@ -345,7 +347,7 @@ impl Client {
         true
     }
 
-    /// Asks for a sign of life behind everything that the node owes.
+    /// Sends a ping. Its pong comes behind everything that the node owes by then.
     pub(crate) async fn ping(&mut self, talk: &mut Talk) -> bool {
         talk.pings_ever += 1;
         talk.pings.push_back(talk.pings_ever);

@@ -1,5 +1,5 @@
-//! Defects that are put in by hand, each in a wrapper around what the nodes stand on: whoever looks
-//! for what goes wrong has to find them, but for the one that must do no harm.
+//! Defects that are put in on purpose, each in a wrapper around what the nodes stand on. The
+//! simulation has to find all of them but the one that must do no harm.
 
 use registry::{
     CheckpointStep, CheckpointUpdate, Holding, MemoryRegistry, SessionRecord, SessionTable,
@@ -18,7 +18,7 @@ pub(crate) enum Defect {
     BareParks,
     /// A session is taken over without what is in flight for it.
     NoRequests,
-    /// Peers say now and then in words of another version what has become of a reply. No harm.
+    /// Now and then a peer's verdict on a reply is one of another version. This must do no harm.
     StrangeWords,
 }
 

@@ -34,7 +34,7 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// A client's end of a connection.
 pub(crate) struct Line {
     socket: WebSocketStream<DuplexStream>,
-    /// The node is to hear at once that the client has gone.
+    /// Whether the node is to hear at once that the client has gone.
     closes_in_order: Arc<AtomicBool>,
 }
 
@@ -55,7 +55,7 @@ impl Line {
         let (client, client_side) = duplex(PIPE_BYTES);
         let (node_side, served) = duplex(PIPE_BYTES);
         let of_node = Arc::clone(node);
-        // Between the handshake and what it starts, anything may happen.
+        // Between the handshake and the connection that it starts, anything may happen.
         let starts_after = world.ms(0, if world.chance(10) { 200 } else { 5 });
         node.spawn(async move {
             sleep(starts_after).await;
@@ -84,7 +84,7 @@ impl Line {
         Self { socket, closes_in_order }
     }
 
-    /// Hangs up, so that the node hears of it at once: also one that sleeps, when it wakes up.
+    /// Hangs up so that the node hears of it at once, or, where it sleeps, when it wakes up.
     pub(crate) fn hang_up(self) {
         self.closes_in_order.store(true, Ordering::Relaxed);
     }
@@ -108,7 +108,7 @@ impl Line {
         self.send(Message::text(text)).await
     }
 
-    /// Closes for good, and waits for the node's word; whether it came.
+    /// Closes for good, and waits for the node's close frame. Returns whether it came.
     pub(crate) async fn close(mut self) -> bool {
         let frame = CloseFrame { code: CloseCode::Normal, reason: "".into() };
         if !self.send(Message::Close(Some(frame))).await {
@@ -148,7 +148,7 @@ async fn carry(
     }
 }
 
-/// The other end reads to its end.
+/// Ends one direction: the other end reads what is left, and then the end.
 async fn hang_up(mut to: Pin<&mut impl AsyncWrite>) {
     if to.shutdown().await.is_err() {
         tracing::trace!("it has gone too");

@@ -44,12 +44,12 @@ mod troubles;
 mod whims;
 mod world;
 
-/// How long things go wrong.
+/// How long things go wrong: the storm.
 const STORM: Duration = Duration::from_secs(12);
-/// Within this time after it everything is answered.
+/// Everything is answered within this time after the storm.
 const SETTLING: Duration = Duration::from_secs(45);
-/// After this time nothing is left of what nobody waits for: a registry may have gone back only
-/// when all clients had finished, and for a while then says nothing that counts.
+/// After this further time the nodes hold nothing any more. It is long because the registry may
+/// have gone back just before, and then nothing that is missing in it counts for a while.
 const REST: Duration = Duration::from_secs(15);
 const CLIENTS: usize = 5;
 const SEEDS: Range<u64> = 0..600;
@@ -112,7 +112,7 @@ async fn run(world: &Arc<World>) {
     if !clients.is_empty() {
         world.book.wrong(world.seconds(), format!("{} clients wait for ever", clients.len()));
     }
-    // Nobody waits for anything any more, whatever is still to be put in order.
+    // No client waits any more, so a drain is short whatever the node has still to put in order.
     let first = world.below(NODES as u64) as usize;
     drains_at_once(world, first).await;
     sleep(REST).await;
@@ -137,8 +137,8 @@ fn seeds() -> Range<u64> {
     from.parse().unwrap()..to.parse().unwrap()
 }
 
-/// Runs these seeds, one at a time on each processor, for as long as `go_on` says so of what came
-/// of one. They know nothing of each other, and end in any order.
+/// Runs these seeds, one at a time on each processor, until `go_on` returns false for an outcome.
+/// They do not depend on each other, and end in any order.
 fn simulate_all(seeds: Range<u64>, defect: Defect, mut go_on: impl FnMut(u64, Outcome) -> bool) {
     let next = AtomicU64::new(seeds.start);
     let take = &|| Some(next.fetch_add(1, Ordering::Relaxed)).filter(|seed| *seed < seeds.end);
@@ -156,7 +156,7 @@ fn simulate_all(seeds: Range<u64>, defect: Defect, mut go_on: impl FnMut(u64, Ou
             });
         }
         drop(tell);
-        // Nobody runs another one once `told` is gone.
+        // Once `told` is dropped, no thread runs another seed.
         let _is_enough = told.into_iter().all(|(seed, outcome)| go_on(seed, outcome));
     });
 }
@@ -214,7 +214,7 @@ fn shows(defect: Defect) {
     assert!(shown.is_some(), "{defect:?} goes unnoticed");
 }
 
-/// So many seeds are enough for words that nobody knows: each has dozens of them.
+/// So many seeds are enough here, since each has dozens of verdicts that nobody knows.
 const STRANGE_SEEDS: Range<u64> = 0..120;
 
 #[expect(clippy::print_stderr, reason = "which seed to replay is for who looks")]

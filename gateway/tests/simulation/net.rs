@@ -68,7 +68,7 @@ impl Wires {
         }
         let (there, back) = (self.world.ms(0, 8), self.world.ms(0, 8));
         let answer = if self.world.chance(10) {
-            // It is on its way, whatever becomes of the node.
+            // The call arrives, even if the node that has made it dies meanwhile.
             let (tell, told) = oneshot::channel();
             self.world.spawn(async move {
                 sleep(there * 4).await;
@@ -87,7 +87,7 @@ impl Wires {
         answer
     }
 
-    /// Makes a call, and reads the verdicts. Now and then one is in words of a later version.
+    /// Makes a call, and reads the verdicts. Now and then one is of a later version.
     async fn verdicts(
         &self,
         peer: &NodeEntry,
@@ -105,7 +105,7 @@ impl Wires {
         Ok(verdicts)
     }
 
-    /// The same for a call about several things.
+    /// Like [`Wires::ask`], for a call about several things, each with an answer of its own.
     async fn ask_each<T: Clone + Send + 'static>(
         &self,
         count: usize,
@@ -119,7 +119,7 @@ impl Wires {
         self.world.table.clone()
     }
 
-    /// Lets a peer do something.
+    /// Makes a call that does `what` on a peer.
     async fn call<T: Send + 'static>(
         &self,
         peer: &NodeEntry,
@@ -217,8 +217,8 @@ impl PeerLink for Wires {
             .call(peer, within, Release(session, format::read_release(&asked).expect("a call")))
             .await;
         if released.is_err() {
-            // It may have been given up all the same: what was not copied before is known to
-            // nobody.
+            // The peer may have given the session up all the same, and nobody knows then what had
+            // not been copied before.
             self.world.book.cut_off();
         }
         released
@@ -262,7 +262,8 @@ impl NodeTable for Wires {
             announcement
         };
         let announcement = self.ask(announce).await?;
-        // Never lost with the answer to a call.
+        // If the answer that the run is new gets lost, the next one says so in its place: the
+        // registry says it once only.
         Ok(match self.life.is_fresh.swap(false, Ordering::Relaxed) {
             true => Announcement::Fresh,
             false => announcement,

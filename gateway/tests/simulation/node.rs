@@ -43,7 +43,7 @@ pub(crate) struct Node {
 }
 
 impl Node {
-    /// Starts a node; dead with all its tasks once its `life.dead` is cancelled.
+    /// Starts a node. It is dead, with all its tasks, once its `life.dead` is cancelled.
     pub(crate) fn start(world: &Arc<World>, index: usize) -> Arc<Self> {
         let (tasks, _) = Tasks::new();
         let life = Life::new(index, tasks.stop().clone());
@@ -70,7 +70,7 @@ impl Node {
         let control = gateway::bus::Consumer::control(&reader);
         let (dispatch, _) = relay.reader(&config.kafka.reply_topic, relay.replies(), control);
         let reading = dispatch.run(Box::new(reader), stops.reading.clone(), Duration::ZERO);
-        // It dies with the node, however that ends.
+        // The reader ends with its node, in whatever way that ends.
         let (dead, stop) = (life.dead.clone(), stops.reading.clone());
         let reader = tasks.until("dispatch", &stop, async move {
             tokio::select! {
@@ -91,7 +91,8 @@ impl Node {
         !self.relay.gate.is_draining()
     }
 
-    /// Stops in order; dead with all its tasks then. Nothing happens to one that does so already.
+    /// Stops in order; the node is dead, with all its tasks, when this returns. Does nothing where
+    /// the node stops already.
     pub(crate) async fn drain(&self) {
         let Some(reader) = self.reader.lock().unwrap().take() else { return };
         let drain = Drain {
@@ -105,7 +106,7 @@ impl Node {
         self.while_awake(drain.run()).await;
     }
 
-    /// Starts what dies with the node.
+    /// Starts a task that dies with the node.
     pub(crate) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
         let dead = self.life.dead.clone();
         self.tasks.short_lived(async move {
@@ -117,7 +118,7 @@ impl Node {
         });
     }
 
-    /// Does something, but for the time that the node sleeps.
+    /// Runs a task that stands still while the node sleeps.
     pub(crate) async fn while_awake(&self, task: impl Future<Output = ()>) {
         let mut task = pin!(task);
         loop {
@@ -130,7 +131,7 @@ impl Node {
         }
     }
 
-    /// What is left of what should be nothing by now.
+    /// What the node still holds at a time when it should hold nothing.
     pub(crate) fn left(&self) -> Option<String> {
         let relay = &self.relay;
         let (pending, sessions) = (relay.completion.pending.len(), relay.sessions.len());

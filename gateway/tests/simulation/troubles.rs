@@ -10,9 +10,9 @@ use crate::{
     world::{NODES, World},
 };
 
-/// A drain with nothing to wait for takes no longer.
+/// How long a drain takes at most that has nothing to wait for.
 const DRAINED_MAX: Duration = Duration::from_secs(1);
-/// The same where a client does not even read that it is closed.
+/// The same where a client does not read that its connection is closed.
 const DISMISSED_MAX: Duration = Duration::from_secs(4);
 
 /// Something that goes wrong for a while, unless it is calm by then.
@@ -127,7 +127,7 @@ pub(crate) async fn drains_at_once(world: &World, index: usize) {
     }
 }
 
-/// Lets a node stop in order, unless it dies meanwhile. What nothing keeps from it is over soon.
+/// Lets a node stop in order, unless it dies meanwhile.
 async fn drain(world: &World, node: &Arc<Node>) {
     let (life, mut draining) = (&node.life, pin!(node.drain()));
     let index = life.index;

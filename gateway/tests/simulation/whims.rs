@@ -23,7 +23,7 @@ enum Whim {
     /// It reads nothing for a while.
     Deaf,
     Burst,
-    /// What was refused, once more.
+    /// It sends again what was refused.
     Again,
     /// It closes with 1000 and begins anew.
     Bye,
@@ -49,7 +49,7 @@ impl Client {
         Instant::now() + self.world.ms(50, 1200)
     }
 
-    /// Follows one; false when it ends the conversation: by a close, or because the line is dead.
+    /// Follows a whim; false if that ends the conversation, by a close or because the line is dead.
     pub(crate) async fn follow_a_whim(&mut self, talk: &mut Talk) -> bool {
         let mut at = self.world.below(WHIMS.iter().map(|(_, often)| often).sum());
         let whim = WHIMS.iter().find(|(_, often)| {
@@ -87,7 +87,7 @@ impl Client {
                 false
             }
             Whim::Acknowledge => {
-                // Nobody minds it of a client that need not.
+                // A client whose session is plain may do so too, and nothing follows from it.
                 let text = format!(r#"{{"type":"ack","seq":{}}}"#, self.last_seq);
                 self.acknowledged = self.last_seq;
                 talk.line.say(&text).await
@@ -95,13 +95,13 @@ impl Client {
         }
     }
 
-    /// Anything that it has asked for: it may have ended, or never have arrived.
+    /// Cancels anything that it has asked for, which may have ended, or never have arrived.
     async fn cancel(&mut self, talk: &mut Talk) -> bool {
         let count = self.asked.len() as u64;
         if count == 0 {
             return true;
         }
-        // Often what was asked for last: its reply may overtake the broker's word.
+        // Often it is the last request: its reply may overtake the broker's acknowledgement.
         let at = if self.world.chance(50) { count - 1 } else { self.world.below(count) };
         let (id, asked) = self.asked.iter_mut().nth(at as usize).expect("there are so many");
         asked.is_cancelled = true;
@@ -110,7 +110,8 @@ impl Client {
         talk.line.say(&text).await
     }
 
-    /// Asks once more for what was refused: it has read that, and the node knows, or need not.
+    /// Sends again what was refused, once its node knows that it has read the refusal. In a plain
+    /// session the node need not know.
     async fn ask_again(&mut self, talk: &mut Talk) -> bool {
         let is_known = talk.is_settled || !self.is_reliable;
         if !is_known || !self.acknowledge(talk).await {
@@ -127,7 +128,8 @@ impl Client {
         true
     }
 
-    /// A line whose welcome is as good as lost: what is sent on it proves nothing.
+    /// Drops a line as if its welcome had been lost: what the client sends on it before must not
+    /// count as a proof that it has read the welcome.
     pub(crate) async fn waste(&mut self, mut talk: Talk) {
         self.log("does not get its welcome");
         if self.world.chance(50) {

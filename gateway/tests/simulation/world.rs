@@ -35,9 +35,9 @@ pub(crate) struct World {
     pub(crate) bus: MemoryBus,
     pub(crate) table: FaultyRegistry,
     pub(crate) book: Book,
-    /// Something has failed, or may have.
+    /// Whether something has failed, or may have.
     pub(crate) is_troubled: AtomicBool,
-    /// Nothing fails any more, and clients finish.
+    /// Cancelled when nothing fails any more; then the clients finish.
     pub(crate) calm: CancellationToken,
     dice: Mutex<StdRng>,
     faults: Mutex<Faults>,
@@ -47,11 +47,11 @@ pub(crate) struct World {
 
 #[derive(Default)]
 struct Faults {
-    /// Whom the registry does not hear.
+    /// Which nodes cannot reach the registry.
     registry_away: [bool; NODES],
-    /// Who does not hear whom, both ways.
+    /// Which nodes cannot reach each other.
     cut: [[bool; NODES]; NODES],
-    /// Calls get lost, now and then.
+    /// Whether calls get lost now and then.
     shaky: bool,
 }
 
@@ -107,7 +107,7 @@ impl World {
         self.dice.lock().unwrap().random_range(0..end)
     }
 
-    /// Whether what a peer says now is not understood.
+    /// Whether the next verdict of a peer is one that this version does not know.
     pub(crate) fn is_strange(&self) -> bool {
         self.defect == Defect::StrangeWords && self.chance(5)
     }
@@ -124,7 +124,7 @@ impl World {
         sleep(self.ms(from, to)).await;
     }
 
-    /// Something that goes on by itself, whatever becomes of who began it.
+    /// Starts a task that goes on by itself, whatever becomes of the node that began it.
     pub(crate) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
         let mut tasks = self.tasks.lock().unwrap();
         while tasks.try_join_next().is_some() {}
@@ -200,12 +200,13 @@ impl World {
 pub(crate) struct Life {
     pub(crate) index: usize,
     pub(crate) dead: CancellationToken,
-    /// It has died of a sudden.
+    /// Whether it has died without stopping in order.
     has_crashed: AtomicBool,
-    /// The registry has taken it for new, and it may not have heard so.
+    /// Whether the registry has said that it is new, and it may not have heard so.
     pub(crate) is_fresh: AtomicBool,
     asleep: AtomicBool,
-    /// Wakes whoever waits in the order in which they came, which a watched value does not.
+    /// Wakes those who wait in the order in which they came, so that a seed happens again exactly;
+    /// a watched value would not.
     changed: Notify,
 }
 

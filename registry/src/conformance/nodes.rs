@@ -86,7 +86,8 @@ pub(super) async fn expire_unless_refreshed(registry: &impl Registry) {
     let [silent, lively] = [node_entry("silent", 1), node_entry("lively", 1)];
     good(registry.announce(&lively, SHORT).await, "announce");
     good(registry.announce(&lively, LONG).await, "announce");
-    // The last to begin a short life: once it has ended, the other's would have ended too.
+    // Its short life begins last: once that has ended, the first one of the other node would have
+    // ended, too.
     announce(registry, &silent, SHORT, Announcement::Fresh).await;
     let left = vec![lively];
     eventually("a node that is silent is not listed", async || nodes(registry).await == left).await;

@@ -33,7 +33,7 @@ const LONG: Duration = Duration::from_secs(60);
 const SHORT: Duration = Duration::from_millis(500);
 /// More than any check parks, unless it says otherwise.
 const ROOMY: MailboxLimits = MailboxLimits { frames_max: 10_000, bytes_max: 64 << 20 };
-/// What a [`Subject`] is claimed with.
+/// The token with which a [`Subject`] is claimed.
 const TOKEN: TokenHash = TokenHash([7; 32]);
 
 pub(super) async fn run_all<R: Registry>(make: impl AsyncFn() -> R) {
@@ -161,7 +161,7 @@ fn record(session: SessionId) -> SessionRecord {
     }
 }
 
-/// A claim of an anonymous client's.
+/// A claim for an anonymous client.
 fn claim(session: SessionId, token: TokenHash, next_token: TokenHash) -> Claim {
     let node = node_ref("gw-2", 6);
     Claim { session, token, user: None, node, next_token, ttl: LONG }

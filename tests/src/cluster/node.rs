@@ -220,7 +220,7 @@ impl Node {
         self.addresses.expect("the node is ready").internal
     }
 
-    /// A connection to be made.
+    /// How a client may connect to it.
     pub fn connect(&self) -> Connect {
         Connect::to(self.public())
     }
@@ -246,7 +246,7 @@ impl Node {
         HttpClient::new(self.internal_address()).get(path).await
     }
 
-    /// What it says of itself.
+    /// Its metrics.
     ///
     /// # Errors
     /// When it does not answer.

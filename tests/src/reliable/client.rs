@@ -124,7 +124,7 @@ impl Client {
     }
 
     async fn attempt(&mut self) -> Option<WsClient> {
-        // At first they are dealt out, so that each node has some, of every kind.
+        // First connections are dealt out, so that each node has clients of every kind.
         let choice = if self.session.is_some() { self.choice } else { Choice::Next };
         let address = self.directory.choose(choice, self.attempts, &mut self.rng)?;
         let started = Instant::now();
@@ -166,7 +166,8 @@ impl Client {
         if query.is_empty() { connect } else { connect.query(&query.join("&")) }
     }
 
-    /// Whether what waits has become new requests; `None` when it was no welcome.
+    /// Takes note of the `welcome`. Returns whether what waits has become new requests, and `None`
+    /// if it was no welcome.
     fn welcomed(&mut self, welcome: &Frame, started: Instant) -> Option<bool> {
         let text = |field| welcome.get::<String>(field);
         let (Some(session), Some(token), Some(node), Some(resumed)) =
@@ -179,7 +180,8 @@ impl Client {
         match before {
             None if resumed => self.wrong("resumed out of nothing"),
             Some((old_session, old_token)) if resumed => {
-                // One that stood still answers when it goes on.
+                // A node that stood still answers only when it goes on, which says nothing of how
+                // long a resumption takes.
                 if !self.directory.troubled(&node, started, Instant::now()) {
                     self.ledger.account().resumes.push(started.elapsed());
                 }

@@ -49,7 +49,7 @@ struct Connection {
     since: Instant,
     /// Up to here the node is known to have received our acknowledgement.
     confirmed: u64,
-    /// Up to here it has received it, a moment ago perhaps.
+    /// Up to here it has received it, but may not have written that down yet.
     heard: u64,
 }
 
@@ -235,7 +235,7 @@ impl Ledger {
 
     fn frame(&self, number: u64, service: &str) -> String {
         let (payload, timeout) = (self.payload(number), self.timeout.as_millis());
-        // Some do not ask for it, as it hides what its absence would show.
+        // Some requests ask for no receipt, because a receipt may hide faults that show without it.
         let receipt = !number.is_multiple_of(4);
         format!(
             r#"{{"service":"{service}","id":{number},"payload":{payload},"timeout_ms":{timeout},"receipt":{receipt}}}"#
@@ -246,7 +246,7 @@ impl Ledger {
         if let (Some((probe, acked)), Some(last)) = (self.probe, self.connections.last_mut())
             && frame.get("id") == Some(probe)
         {
-            // What was acknowledged one ping earlier: the node has had the time to tell the
+            // This was acknowledged one ping earlier, so the node has had the time to tell the
             // registry.
             last.confirmed = last.confirmed.max(last.heard);
             last.heard = last.heard.max(acked);

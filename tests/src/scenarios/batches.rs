@@ -18,7 +18,7 @@ use tests::{SOON, cluster::Cluster, eventually};
 const CODECS: [&str; 4] = ["gzip", "snappy", "lz4", "zstd"];
 const PARTITIONS: i32 = 4;
 
-/// What every codec makes smaller: it is sent as it is otherwise.
+/// A text that every codec makes smaller, since what does not become smaller is sent as it is.
 fn compressible() -> String {
     format!("\"{}\"", "roundtrip ".repeat(1000))
 }

@@ -87,7 +87,7 @@ async fn what_the_client_got_wrong() -> Result<()> {
         ws.send(frame).await?;
         check_frame(&ws.frame().await?, "bad_request", false, false)?;
     }
-    // A good id is named even so.
+    // The error has the request's id, if that can be read.
     let frame = ws.ask(r#"{"service":7,"id":"mine"}"#).await?;
     ensure!(frame.get::<String>("id").as_deref() == Some("mine"), "{}", frame.text);
     check_problem(&post(&http, "%ff").await?, 400, "bad_request")?;

@@ -68,7 +68,7 @@ async fn what_is_parked_is_answered_before_the_end() -> Result<()> {
     .await?;
 
     node.process()?.signal(Signal::SIGTERM)?;
-    // Who is owed nothing is told at once, the other after its answer.
+    // The client that is owed nothing is closed at once, the other one after its answer.
     let Event::Closed(code) = idle.next(SOON).await? else { panic!("a frame while draining") };
     ensure!(code == Some(1012), "{code:?}");
     ensure!(node.internal("/readyz").await?.status == 503, "ready while it drains");

@@ -1,7 +1,7 @@
 //! Situation: the harness alone, without a gateway.
 //! Action: links that misbehave, and frames that break the contract.
-//! Must hold: the proxy does what it is told, and the ledger notices what it is there to notice. An
-//! instrument that shows nothing wrong must be able to.
+//! Must hold: the proxy does what it is told, and the ledger notices what it is there to notice. That an
+//! instrument shows no fault means something only if it can show one.
 
 use std::{
     net::{Ipv4Addr, SocketAddr},
@@ -144,14 +144,14 @@ fn a_ledger_notices_what_is_wrong() -> Result<()> {
     Ok(())
 }
 
-/// What comes again after a reconnection: what may, depends on what happened to the first node, and
-/// on what it had been told.
+/// The account of a client that gets a frame again after a reconnection. Whether it may come
+/// depends on what has happened to the first node, and on what that had been told.
 fn again(killed: bool, confirmed: bool, frame: &str) -> Result<Account> {
     let (mut ledger, directory) = ledger();
     ledger.take(&Frame::parse(&answer(1, "r", "me"))?);
     ledger.ack();
     if confirmed {
-        // Twice: what the first one shows may not be written down yet.
+        // Two pings: what the first one shows may not be written down yet.
         for _ in 0..2 {
             let ping = ledger.probe();
             ledger.take(&Frame::parse(&ping.replace("ping", "pong"))?);
@@ -178,7 +178,7 @@ fn a_ledger_knows_what_may_come_again() -> Result<()> {
         let account = again(true, false, &other)?;
         ensure!((account.repeats, account.duplicated) == (0, 1), "{other}: {account}");
     }
-    // An old number is no excuse.
+    // What comes again has a new number.
     let account = again(true, false, &answer(1, "r", "me"))?;
     ensure!(account.wrong == 1, "{account}");
     Ok(())
@@ -211,7 +211,7 @@ fn a_ledger_counts_sessions_that_were_not_resumed() -> Result<()> {
     ledger.start_over();
     ledger.connected("gw-2");
     ensure!(ledger.ask_again().len() == 1 && ledger.last_seq() == 0, "not asked anew");
-    // Whatever the old session was owed is nothing to the new one.
+    // The new session is not owed what the old one was.
     ledger.take(&Frame::parse(&answer(1, "r", "me"))?);
     let account = ledger.close();
     ensure!((account.broken, account.abandoned, account.wrong) == (1, 1, 1), "{account}");

@@ -39,7 +39,7 @@ async fn peers_show_their_secret() -> Result<()> {
     answers.dedup();
     ensure!(answers.len() == 1 && !answers[0].contains(SECRET), "hints: {answers:?}");
 
-    // With the secret, what is no batch is refused for what it is.
+    // With the secret, a body that is no batch is refused as such.
     let right = format!("Bearer {SECRET}");
     let headers = [("authorization", right.as_str())];
     let answer = http.send(Method::POST, deliveries, &headers, "no batch").await?;

@@ -102,7 +102,7 @@ async fn a_mailbox_that_overflows_breaks_no_promise() -> Result<()> {
         let answer = format!(r#""{}""#, "x".repeat(500));
         let held = cluster.worker("held").start_held(move |_| Reply::of(&*answer));
         let (held, go) = held?;
-        // Within the limits, and beyond.
+        // One round within the limits, and two beyond them.
         let mut ended = 0.0;
         for (frames, node) in [(2, 1), (FRAMES, 0), (FRAMES, 1)] {
             go.send_replace(false);

@@ -1,4 +1,4 @@
-//! Where in its partitions a reader is, and goes on.
+//! At which position in its partitions a reader goes on.
 
 use std::{sync::Mutex, time::Duration};
 
@@ -25,7 +25,7 @@ pub async fn a_paused_partition_waits_alone(bed: &dyn Bed) {
     }
 }
 
-/// `None`: it could not be seen, because partitions have moved.
+/// `None` if it could not be seen, because partitions have moved.
 async fn waits_alone(bed: &dyn Bed) -> Option<()> {
     let (topic, producer) = (bed.topic(2).await, bed.producer(1000));
     let mut reader = joined(bed, &topic, &topic, 2).await;
@@ -46,7 +46,7 @@ async fn waits_alone(bed: &dyn Bed) -> Option<()> {
     reader.read_until("the paused partition", |reader| has(reader, 0, 3)).await;
     reader.undisturbed()?;
 
-    // From within a batch: not one record more, and none lost or repeated later.
+    // Paused within a batch, it hands over not one record more, and none is lost or repeated later.
     control.pause(1);
     for _ in 0..20 {
         write(&*producer, &plain(&topic, 0, b"y")).await;
@@ -89,8 +89,8 @@ pub async fn records_come_from(bed: &dyn Bed, group: &str, topic: &str, offset: 
     reader.close().await;
 }
 
-/// What is there now is read from its beginning, also where the former topic's offsets lie within it,
-/// and is gone on with from what is stored of it.
+/// The new topic is read from its beginning, even if offsets that were stored of the former one lie
+/// within it. After that, the group goes on from what is stored of the new one.
 pub async fn a_topic_made_anew_is_read_from_its_beginning(bed: &dyn Mutable) {
     let (topic, producer) = (bed.topic(1).await, bed.producer(100));
     for _ in 0..5 {
@@ -114,7 +114,8 @@ pub async fn a_topic_made_anew_is_read_from_its_beginning(bed: &dyn Mutable) {
         offsets
     };
     let all: Vec<i64> = (0..written).collect();
-    // Before that it may have gone on from the former offset: with the former records these look alike.
+    // Before it is rewound it may go on from the former offset, and what it reads then looks,
+    // behind the former records, as if all had been read from the beginning.
     let is_rewound = |reader: &Reader| reader.seen.contains(&Seen::Rewound(vec![0]));
     reader
         .read_until("all that is new", |reader| is_rewound(reader) && since_rewound(reader) == all)

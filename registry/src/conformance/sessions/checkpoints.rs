@@ -83,7 +83,7 @@ pub(crate) async fn tell_how_long_ago_requests_were_written(registry: &impl Regi
     let renewed_at = Instant::now();
     let held = subject.held().await.requests;
     let age = |id| held.iter().find(|held| held.request == id).map(|held| held.age);
-    // Both clocks count whole milliseconds.
+    // Both clocks count whole milliseconds, so that either may be off by one.
     let most = begun.elapsed() + Duration::from_millis(2);
     for id in [old, ended] {
         let age = age(id).unwrap_or_default();

@@ -13,7 +13,8 @@ use crate::{
 };
 
 pub(crate) async fn have_no_owner_and_fence_the_former(registry: &impl Registry) {
-    // The largest number that ten digits hold, where counting by halves carries.
+    // The second is the largest number of ten digits: a table that counts ten digits at a time has
+    // to carry there.
     for epoch in [1, 9_999_999_999, (1 << 53) + 1] {
         let subject = Subject { epoch, ..Subject::begin(registry).await };
         write(registry, &subject.record(), LONG).await;

@@ -89,7 +89,7 @@ pub(crate) async fn are_told_by_what_is_left_after_a_drop(registry: &impl Regist
         let last = CheckpointStep::Park { seq: 2, request: Some(id), frame: "567".into() };
         let fits = vec![submitted(id, "detail"), park(1, "1234"), last, park(3, "890")];
         let full = vec![park(4, "1234567890"), park(5, ""), park(6, "")];
-        // In checkpoints of their own: what is counted is kept from one to the next.
+        // Each in a checkpoint of its own, since the counts have to be kept from one to the next.
         for steps in [fits, vec![drop.clone()], full] {
             let told = subject.checkpoint_within(limits, steps).await;
             same(&told, &Checkpointed::Done, &format!("all room is there again after {drop:?}"));

@@ -1,7 +1,7 @@
 //! What a later version writes in place of what this one writes.
 //!
-//! Owns a second spelling of which fields of which messages are messages themselves: so it is found
-//! when that changes by mistake.
+//! Lists a second time which fields of which messages are messages themselves, so that a change of
+//! this by mistake is found.
 
 use serde_json::{Value, json};
 
@@ -81,7 +81,7 @@ fn write_node(bytes: &[u8]) -> Vec<u8> {
     serde_json::to_vec(&entry).unwrap_or_default()
 }
 
-/// The message with news in it, and in all that it consists of.
+/// The message with unknown fields in it, and in all messages within it.
 fn grow(bytes: &[u8], shape: &Shape) -> Vec<u8> {
     let mut grown = NEWS[..4].to_vec();
     for field in fields(bytes) {
