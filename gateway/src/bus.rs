@@ -18,6 +18,9 @@ pub mod memory;
 pub mod partitioner;
 
 mod outstanding;
+mod trouble;
+
+pub use trouble::{Trouble, Unreadable, UnreadableReason};
 
 /// A record to be written. Borrowed: the adapter copies what it keeps.
 #[derive(Clone, Copy, Debug)]
@@ -196,6 +199,9 @@ pub struct Incoming<'a> {
     /// Record headers in order; a header's value may be null. A header whose name is not UTF-8 is
     /// left out.
     pub headers: &'a [(&'a str, Option<&'a [u8]>)],
+    /// When it was written, by the clock of its producer or its broker, in milliseconds since the Unix
+    /// epoch; `None` where it does not say.
+    pub at_ms: Option<u64>,
 }
 
 /// What the reader of one topic is told, in order.
@@ -213,78 +219,17 @@ pub enum BusEvent<'a> {
         /// Whether they had been given to others before this was noticed.
         lost: bool,
     },
-    /// The topic was deleted and created again. What follows of these partitions are the records of
+    /// The topic was deleted and created again, or [`ConsumerControl::rewind`] was called. What follows of these partitions are the records of
     /// the new one, from its first on; what was handled of the former one counts no more, and what
     /// is stored from here on is an offset of the new one, though it may be lower.
     Rewound(&'a [i32]),
+    /// Everything that was in this partition has been handed over. Said, to those who have asked to be
+    /// told, each time when there is nothing more, and once where there was nothing.
+    Ended(i32),
     /// A batch of records cannot be read. Said once, and again when something about it changes.
     Unreadable(&'a Unreadable),
     /// One record.
     Record(Incoming<'a>),
-}
-
-/// A batch of records that cannot be read.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Unreadable {
-    /// Topic name.
-    pub topic: String,
-    /// Partition number.
-    pub partition: i32,
-    /// The offset at which reading stops.
-    pub offset: i64,
-    /// The offset at which reading goes on; everything before it is skipped. `None`: it does not go
-    /// on until the cause is removed.
-    pub next: Option<i64>,
-    /// What is wrong with it.
-    pub reason: UnreadableReason,
-    /// The same in the client library's words.
-    pub cause: String,
-}
-
-/// What is wrong with a batch.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum UnreadableReason {
-    /// Its checksum does not match its bytes, or the bytes are no records.
-    Corrupt,
-    /// It is larger than the client accepts.
-    TooLarge,
-    /// It cannot be decompressed, or is too large when it is.
-    Undecodable,
-    /// It has a format or a compression that the client does not know.
-    Unsupported,
-    /// No records come, for an unknown reason.
-    Stalled,
-}
-
-impl UnreadableReason {
-    /// The reason as metrics and logs name it.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Corrupt => "corrupt",
-            Self::TooLarge => "too_large",
-            Self::Undecodable => "undecodable",
-            Self::Unsupported => "unsupported",
-            Self::Stalled => "stalled",
-        }
-    }
-}
-
-/// What keeps a consumer from reading, for as long as it does. `Display` explains it to an
-/// operator.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Trouble {
-    /// A broker cannot be talked to: which, and why. Others may answer.
-    #[error("{0}")]
-    Unreachable(String),
-    /// There is no such topic.
-    #[error("topic {0} does not exist: `roundtrip topics` creates it")]
-    MissingTopic(String),
-    /// A partition cannot be read on.
-    #[error(
-        "partition {} of {} is not read on from offset {}: {}",
-        .0.partition, .0.topic, .0.offset, .0.reason.as_str()
-    )]
-    Stuck(Unreadable),
 }
 
 /// How far behind the end of a partition the consumer is.
@@ -330,6 +275,14 @@ pub trait ConsumerControl: Send + Sync + Debug + 'static {
 
     /// Goes on with a paused partition.
     fn resume(&self, partition: i32);
+
+    /// Has an assigned partition read again from its beginning: [`BusEvent::Rewound`] tells when that
+    /// begins. `false`: not yet, since it is not known whether what was committed is of this topic.
+    fn rewind(&self, partition: i32) -> bool;
+
+    /// The id of the topic, which another one of the same name does not have; `None` until it is known,
+    /// and where brokers give none.
+    fn topic_id(&self) -> Option<String>;
 
     /// How many partitions the topic has, as last seen; `None` until it is known.
     fn partition_count(&self) -> Option<i32>;

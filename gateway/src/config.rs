@@ -23,6 +23,7 @@ mod secret;
 mod tree;
 mod units;
 mod unknown;
+mod views;
 
 #[cfg(test)]
 mod tests;
@@ -30,6 +31,7 @@ mod tests;
 use load::{File, kernel_host_name, read};
 pub use problems::{ConfigProblems, Problem, Source};
 pub use secret::Secret;
+pub use views::{RespondOnConfig, ViewConfig};
 
 /// Everything one node is told.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -55,6 +57,8 @@ pub struct Config {
     /// The backend services by name. A name is 1 to 64 characters out of
     /// `A-Z a-z 0-9 . _ -`.
     pub services: BTreeMap<String, ServiceConfig>,
+    /// The views by name. A name is as a service's.
+    pub views: BTreeMap<String, ViewConfig>,
     /// Keys that were set and have no effect: accepted, and told of.
     pub unused: Vec<Unused>,
 }
@@ -274,6 +278,8 @@ pub struct ServiceConfig {
     /// How soon a deleted one is gone, 10 s to 365 days: the same for all services on the topic.
     /// Without effect where nothing can be deleted.
     pub gone_within: Duration,
+    /// Set: its requests are answered by events.
+    pub respond_on: Option<RespondOnConfig>,
 }
 
 impl ServiceConfig {

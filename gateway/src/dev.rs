@@ -19,6 +19,14 @@ use crate::{
 const REPLY_TOPIC: &str = "roundtrip.replies";
 const REPLY_PARTITIONS: i32 = 12;
 const REQUEST_PARTITIONS: i32 = 4;
+/// The events of the orders, of which a view is made.
+const EVENTS: &str = r#"
+respond_on = { view = "orders", key = "/id", until = ["VALIDATED", "FAILED"] }
+[views.orders]
+topic = "orders"
+state = "/state"
+"#;
+const EVENT_TOPIC: &str = "orders";
 /// The sample services, and one more for the user's own code.
 const SERVICES: [&str; 5] = ["echo", "slow", "fail", "orders", "mine"];
 
@@ -72,7 +80,10 @@ pub async fn run(
     let topics: Vec<(String, i32)> = SERVICES
         .iter()
         .map(|service| (request_topic(service), REQUEST_PARTITIONS))
-        .chain([(REPLY_TOPIC.to_owned(), REPLY_PARTITIONS)])
+        .chain([
+            (REPLY_TOPIC.to_owned(), REPLY_PARTITIONS),
+            (EVENT_TOPIC.to_owned(), REQUEST_PARTITIONS),
+        ])
         .collect();
     let topics: Vec<(&str, i32)> = topics.iter().map(|(name, count)| (&**name, *count)).collect();
     let broker = DevBroker::start(&topics)?;
@@ -181,7 +192,8 @@ fn config(
         .iter()
         .map(|service| {
             let topic = request_topic(service);
-            format!("[services.{service}]\nrequest_topic = \"{topic}\"\n")
+            let events = if *service == "orders" { EVENTS } else { "" };
+            format!("[services.{service}]\nrequest_topic = \"{topic}\"\n{events}")
         })
         .collect();
     let text = format!(

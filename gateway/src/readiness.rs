@@ -27,6 +27,8 @@ pub enum Component {
     Kafka,
     /// The other nodes, as far as they were called.
     Peers,
+    /// The views, as far as there are any.
+    Views,
 }
 
 /// The state of a component. Its text is a whole statement for people, without secrets.

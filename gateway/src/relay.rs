@@ -12,6 +12,7 @@
 //! | [`dialects`], [`services`] | what services and their frameworks understand |
 //! | [`session`] | one client: the frames it is owed; all sessions of the node |
 //! | [`checkpoints`] | what the registry has to know of sessions |
+//! | [`views`] | the latest event per key, and who waits for which state |
 //! | [`requests`] | one request, from its id to its one end |
 //! | [`lifecycle`] | how sessions begin, come, go and end |
 //! | [`replies`] | what was read from the log, and to whom it goes |
@@ -51,6 +52,7 @@ pub mod requests;
 pub mod services;
 pub mod session;
 mod surroundings;
+pub mod views;
 pub mod write_behind;
 
 pub use environment::Environment;
@@ -65,9 +67,10 @@ use cluster::{
 };
 use lifecycle::{Lifecycle, leaving::Leaving, resume::Resumption};
 use reading::{Reader, Role};
-use replies::{DeadLetters, Dispatch, Forwarding};
+use replies::{DeadLetters, Dispatch, EventWriter, Events, Forwarding};
 use requests::{Completion, Requests, routes::RouteWriter};
 use session::Sessions;
+use views::{Views, waits::WaitWriter};
 
 /// One node's relay: its rooms, joined. Shared by all of the node's tasks.
 #[derive(Debug)]
@@ -94,6 +97,7 @@ pub struct Relay {
     pub resumption: Resumption,
     /// Forwards replies to other nodes, and takes those that they forward.
     pub forwarding: Arc<Forwarding>,
+    event_writer: Arc<EventWriter>,
     /// The metrics of the node.
     pub telemetry: Arc<Telemetry>,
     registry: Arc<dyn Registry>,
@@ -107,12 +111,16 @@ impl Relay {
     pub fn new(config: &Config, around: Surroundings) -> Self {
         let membership = Arc::new(Membership::new(&around));
         let completion = Arc::new(Completion::new(&config.session, &around));
-        let requests = Arc::new(Requests::new(config, &around, &completion, &membership));
+        let views = Arc::new(Views::new(config, &around, &membership));
+        let requests = Arc::new(Requests::new(config, &around, &completion, &membership, &views));
         let leaving = Arc::new(Leaving::new(&completion));
         let lifecycle = Arc::new(Lifecycle::new(config, &around, &requests.gate, &leaving));
         let resumption = Resumption::new(config, &around, &requests, &leaving, &membership);
         let forwarding = Arc::new(Forwarding::new(&around, &requests, &membership));
         let Surroundings { node, registry, producer, link, telemetry, tasks, .. } = around;
+        let (waits, health) = (&completion.waits, &membership.health);
+        let event_writer =
+            Arc::new(EventWriter::new(&forwarding, waits, &registry, health, &telemetry));
         Self {
             node,
             gate: Arc::clone(&requests.gate),
@@ -125,6 +133,7 @@ impl Relay {
             leaving,
             resumption,
             forwarding,
+            event_writer,
             telemetry,
             registry,
             link,
@@ -141,6 +150,15 @@ impl Relay {
     /// What is done with dead letters.
     pub fn dead_letters(&self) -> DeadLetters {
         DeadLetters::new(&self.forwarding, &self.telemetry)
+    }
+
+    /// What is done with the events of a view.
+    ///
+    /// # Panics
+    /// Where none is called so.
+    pub fn events(&self, view: &str, control: &Arc<dyn ConsumerControl>) -> Events {
+        let view = self.requests.views.find(view).expect("it is configured");
+        Events::new(view, &self.event_writer, &self.forwarding, control, &self.telemetry)
     }
 
     /// The reader of a topic, for a role of this relay's; and a signal for its first assignment.
@@ -160,6 +178,11 @@ impl Relay {
         self.tasks.long_lived("deadlines", async move { completion.run_deadlines().await });
         let relay = Arc::clone(self);
         self.tasks.long_lived("routes", async move { relay.run_routes().await });
+        let relay = Arc::clone(self);
+        self.tasks.long_lived("waits", async move { relay.run_waits().await });
+        let (views, writer) = (Arc::clone(&self.requests.views), Arc::clone(&self.event_writer));
+        self.tasks.long_lived("views", async move { views.run().await });
+        self.tasks.long_lived("event writer", async move { writer.run().await });
         let relay = Arc::clone(self);
         self.tasks.long_lived("checkpoints", async move { relay.run_checkpoints().await });
         self.tasks.long_lived("rolling", self.requests.rolling().run());
@@ -187,6 +210,14 @@ impl Relay {
         write_behind::run(&RouteWriter { routes, pending, registry, health, telemetry }).await;
     }
 
+    async fn run_waits(&self) {
+        let (waits, completion) = (&*self.completion.waits, &*self.completion);
+        let (registry, telemetry) = (&*self.registry, &*self.telemetry);
+        let health = &*self.membership.health;
+        let over = |request, latest| completion.answer_with(request, &latest);
+        write_behind::run(&WaitWriter { waits, registry, health, telemetry, over }).await;
+    }
+
     /// Copies sessions to the registry for as long as the node lives.
     pub(crate) async fn run_checkpoints(&self) {
         let writer = Writer {
@@ -206,6 +237,7 @@ impl Relay {
             self.checkpoints.set_generation(table.generation);
             if table.lacks_ours {
                 self.lifecycle.write_again();
+                self.completion.waits.write_again();
             }
         };
         let Err(Superseded) = self.membership.run(heard).await else { return };

@@ -27,6 +27,8 @@ use crate::{
     tasks::Tasks,
 };
 
+mod orders;
+
 /// The longest that `slow` sleeps.
 const SLEEP_MAX: Duration = Duration::from_secs(60);
 /// How long `orders` takes.
@@ -72,6 +74,9 @@ impl Samples {
         let mut readiness = Readiness::default();
         for (name, behaviour) in SERVICES {
             let Some(service) = config.services.get(name) else { continue };
+            if service.respond_on.is_some() {
+                continue;
+            }
             let group = format!("roundtrip-sample-{name}");
             let consumer = KafkaConsumer::start(settings, &group, &service.request_topic)?;
             controls.push(consumer.control());
@@ -82,6 +87,24 @@ impl Samples {
             let sample = Sample { behaviour, producer, assigned, tasks: tasks.clone() };
             drop(tasks.until(name, tasks.stop(), sample.run(Box::new(consumer))));
             names.push(name);
+        }
+        if let Some(events) = orders::events(config) {
+            for (name, step) in orders::STEPS {
+                let topic = match config.services.get(name) {
+                    Some(service) => &service.request_topic,
+                    None => events,
+                };
+                let group = format!("roundtrip-sample-{name}");
+                let consumer = KafkaConsumer::start(settings, &group, topic)?;
+                controls.push(consumer.control());
+                let assigned = Arc::<AtomicBool>::default();
+                readiness = readiness.with(Component::Assignment, is_assigned(&assigned, topic));
+                let (producer, events) = (Arc::clone(&producer), events.to_owned());
+                let tasks_of = tasks.clone();
+                let orders = orders::Orders { step, events, producer, assigned, tasks: tasks_of };
+                drop(tasks.until(name, tasks.stop(), orders.run(Box::new(consumer))));
+            }
+            names.push("orders");
         }
         let readiness = readiness.with(Component::Kafka, move || {
             kafka_health(producer.is_available(), &troubles(&controls))

@@ -20,6 +20,7 @@ use crate::{
 mod nodes;
 mod routes;
 mod sessions;
+mod views;
 
 /// How long a check waits for something that must come about by itself.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -46,6 +47,7 @@ pub async fn run_all<R: Registry>(make: impl AsyncFn() -> R) {
     nodes::expire_unless_refreshed(&make().await).await;
     nodes::are_not_held_off_by_an_expired_run(&make().await).await;
     nodes::of_two_runs_at_once_keep_the_later(&make().await).await;
+    views::run_all(&make).await;
     sessions::run_all(make).await;
 }
 

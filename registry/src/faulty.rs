@@ -10,10 +10,10 @@ use async_trait::async_trait;
 use uuid::Uuid;
 
 use crate::{
-    Announcement, Answers, CheckpointUpdate, Checkpointed, Claim, Claimed, Generation,
-    MailboxLimits, MemoryRegistry, NodeEntry, NodeRef, NodeTable, Nodes, Recorded, RegistryError,
-    RequestId, RequestTable, Route, SessionEntry, SessionId, SessionRecord, SessionTable,
-    TokenHash,
+    Announcement, Answers, CheckpointUpdate, Checkpointed, Claim, Claimed, Event, Generation,
+    Latest, MailboxLimits, MemoryRegistry, NodeEntry, NodeRef, NodeTable, Nodes, Recorded,
+    RegistryError, RequestId, RequestTable, Route, SessionEntry, SessionId, SessionRecord,
+    SessionTable, StateWait, TokenHash, ViewKey, ViewTable, Waiting,
 };
 
 /// The registry. A clone is another handle of the same.
@@ -40,6 +40,11 @@ pub const PARTS: usize = 3;
 /// Which part has a request or a session.
 pub fn part_of(id: &Uuid) -> usize {
     usize::from(id.as_bytes()[15]) % PARTS
+}
+
+/// Which part has a key of a view.
+fn part_of_key(key: &ViewKey) -> usize {
+    usize::from(key.key.last().copied().unwrap_or_default()) % PARTS
 }
 
 impl FaultyRegistry {
@@ -89,7 +94,11 @@ impl FaultyRegistry {
 
     /// Those of these things that can be had, and whether each can.
     fn there<I: Clone>(&self, of: &[I], id: impl Fn(&I) -> &Uuid) -> (Vec<I>, Answers<()>) {
-        let has: Answers<()> = of.iter().map(|one| self.has(part_of(id(one)))).collect();
+        self.there_of(of, |one| part_of(id(one)))
+    }
+
+    fn there_of<I: Clone>(&self, of: &[I], part: impl Fn(&I) -> usize) -> (Vec<I>, Answers<()>) {
+        let has: Answers<()> = of.iter().map(|one| self.has(part(one))).collect();
         let there = of.iter().zip(&has).filter(|(_, has)| has.is_ok());
         (there.map(|(one, _)| one.clone()).collect(), has)
     }
@@ -193,5 +202,38 @@ impl SessionTable for FaultyRegistry {
     async fn end_sessions(&self, sessions: &[(SessionId, u64)]) -> Answers<()> {
         let (there, has) = self.there(sessions, |(id, _)| id.as_uuid());
         placed(self.memory.end_sessions(&there).await, has)
+    }
+}
+
+#[async_trait]
+impl ViewTable for FaultyRegistry {
+    async fn write_events(&self, events: &[Event], ttl: Duration) -> Answers<Vec<RequestId>> {
+        let (there, has) = self.there_of(events, |event| part_of_key(&event.key));
+        placed(self.memory.write_events(&there, ttl).await, has)
+    }
+
+    async fn begin_waits(&self, waits: &[StateWait]) -> Answers<Waiting> {
+        let (there, has) = self.there_of(waits, |wait| part_of_key(&wait.key));
+        placed(self.memory.begin_waits(&there).await, has)
+    }
+
+    async fn forget_waits(&self, waits: &[(ViewKey, RequestId)]) -> Answers<()> {
+        let (there, has) = self.there_of(waits, |(key, _)| part_of_key(key));
+        placed(self.memory.forget_waits(&there).await, has)
+    }
+
+    async fn find_latest(&self, keys: &[ViewKey]) -> Answers<Option<Latest>> {
+        let (there, has) = self.there_of(keys, part_of_key);
+        placed(self.memory.find_latest(&there).await, has)
+    }
+
+    async fn put_marks(&self, marks: &[(Arc<str>, i32, Box<str>)], ttl: Duration) -> Answers<()> {
+        let (there, has) = self.there_of(marks, |_| 0);
+        placed(self.memory.put_marks(&there, ttl).await, has)
+    }
+
+    async fn find_marks(&self, of: &[(Arc<str>, i32)]) -> Answers<Option<Box<str>>> {
+        let (there, has) = self.there_of(of, |_| 0);
+        placed(self.memory.find_marks(&there).await, has)
     }
 }

@@ -13,6 +13,9 @@
 //! | [`SessionRecord`]: session → epoch, owner, user, tokens | `<prefix>s:{<session id>}` | as long as its owner says | its owner's records, and claims |
 //! | its requests in flight: request → [`Progress`] and detail | `<prefix>s:{<session id>}:q` | as the record | as the record |
 //! | its mailbox: [`ParkedFrame`]s | `<prefix>s:{<session id>}:m` | as the record | as the record |
+//! | [`Latest`]: key of a view → its latest event | `<prefix>v:{<view>:<key>}` | as its reader says | its reader, which reads the view's topic again in time |
+//! | who waits for its states: [`StateWait`]s | `<prefix>v:{<view>:<key>}:w` | the longest of the waits | nothing: they are forgotten when they are told |
+//! | what is noted of a view's partition | `<prefix>b:{<view>}:<partition>` | as its reader says | its reader |
 //!
 //! Every entry ends by itself; nothing is ever swept by hand. A route's life is the difference of
 //! two times of the node that writes it, a node's and a session's are told by the Redis server's
@@ -44,8 +47,8 @@
 //!
 //! # What is not in it yet
 //!
-//! Stored responses, channels and views come with the parts of the gateway that use them, each as a
-//! trait of its own beside [`RequestTable`], [`NodeTable`] and [`SessionTable`].
+//! Stored responses and channels come with the parts of the gateway that use them, each as a trait of
+//! its own beside [`RequestTable`], [`NodeTable`], [`SessionTable`] and [`ViewTable`].
 
 mod clock;
 #[cfg(any(test, feature = "conformance"))]
@@ -75,6 +78,7 @@ pub use tables::{
         MailboxLimits, ParkedFrame, Progress, Recorded, SessionEntry, SessionRecord, SessionTable,
         TokenHash, Written,
     },
+    views::{After, Event, EventPlace, Latest, StateWait, ViewKey, ViewTable, Waiting},
 };
 pub use unreadable::{EntryKind, Unreadable};
 pub use versions::Versions;

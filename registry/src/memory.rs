@@ -11,7 +11,7 @@ use std::{
 use async_trait::async_trait;
 use tokio::time::Instant;
 
-use self::{expiring::Expiring, sessions::Session};
+use self::{expiring::Expiring, sessions::Session, views::Views};
 use crate::{
     clock::Clock,
     error::RegistryError,
@@ -24,6 +24,7 @@ use crate::{
 
 mod expiring;
 mod sessions;
+mod views;
 
 /// A registry inside this process. A clone is another handle of the same table.
 ///
@@ -148,6 +149,7 @@ struct Tables {
     routes: Expiring<RequestId, Arc<Route>>,
     nodes: Expiring<NodeId, NodeEntry>,
     sessions: Expiring<SessionId, Session>,
+    views: Views,
 }
 
 #[cfg(test)]

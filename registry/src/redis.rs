@@ -37,6 +37,7 @@ mod servers;
 mod sessions;
 mod target;
 mod trouble;
+mod views;
 
 /// A registry in Redis. A clone shares the connections.
 ///

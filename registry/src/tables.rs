@@ -8,12 +8,13 @@ use async_trait::async_trait;
 use crate::{
     error::RegistryError,
     ids::{NodeRef, RequestId, SessionId},
-    tables::sessions::SessionTable,
+    tables::{sessions::SessionTable, views::ViewTable},
     unreadable::Unreadable,
     versions::Versions,
 };
 
 pub mod sessions;
+pub mod views;
 
 /// Where the answer to a request has to go.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -206,9 +207,9 @@ pub trait NodeTable: Send + Sync + Debug + 'static {
 }
 
 /// The whole shared table.
-pub trait Registry: RequestTable + NodeTable + SessionTable {}
+pub trait Registry: RequestTable + NodeTable + SessionTable + ViewTable {}
 
-impl<T: RequestTable + NodeTable + SessionTable> Registry for T {}
+impl<T: RequestTable + NodeTable + SessionTable + ViewTable> Registry for T {}
 
 #[cfg(test)]
 mod tests {

@@ -19,6 +19,8 @@ pub enum EntryKind {
     Request,
     /// A frame of a mailbox.
     Frame,
+    /// The latest event of a key of a view.
+    Event,
 }
 
 /// How many entries could not be read so far, by their kinds, and the last one of each.
@@ -35,7 +37,8 @@ struct Count {
 
 impl EntryKind {
     /// All kinds.
-    pub const ALL: [Self; 5] = [Self::Route, Self::Node, Self::Session, Self::Request, Self::Frame];
+    pub const ALL: [Self; 6] =
+        [Self::Route, Self::Node, Self::Session, Self::Request, Self::Frame, Self::Event];
 
     /// Its name in metrics and logs.
     pub const fn as_str(self) -> &'static str {
@@ -45,6 +48,7 @@ impl EntryKind {
             Self::Session => "session",
             Self::Request => "request",
             Self::Frame => "frame",
+            Self::Event => "event",
         }
     }
 }

@@ -41,6 +41,7 @@ mod scenarios {
     mod topics;
     mod unreadable;
     mod versions;
+    mod views;
     mod violations;
     mod ways_back;
 }

@@ -5,7 +5,7 @@ use std::{io, net::SocketAddr, sync::Arc};
 
 use registry::{MemoryRegistry, RedisRegistry, Registry, RegistryError};
 
-use super::Source;
+use super::{Purpose, Source};
 use crate::{
     bus::{
         Consumer, Producer,
@@ -77,7 +77,12 @@ impl Adapters {
         registry: Arc<dyn Registry>,
     ) -> Result<Self, StartFailure> {
         let start = |source: Source| -> Result<(Source, Box<dyn Consumer>), StartError> {
-            let consumer = KafkaConsumer::start(settings, &source.group, &source.topic)?;
+            let mut settings = settings.clone();
+            if matches!(source.purpose, Purpose::View(_)) {
+                // So that its reader knows when it has had everything.
+                settings.properties.insert("enable.partition.eof".to_owned(), "true".to_owned());
+            }
+            let consumer = KafkaConsumer::start(&settings, &source.group, &source.topic)?;
             Ok((source, Box::new(consumer)))
         };
         let consumers = Source::all(config).into_iter().map(start).collect::<Result<_, _>>()?;

@@ -11,18 +11,20 @@ use crate::{
     bus::{Consumer, ConsumerControl},
     config::Config,
     readiness::{Component, Health, Readiness},
-    relay::{Relay, reading::Role},
+    relay::{Relay, reading::Role, views::View},
     tasks::Tasks,
     telemetry::Telemetry,
 };
 
 /// What a topic is read for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Purpose {
     /// Replies, which requests wait for.
     Replies,
     /// Dead letters, which end requests that their services have given up.
     DeadLetters,
+    /// The events of this view.
+    View(String),
 }
 
 /// A topic that is read.
@@ -50,7 +52,11 @@ impl Source {
         };
         let dead_letters =
             dead_letters.into_iter().map(|topic| of_its_own(Purpose::DeadLetters, topic));
-        iter::once(replies).chain(dead_letters).collect()
+        let views = config.views.iter().map(|(name, view)| {
+            let group = format!("{}.view.{name}", kafka.group_id);
+            Self { purpose: Purpose::View(name.clone()), topic: view.topic.clone(), group }
+        });
+        iter::once(replies).chain(dead_letters).chain(views).collect()
     }
 }
 
@@ -83,10 +89,14 @@ impl Readers {
     ) -> Self {
         let (relay, tasks, stop) = (Arc::clone(relay), tasks.clone(), stop.clone());
         let mut this = Self { relay, tasks, stop, seen: Arc::default(), running: Vec::new() };
-        let seen = consumers.into_iter().map(|(source, consumer)| match source.purpose {
+        let seen = consumers.into_iter().map(|(source, consumer)| match &source.purpose {
             Purpose::Replies => this.read("replies", source, consumer, this.relay.replies()),
             Purpose::DeadLetters => {
                 this.read("dead letters", source, consumer, this.relay.dead_letters())
+            }
+            Purpose::View(name) => {
+                let role = this.relay.events(name, &consumer.control());
+                this.read("events", source, consumer, role)
             }
         });
         let (seen, running) = seen.unzip();
@@ -112,7 +122,7 @@ impl Readers {
     pub(super) fn checks(&self, mut readiness: Readiness) -> Readiness {
         for (index, seen) in self.seen.iter().enumerate() {
             let (all, relay) = (Arc::clone(&self.seen), Arc::clone(&self.relay));
-            match seen.source.purpose {
+            match &seen.source.purpose {
                 Purpose::Replies => {
                     let assigned = seen.assigned.clone();
                     let reason = "no assignment of reply partitions yet";
@@ -127,6 +137,12 @@ impl Readers {
                 // Without them requests are answered later, by their deadlines.
                 Purpose::DeadLetters => {
                     readiness = readiness.with(Component::Kafka, move || all[index].is_behind());
+                }
+                Purpose::View(name) => {
+                    let Ok(view) = relay.requests.views.find(name).cloned() else { continue };
+                    readiness = readiness
+                        .with(Component::Kafka, move || all[index].is_behind())
+                        .with(Component::Views, move || view_health(&view));
                 }
             }
         }
@@ -155,6 +171,16 @@ impl Seen {
             }
             health => health,
         }
+    }
+}
+
+/// A node serves nobody before its views are complete, since a client would take what is missing for what
+/// is not there. Later it goes on with all else.
+fn view_health(view: &View) -> Health {
+    match view.trouble() {
+        None => Health::Well,
+        Some(trouble) if view.has_been_whole() => Health::Degraded(trouble),
+        Some(trouble) => Health::Unready(trouble),
     }
 }
 

@@ -20,7 +20,8 @@ const RETRY: Duration = Duration::from_secs(5);
 fn names(config: &Config) -> BTreeSet<String> {
     let requests = config.services.values().map(|service| service.request_topic.clone());
     let dead_letters = config.services.values().filter_map(|one| one.dead_letter_topic.clone());
-    requests.chain(dead_letters).chain([config.kafka.reply_topic.clone()]).collect()
+    let events = config.views.values().map(|view| view.topic.clone());
+    requests.chain(dead_letters).chain(events).chain([config.kafka.reply_topic.clone()]).collect()
 }
 
 /// What all of these topics should be.

@@ -58,6 +58,31 @@ pub(super) fn service_name(text: &str) -> Result<(), String> {
     }
 }
 
+/// A JSON pointer (RFC 6901).
+pub(super) fn pointer(text: &str) -> Result<String, String> {
+    let mut escapes = text.split('~').skip(1);
+    let is_pointer = text.is_empty() || text.starts_with('/');
+    if is_pointer && escapes.all(|rest| rest.starts_with(['0', '1'])) {
+        Ok(text.to_owned())
+    } else {
+        Err(format!("{}: expected a JSON pointer, as in \"/order/id\"", shown(text)))
+    }
+}
+
+/// A state of an entity: states are separated by commas in a query.
+pub(super) fn state(text: &str) -> Result<String, String> {
+    if (1..=64).contains(&text.len()) && !text.contains(',') {
+        Ok(text.to_owned())
+    } else {
+        Err(format!("{}: a state is 1 to 64 bytes without a comma", shown(text)))
+    }
+}
+
+/// Any text that is not empty.
+pub(super) fn text(text: &str) -> Result<String, String> {
+    if text.is_empty() { Err("must not be empty".to_owned()) } else { Ok(text.to_owned()) }
+}
+
 fn is_name(text: &str, length_max: usize) -> bool {
     (1..=length_max).contains(&text.len())
         && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b))

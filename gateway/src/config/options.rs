@@ -23,8 +23,8 @@ mod service;
 use kafka::kafka;
 use limits::{limits, session};
 use listeners::{internal, public};
-pub(super) use service::GONE_WITHIN_DEFAULT;
-use service::service;
+pub(super) use service::{GONE_WITHIN_DEFAULT, RESPOND_ON};
+use service::{service, view};
 
 /// Milliseconds.
 const HOUR: u64 = 60 * 60 * 1_000;
@@ -80,6 +80,13 @@ fn all(root: &mut Section<'_>, host_name: Option<NodeId>) -> Config {
              clients say: 1 to 64 characters out of `A-Z a-z 0-9 . _ -`.",
             checks::service_name,
             service,
+        ),
+        views: root.each(
+            "views",
+            "One table for each view: the latest event of each key of a topic. `<name>` is what \
+             clients say, in the form of a service's.",
+            checks::service_name,
+            view,
         ),
     }
 }

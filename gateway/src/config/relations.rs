@@ -11,6 +11,8 @@ use super::{
     units::{format_duration, format_size},
 };
 
+mod views;
+
 /// Characters of `internal.secret`, at least, where it can be tried from other machines.
 const REMOTE_SECRET_MIN: usize = 32;
 /// librdkafka's limit of a record, and its default.
@@ -25,6 +27,7 @@ pub(super) fn check(config: &Config, findings: &mut Findings) {
     check_topics(config, findings);
     check_dead_letters(config, findings);
     check_deletable(config, findings);
+    views::check(config, findings);
     for (name, service) in &config.services {
         let path = |key| KeyPath::from(["services", name, key]);
         if service.timeout > service.timeout_max {
@@ -76,8 +79,8 @@ fn check_topics(config: &Config, findings: &mut Findings) {
         (KeyPath::from(["services", name, "request_topic"]), &service.request_topic)
     });
     let mut first = BTreeMap::<String, (KeyPath, &String)>::new();
-    let dead_letters = dead_letter_topics(config);
-    for (path, topic) in std::iter::once(reply).chain(requests).chain(dead_letters) {
+    let others = dead_letter_topics(config).chain(views::topics(config));
+    for (path, topic) in std::iter::once(reply).chain(requests).chain(others) {
         let (former, other) =
             first.entry(topic.replace('.', "_")).or_insert_with(|| (path.clone(), topic));
         if *other != topic {

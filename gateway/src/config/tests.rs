@@ -182,7 +182,6 @@ fn tells_of_tuning_that_has_no_effect_yet() {
 fn refuses_options_of_later_days() {
     for key in [
         "auth.anonymous = true",
-        "views.orders.topic = 'x'",
         "channels.news.history = 1",
         "push.allow = []",
         "public.tls = {}",

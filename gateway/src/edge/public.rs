@@ -17,6 +17,8 @@ pub fn routes(edge: &Arc<Edge>) -> Routes {
     ws::route(edge)
         .or(rest::route(edge))
         .unify()
+        .or(rest::views::route(edge))
+        .unify()
         .or(warp::any().map(|| {
             let failure = Failure::new(ErrorCode::NotFound, "no such path; see /ws and /v1");
             problem(&failure, None).into_response()

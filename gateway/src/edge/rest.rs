@@ -20,6 +20,7 @@ use crate::{
 mod answers;
 mod messages;
 mod prefer;
+pub mod views;
 
 use answers::{answer_of, coded, late, server_timing};
 

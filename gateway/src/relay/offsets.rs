@@ -14,7 +14,8 @@ use std::{
     },
 };
 
-use registry::RequestId;
+use bytes::Bytes;
+use registry::{Event, RequestId};
 use tokio::time::Instant;
 
 use crate::{tasks::locked, wire::Reply};
@@ -55,17 +56,41 @@ struct Open {
     offset: i64,
     bytes: usize,
     since: Instant,
-    done: bool,
+    /// How many guards it has that are not done.
+    guards: usize,
 }
 
 /// The content of a waiting record, kept so that the record can be handled again.
 #[derive(Debug)]
 pub struct Record {
-    /// The request that this reply answers.
-    pub request: RequestId,
-    /// The reply itself.
-    pub reply: Reply,
+    /// What it says.
+    pub content: Content,
     drops: u8,
+}
+
+/// What a waiting record says, to the role that has read it.
+#[derive(Clone, Debug)]
+pub enum Content {
+    /// A reply.
+    Reply {
+        /// The request that it answers.
+        request: RequestId,
+        /// The reply itself.
+        reply: Reply,
+    },
+    /// An event of a view.
+    Event(Event),
+}
+
+/// What has become of a record that waited.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fate {
+    /// It still waits.
+    Waits,
+    /// All that its guards stood for has been handled.
+    Handled,
+    /// Others read the partition, and handle it again.
+    Elsewhere,
 }
 
 /// The limits of what may wait.
@@ -87,13 +112,24 @@ impl Budget {
 }
 
 impl Record {
-    /// A record that was read.
+    /// A reply that was read.
     pub fn new(request: RequestId, reply: Reply) -> Self {
-        Self { request, reply, drops: 0 }
+        Self { content: Content::Reply { request, reply }, drops: 0 }
+    }
+
+    /// An event that was read.
+    pub fn of_event(event: Event) -> Self {
+        Self { content: Content::Event(event), drops: 0 }
     }
 
     fn bytes(&self) -> usize {
-        RECORD_BYTES + self.reply.bytes()
+        RECORD_BYTES
+            + match &self.content {
+                Content::Reply { reply, .. } => reply.bytes(),
+                Content::Event(Event { key, content, .. }) => {
+                    key.key.len() + content.as_ref().map_or(0, Bytes::len)
+                }
+            }
     }
 }
 
@@ -114,7 +150,7 @@ impl OffsetTracker {
         let (bytes, since) = (record.bytes(), Instant::now());
         let mut state = locked(&self.state);
         state.read = Some(offset + 1);
-        state.open.push_back(Open { offset, bytes, since, done: false });
+        state.open.push_back(Open { offset, bytes, since, guards: 1 });
         state.waiting_bytes += bytes;
         drop(state);
         self.guard_again(offset, Box::new(record))
@@ -130,6 +166,11 @@ impl OffsetTracker {
     pub fn committable(&self) -> Option<i64> {
         let state = locked(&self.state);
         state.open.front().map(|open| open.offset).or(state.read)
+    }
+
+    /// One past the last record that was read.
+    pub fn read(&self) -> Option<i64> {
+        locked(&self.state).read
     }
 
     /// When the oldest waiting record was read.
@@ -172,6 +213,18 @@ impl OffsetTracker {
         (again, given_up)
     }
 
+    /// What has become of a record that was given a guard.
+    pub fn fate(&self, offset: i64) -> Fate {
+        let state = locked(&self.state);
+        if state.is_closed {
+            return Fate::Elsewhere;
+        }
+        match state.open.binary_search_by_key(&offset, |open| open.offset) {
+            Ok(at) if state.open[at].guards > 0 => Fate::Waits,
+            _ => Fate::Handled,
+        }
+    }
+
     /// Others read the partition from now on: the records that wait here no longer influence any
     /// offset.
     pub fn close(&self) {
@@ -206,11 +259,37 @@ impl OffsetGuard {
         let Ok(at) = state.open.binary_search_by_key(&self.offset, |open| open.offset) else {
             return;
         };
-        state.open[at].done = true;
-        state.waiting_bytes -= state.open[at].bytes;
-        while state.open.front().is_some_and(|open| open.done) {
+        state.open[at].guards -= 1;
+        if state.open[at].guards == 0 {
+            state.waiting_bytes -= state.open[at].bytes;
+        }
+        while state.open.front().is_some_and(|open| open.guards == 0) {
             state.open.pop_front();
         }
+    }
+
+    /// Has the record wait for several things, each with a guard of its own in the place of this one:
+    /// it has been handled when all of them are done. None of them means that it is done.
+    pub fn share(mut self, contents: Vec<Content>) -> Vec<Self> {
+        if contents.is_empty() {
+            self.done();
+            return Vec::new();
+        }
+        {
+            let mut state = locked(&self.window.state);
+            if let Ok(at) = state.open.binary_search_by_key(&self.offset, |open| open.offset) {
+                state.open[at].guards += contents.len() - 1;
+            }
+        }
+        let drops = self.record.take().map_or(0, |record| record.drops);
+        let record = |content| Box::new(Record { content, drops });
+        let guard = |content| self.window.guard_again(self.offset, record(content));
+        contents.into_iter().map(guard).collect()
+    }
+
+    /// Where the record is: its window, and its offset there.
+    pub fn place(&self) -> (&OffsetTracker, i64) {
+        (&self.window, self.offset)
     }
 
     /// The content of the record.

@@ -40,6 +40,15 @@ pub trait Role: Debug + Send + 'static {
     /// Handles a record again that was dropped.
     fn handle_again(&mut self, guard: OffsetGuard);
 
+    /// These partitions are read from their beginnings from now on: see [`BusEvent::Rewound`].
+    fn rewound(&mut self, _partitions: &[i32]) {}
+
+    /// Everything that was in the partition has been looked at. Told only where the consumer tells.
+    fn reached_end(&mut self, _partition: i32, _window: &OffsetTracker) {}
+
+    /// Called for each partition now and then.
+    fn tend(&mut self, _partition: i32, _window: &OffsetTracker) {}
+
     /// These are the partitions that are assigned from now on, out of so many.
     fn owns(&mut self, _partitions: &[i32], _count: Option<i32>) {}
 }
@@ -143,11 +152,17 @@ impl<R: Role> Reader<R> {
             }
             BusEvent::Rewound(partitions) => {
                 let topic = &self.topic;
-                tracing::warn!(topic, ?partitions, "topic made anew; read from its beginning");
+                tracing::info!(topic, ?partitions, "read from their beginning");
                 for number in partitions {
                     if let Some(partition) = self.partitions.get_mut(number) {
                         partition.begin_anew(&self.budget);
                     }
+                }
+                self.role.rewound(partitions);
+            }
+            BusEvent::Ended(number) => {
+                if let Some(partition) = self.partitions.get(&number) {
+                    self.role.reached_end(number, &partition.window);
                 }
             }
             BusEvent::Unreadable(batch) => self.on_unreadable(batch),
@@ -215,6 +230,7 @@ impl<R: Role> Reader<R> {
         }
         let (now, count) = (Instant::now(), self.partitions.len());
         for (&number, partition) in &mut self.partitions {
+            self.role.tend(number, &partition.window);
             let oldest = partition.window.waits_since().map_or(Duration::ZERO, |since| now - since);
             partition.oldest.set(oldest.as_secs_f64());
             if partition.paused && partition.window.full(WINDOW, count).is_none() {

@@ -7,8 +7,10 @@
 
 pub mod dead_letters;
 pub mod dispatch;
+pub mod events;
 pub mod forwarding;
 
 pub use dead_letters::DeadLetters;
 pub use dispatch::Dispatch;
+pub use events::{EventWriter, Events};
 pub use forwarding::Forwarding;

@@ -15,6 +15,7 @@ use super::{
     gate::Gate,
     services::Services,
     surroundings::Surroundings,
+    views::Views,
 };
 use crate::{
     bus::Producer,
@@ -23,6 +24,7 @@ use crate::{
 };
 
 pub mod affinity;
+mod awaiting;
 pub mod completion;
 pub mod deletion;
 pub mod foreign;
@@ -50,6 +52,8 @@ pub struct Requests {
     limits: LimitsConfig,
     /// The services to which requests may go.
     pub services: Arc<Services>,
+    /// The views on whose events some of them respond.
+    pub views: Arc<Views>,
     /// Whether requests are taken at all.
     pub gate: Arc<Gate>,
     /// Which partitions' replies this node reads by itself.
@@ -68,12 +72,14 @@ impl Requests {
         around: &Surroundings,
         completion: &Arc<Completion>,
         membership: &Membership,
+        views: &Arc<Views>,
     ) -> Self {
         Self {
             node: around.node.clone(),
             reply_topic: config.kafka.reply_topic.clone(),
             limits: config.limits.clone(),
             services: Arc::new(Services::new(config, &around.telemetry)),
+            views: Arc::clone(views),
             affinity: Affinity::new(NodeTag::of(&around.node)),
             gate: Arc::default(),
             completion: Arc::clone(completion),

@@ -8,7 +8,7 @@ use std::{
 };
 
 use crate::{
-    config::{Config, Dialect, ServiceConfig},
+    config::{Config, Dialect, RespondOnConfig, ServiceConfig},
     deletable::{SUFFIX_BYTES, compaction::Compaction, wire_key},
     error::{ErrorCode, Failure},
     telemetry::{Edge, ReplyPath, ServiceMetrics, Telemetry},
@@ -93,6 +93,10 @@ pub struct Service {
     pub topic: Arc<str>,
     /// What its framework understands.
     pub dialect: Dialect,
+    /// The events that answer its requests, where replies do not.
+    pub respond_on: Option<RespondOnConfig>,
+    /// It is none: these wait for states of a view.
+    pub is_view: bool,
     /// Handles of its metrics.
     pub metrics: ServiceMetrics,
     /// The times of its topic, if a single message of it can be deleted.
@@ -109,6 +113,8 @@ impl Service {
             name: name.into(),
             topic: config.request_topic.as_str().into(),
             dialect: config.dialect,
+            respond_on: config.respond_on.clone(),
+            is_view: false,
             metrics: telemetry.service(name),
             compaction: config.deleted_within().map(Compaction::within),
             timeout: config.timeout,
@@ -127,6 +133,28 @@ impl Service {
         match self.is_deletable() {
             true => (Cow::Owned(wire_key(key, guid)), SUFFIX_BYTES),
             false => (Cow::Borrowed(key), 0),
+        }
+    }
+
+    /// What stands in the place of a service for those who wait for states of a view. No service can be
+    /// called so.
+    pub fn of_view(
+        view: &str,
+        (timeout, timeout_max): (Duration, Duration),
+        telemetry: &Telemetry,
+    ) -> Self {
+        let name = format!("view:{view}");
+        Self {
+            metrics: telemetry.service(&name),
+            name: name.into(),
+            topic: "".into(),
+            dialect: Dialect::Plain,
+            respond_on: None,
+            is_view: true,
+            compaction: None,
+            timeout,
+            timeout_max,
+            allowed_headers: Vec::new(),
         }
     }
 

@@ -36,18 +36,25 @@ pub(super) const FRAMES_ABANDONED: &[&str] = &[
 ];
 
 /// Why a record of the reply topic is no reply.
-pub(super) const RECORDS_SKIPPED: &[&str] = &["malformed_correlation", "too_large", "uncorrelated"];
+pub(super) const RECORDS_SKIPPED: &[&str] =
+    &["malformed_correlation", "too_large", "uncorrelated", "without_key"];
 
 /// The calls of the registry.
 pub(super) const OPERATIONS: &[&str] = &[
     "announce",
     "back_up",
+    "begin_waits",
     "claim",
+    "find_latest",
+    "find_marks",
     "find_routes",
     "find_sessions",
+    "forget_waits",
+    "put_marks",
     "put_routes",
     "record",
     "remove_routes",
+    "write_events",
 ];
 
 /// What comes of forwarding.

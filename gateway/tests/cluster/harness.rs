@@ -26,7 +26,7 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 /// A consumer of each topic that a node reads.
 pub(crate) fn consumers(config: &Config, bus: &MemoryBus) -> Vec<(Source, Box<dyn Consumer>)> {
     let consumer = |source: Source| {
-        let consumer = bus.consumer(&source.group, &source.topic);
+        let consumer = bus.consumer(&source.group, &source.topic).tell_ends();
         (source, Box::new(consumer) as Box<dyn Consumer>)
     };
     Source::all(config).into_iter().map(consumer).collect()
@@ -48,7 +48,7 @@ pub(crate) struct Cluster {
     pub(crate) registry: FaultyRegistry,
     pub(crate) stop: CancellationToken,
     nodes: JoinSet<()>,
-    services: JoinSet<()>,
+    pub(crate) services: JoinSet<()>,
     pub(crate) public: Vec<SocketAddr>,
     pub(crate) internal: Vec<SocketAddr>,
     pub(crate) http: Client<hyper_util::client::legacy::connect::HttpConnector, Full<Bytes>>,

@@ -24,6 +24,7 @@ mod raw;
 mod rules;
 mod rules_handshake;
 mod rules_refused;
+mod views;
 
 #[tokio::test]
 async fn replies_by_affinity_need_no_other_node() {

@@ -42,7 +42,7 @@ const LAYERS: [(&str, &[&str]); 12] = [
     ),
 ];
 /// The rooms of the relay, and what each may use of the others. The relay itself joins them.
-const ROOMS: [(&str, &[&str]); 14] = [
+const ROOMS: [(&str, &[&str]); 15] = [
     ("environment", &[]),
     ("gate", &[]),
     ("offsets", &[]),
@@ -52,6 +52,7 @@ const ROOMS: [(&str, &[&str]); 14] = [
     ("surroundings", &["environment"]),
     ("cluster", &["surroundings"]),
     ("write_behind", &[]),
+    ("views", &["cluster", "environment", "offsets", "services", "surroundings", "write_behind"]),
     ("session", &["offsets"]),
     ("checkpoints", &["cluster", "session", "write_behind"]),
     (
@@ -66,6 +67,7 @@ const ROOMS: [(&str, &[&str]); 14] = [
             "services",
             "session",
             "surroundings",
+            "views",
             "write_behind",
         ],
     ),
@@ -86,6 +88,7 @@ const ROOMS: [(&str, &[&str]); 14] = [
             "services",
             "session",
             "surroundings",
+            "views",
         ],
     ),
 ];

@@ -166,7 +166,7 @@ impl Consumer for Reader {
                     BusEvent::Revoked { partitions, .. } => {
                         owned.retain(|partition| !partitions.contains(partition));
                     }
-                    BusEvent::Rewound(_) | BusEvent::Unreadable(_) => {}
+                    BusEvent::Rewound(_) | BusEvent::Ended(_) | BusEvent::Unreadable(_) => {}
                     BusEvent::Record(record) => {
                         let (partition, offset) = (record.partition, record.offset);
                         tracing::trace!(node, partition, offset, "read");
@@ -214,6 +214,14 @@ impl ConsumerControl for Seat {
 
     fn resume(&self, partition: i32) {
         self.member().resume(partition);
+    }
+
+    fn rewind(&self, _: i32) -> bool {
+        false
+    }
+
+    fn topic_id(&self) -> Option<String> {
+        None
     }
 
     fn partition_count(&self) -> Option<i32> {

@@ -18,10 +18,10 @@ use gateway::{
     relay::Relay,
 };
 use registry::{
-    Announcement, Answers, CheckpointUpdate, Checkpointed, Claim, Claimed, Generation,
-    MailboxLimits, NodeEntry, NodeRef, NodeTable, Nodes, Recorded, RegistryError, RequestId,
-    RequestTable, Route, SessionEntry, SessionId, SessionRecord, SessionTable, TokenHash,
-    faulty::FaultyRegistry,
+    Announcement, Answers, CheckpointUpdate, Checkpointed, Claim, Claimed, Event, Generation,
+    Latest, MailboxLimits, NodeEntry, NodeRef, NodeTable, Nodes, Recorded, RegistryError,
+    RequestId, RequestTable, Route, SessionEntry, SessionId, SessionRecord, SessionTable,
+    StateWait, TokenHash, ViewKey, ViewTable, Waiting, faulty::FaultyRegistry,
 };
 use tokio::{sync::oneshot, time::sleep};
 
@@ -346,6 +346,39 @@ impl SessionTable for Wires {
     async fn end_sessions(&self, sessions: &[(SessionId, u64)]) -> Answers<()> {
         let (table, sessions) = (self.table(), sessions.to_vec());
         self.ask_each(sessions.len(), async move { table.end_sessions(&sessions).await }).await
+    }
+}
+
+#[async_trait]
+impl ViewTable for Wires {
+    async fn write_events(&self, of: &[Event], ttl: Duration) -> Answers<Vec<RequestId>> {
+        let (table, of) = (self.table(), of.to_vec());
+        self.ask_each(of.len(), async move { table.write_events(&of, ttl).await }).await
+    }
+
+    async fn begin_waits(&self, of: &[StateWait]) -> Answers<Waiting> {
+        let (table, of) = (self.table(), of.to_vec());
+        self.ask_each(of.len(), async move { table.begin_waits(&of).await }).await
+    }
+
+    async fn forget_waits(&self, of: &[(ViewKey, RequestId)]) -> Answers<()> {
+        let (table, of) = (self.table(), of.to_vec());
+        self.ask_each(of.len(), async move { table.forget_waits(&of).await }).await
+    }
+
+    async fn find_latest(&self, of: &[ViewKey]) -> Answers<Option<Latest>> {
+        let (table, of) = (self.table(), of.to_vec());
+        self.ask_each(of.len(), async move { table.find_latest(&of).await }).await
+    }
+
+    async fn put_marks(&self, of: &[(Arc<str>, i32, Box<str>)], ttl: Duration) -> Answers<()> {
+        let (table, of) = (self.table(), of.to_vec());
+        self.ask_each(of.len(), async move { table.put_marks(&of, ttl).await }).await
+    }
+
+    async fn find_marks(&self, of: &[(Arc<str>, i32)]) -> Answers<Option<Box<str>>> {
+        let (table, of) = (self.table(), of.to_vec());
+        self.ask_each(of.len(), async move { table.find_marks(&of).await }).await
     }
 }
 

@@ -7,6 +7,9 @@
 //! | `<prefix>s:{<session id>}` | hash | a session's record | as its owner says |
 //! | `<prefix>s:{<session id>}:q` | hash | request id → its progress and detail | as the record |
 //! | `<prefix>s:{<session id>}:m` | sorted set | the mailbox: frames by their numbers | as the record |
+//! | `<prefix>v:{<view>:<key>}` | hash | the latest event of a view's key | as its reader says |
+//! | `<prefix>v:{<view>:<key>}:w` | hash | request id → the states for which it waits | the longest of them |
+//! | `<prefix>b:{<view>}:<partition>` | string | what is noted of a view's partition | as its reader says |
 //!
 //! Routes have no hash tag: a Redis Cluster spreads them over all its slots. The node table is one
 //! key, and what belongs to one session has its id as the hash tag, so a script that touches them
@@ -14,7 +17,10 @@
 //!
 //! [`Route::ttl`]: crate::tables::Route::ttl
 
-use crate::ids::{RequestId, SessionId};
+use crate::{
+    ids::{RequestId, SessionId},
+    tables::views::ViewKey,
+};
 
 /// The keys under one prefix.
 #[derive(Clone, Debug)]
@@ -29,6 +35,14 @@ pub(super) struct SessionKeys {
     record: String,
     requests: String,
     mailbox: String,
+}
+
+/// Room for the keys of one key of a view: its event, and who waits for the next. A record's key is any
+/// bytes; one with a closing brace cuts the hash tag short, in both alike.
+#[derive(Debug, Default)]
+pub(super) struct ViewKeys {
+    event: Vec<u8>,
+    waits: Vec<u8>,
 }
 
 impl Keys {
@@ -95,6 +109,24 @@ impl Keys {
         [record, requests, mailbox]
     }
 
+    /// The keys of a key of a view, in buffers that are used again for each of a batch.
+    pub(super) fn view<'b>(&self, of: &ViewKey, buffers: &'b mut ViewKeys) -> [&'b [u8]; 2] {
+        let ViewKeys { event, waits } = buffers;
+        event.clear();
+        for part in [self.prefix.as_bytes(), b"v:{", of.view.as_bytes(), b":", &of.key, b"}"] {
+            event.extend_from_slice(part);
+        }
+        waits.clear();
+        waits.extend_from_slice(event);
+        waits.extend_from_slice(b":w");
+        [event, waits]
+    }
+
+    /// The key of what is noted of a partition of a view.
+    pub(super) fn mark(&self, view: &str, partition: i32) -> String {
+        format!("{}b:{{{view}}}:{partition}", self.prefix)
+    }
+
     /// The key of the node table.
     pub(super) fn nodes(&self) -> &str {
         &self.nodes
@@ -127,6 +159,16 @@ mod tests {
             "rt:s:{9f4b2f6e-6d0f-4b7e-8f57-0a8e6a3f3c11}:m",
         ];
         assert_eq!(keys.session(&id, &mut buffers), expected);
+    }
+
+    #[test]
+    fn gives_both_keys_of_a_views_key_one_hash_tag() {
+        let keys = Keys::new("rt:").unwrap();
+        let mut buffers = ViewKeys::default();
+        let of = ViewKey { view: "orders".into(), key: b"a}\xff".as_slice().into() };
+        let expected: [&[u8]; 2] = [b"rt:v:{orders:a}\xff}", b"rt:v:{orders:a}\xff}:w"];
+        assert_eq!(keys.view(&of, &mut buffers), expected);
+        assert_eq!(keys.mark("orders", 3), "rt:b:{orders}:3");
     }
 
     #[test]

@@ -26,6 +26,13 @@ pub(super) static CLAIM: LazyLock<Lua> = LazyLock::new(|| Lua::new(include_str!(
 pub(super) static END_SESSION: LazyLock<Lua> =
     LazyLock::new(|| Lua::new(include_str!("lua/end_session.lua")));
 
+/// Writes an event of a view.
+pub(super) static WRITE_EVENT: LazyLock<Lua> =
+    LazyLock::new(|| Lua::new(include_str!("lua/write_event.lua")));
+/// Has a request wait for a state.
+pub(super) static BEGIN_WAIT: LazyLock<Lua> =
+    LazyLock::new(|| Lua::new(include_str!("lua/begin_wait.lua")));
+
 /// One script.
 #[derive(Debug)]
 pub(super) struct Lua {
@@ -41,6 +48,14 @@ impl Lua {
     /// A call on these keys, for a server that has seen the script since it started. What the
     /// script is given beside them is for the caller to add: so many arguments, in so many bytes.
     pub(super) fn call(&self, keys: &[&str], args: usize, bytes: usize) -> Cmd {
+        let size = self.hash.len() + keys.iter().map(|key| key.len()).sum::<usize>();
+        let mut cmd = Cmd::with_capacity(3 + keys.len() + args, size + bytes + 16);
+        cmd.arg("EVALSHA").arg(&self.hash).arg(keys.len()).arg(keys);
+        cmd
+    }
+
+    /// The same on keys that are no text.
+    pub(super) fn call_bytes(&self, keys: &[&[u8]], args: usize, bytes: usize) -> Cmd {
         let size = self.hash.len() + keys.iter().map(|key| key.len()).sum::<usize>();
         let mut cmd = Cmd::with_capacity(3 + keys.len() + args, size + bytes + 16);
         cmd.arg("EVALSHA").arg(&self.hash).arg(keys.len()).arg(keys);

@@ -15,10 +15,11 @@ use std::{fs, path::PathBuf, sync::Arc, time::Duration};
 
 use redis::aio::MultiplexedConnection;
 use registry::{
-    CheckpointStep, CheckpointUpdate, Claim, Claimed, Generation, HeldRequest, Holding,
-    MailboxLimits, NodeEntry, NodeId, NodeRef, NodeState, NodeTable, Nodes, ParkedFrame, Progress,
-    RedisRegistry, RequestId, RequestTable, Route, SessionEntry, SessionId, SessionRecord,
-    SessionTable, TokenHash, Versions, Written, all,
+    After, CheckpointStep, CheckpointUpdate, Claim, Claimed, Event, EventPlace, Generation,
+    HeldRequest, Holding, Latest, MailboxLimits, NodeEntry, NodeId, NodeRef, NodeState, NodeTable,
+    Nodes, ParkedFrame, Progress, RedisRegistry, RequestId, RequestTable, Route, SessionEntry,
+    SessionId, SessionRecord, SessionTable, StateWait, TokenHash, Versions, ViewKey, ViewTable,
+    Written, all,
 };
 
 use crate::{LONG, server::Server};
@@ -214,6 +215,118 @@ async fn what_is_written_is_in_the_newest_folder() {
         "session-mailbox",
         &frames.into_iter().map(|frame| vec![frame]).collect::<Vec<_>>(),
     );
+}
+
+fn view_key(key: &[u8]) -> ViewKey {
+    ViewKey { view: "orders".into(), key: key.to_vec().into() }
+}
+
+/// With a state, without one, and one that removes its key.
+fn events() -> [Event; 3] {
+    let place = |offset| EventPlace {
+        topic: "q1Sh4bLxRYyJ0xEXAMPLEA".into(),
+        partition: 3,
+        offset,
+        at_ms: 1_764_208_000_123,
+    };
+    let event = |key: &[u8], offset, state: Option<&str>, content: Option<&'static [u8]>| Event {
+        key: view_key(key),
+        place: place(offset),
+        state: state.map(Into::into),
+        content: content.map(Into::into),
+    };
+    [
+        event(b"a}\xff", 7, Some("é \"NEW\""), Some(b"an event\0\xff")),
+        event(b"b", 8, None, Some(b"")),
+        event(b"c", 9, None, None),
+    ]
+}
+
+/// For a key without an event, and for newer ones than the latest.
+fn waits() -> [StateWait; 2] {
+    let [event, ..] = events();
+    let wait = |number, key, after| StateWait {
+        key,
+        request: request(number),
+        until: vec!["DONE".into(), "é \"\n".into()],
+        after,
+        not_before_ms: 1_764_208_000_000,
+        ttl: LONG,
+    };
+    [wait(7, view_key(b"d"), After::Nothing), wait(8, event.key, After::Present)]
+}
+
+/// The fields of an event, or of those who wait, each with its key.
+async fn fields_of_view(connection: &mut MultiplexedConnection, key: &[u8]) -> Vec<Vec<Vec<u8>>> {
+    let flat: Vec<Vec<u8>> = ask(connection, &[b"HGETALL", key]).await;
+    let field = |field: &[Vec<u8>]| [&[key.to_vec()], field].concat();
+    let mut fields: Vec<_> = flat.chunks(2).map(field).collect();
+    fields.sort_unstable();
+    fields
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn views_are_written_as_the_newest_folder_has_them() {
+    let server = Server::start("");
+    let (registry, mut connection) = connect(&server).await;
+    all(registry.write_events(&events(), LONG).await).unwrap();
+    all(registry.begin_waits(&waits()).await).unwrap();
+    let mut lines = Vec::new();
+    for Event { key, .. } in events() {
+        let key = [b"rt:v:{orders:", &key.key[..], b"}"].concat();
+        lines.extend(fields_of_view(&mut connection, &key).await);
+    }
+    is_as_written("view-events", &lines);
+    let mut lines = Vec::new();
+    for StateWait { key, .. } in waits() {
+        let key = [b"rt:v:{orders:", &key.key[..], b"}:w"].concat();
+        lines.extend(fields_of_view(&mut connection, &key).await);
+    }
+    for line in &mut lines {
+        let mut wait: serde_json::Value = serde_json::from_slice(&line[2]).unwrap();
+        wait["d"] = END_MS.into();
+        line[2] = serde_json::to_vec(&wait).unwrap();
+    }
+    is_as_written("view-waits", &lines);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn views_are_read_as_each_version_wrote_them() {
+    for more in [false, true] {
+        let server = Server::start("");
+        let (registry, mut connection) = connect(&server).await;
+        for line in read("v3", "view-events") {
+            ask::<()>(&mut connection, &[b"HSET", &line[0], &line[1], &line[2]]).await;
+            if more {
+                ask::<()>(&mut connection, &[b"HSET", &line[0], b"zone", b"what"]).await;
+            }
+        }
+        for line in read("v3", "view-waits") {
+            let mut wait: serde_json::Value = serde_json::from_slice(&line[2]).unwrap();
+            if more {
+                wait["zone"] = serde_json::json!({ "load": [1, null] });
+            }
+            let wait = serde_json::to_vec(&wait).unwrap();
+            ask::<()>(&mut connection, &[b"HSET", &line[0], &line[1], &wait]).await;
+        }
+        let keys = events().map(|event| event.key);
+        let found = all(registry.find_latest(&keys).await).unwrap();
+        let expected = events().map(|Event { place, state, content, .. }| {
+            content.map(|content| Latest { place, state, content })
+        });
+        assert_eq!(found, expected);
+        // It goes on as if this version had begun it.
+        let [event, ..] = events();
+        let at = |key: &ViewKey, offset| Event {
+            key: key.clone(),
+            place: EventPlace { offset, ..event.place.clone() },
+            state: Some("DONE".into()),
+            ..event.clone()
+        };
+        let of = [at(&view_key(b"d"), 7), at(&event.key, 7), at(&event.key, 8)];
+        let found = all(registry.write_events(&of, LONG).await).unwrap();
+        assert_eq!(found, [vec![request(7)], vec![], vec![request(8)]]);
+    }
 }
 
 /// Puts the entries of a version into an empty server, each with `more` of a later version.

@@ -14,8 +14,8 @@ mod sessions;
 use std::{sync::Arc, time::Duration};
 
 use registry::{
-    Announcement, Cause, EntryKind, NodeTable, Nodes, RedisRegistry, RegistryError, RequestId,
-    RequestTable, all,
+    After, Announcement, Cause, EntryKind, Event, EventPlace, NodeTable, Nodes, RedisRegistry,
+    RegistryError, RequestId, RequestTable, StateWait, ViewKey, ViewTable, all,
     conformance::{self, node_entry, route},
 };
 use server::{Server, given_url, registry_at};
@@ -40,10 +40,25 @@ async fn every_key_ends_by_itself() {
     let id = request();
     all(registry.put_routes(&[(id, Arc::new(route("gw-1")))]).await).unwrap();
     registry.announce(&node_entry("gw-1", 1), Duration::from_secs(6)).await.unwrap();
-    assert_eq!(server.ask("DBSIZE"), "2");
+    let (key, ttl) = (ViewKey { view: "v".into(), key: "k".into() }, Duration::from_secs(5));
+    let place = EventPlace { topic: "".into(), partition: 0, offset: 1, at_ms: 0 };
+    let event = Event { key: key.clone(), place, state: None, content: Some("x".into()) };
+    all(registry.write_events(&[event], ttl).await).unwrap();
+    all(registry.put_marks(&[("v".into(), 0, "x".into())], ttl).await).unwrap();
+    for seconds in [9, 3] {
+        let (key, request) = (key.clone(), request());
+        let (until, after, ttl) = (vec!["x".into()], After::Nothing, Duration::from_secs(seconds));
+        let wait = StateWait { key, request, until, after, not_before_ms: 0, ttl };
+        all(registry.begin_waits(&[wait]).await).unwrap();
+    }
+    assert_eq!(server.ask("DBSIZE"), "5");
     let life = |key: &str| server.ask(&format!("PTTL {key}")).parse::<u64>().unwrap();
     assert!((60_001..=70_000).contains(&life(&format!("rt:r:{id}"))), "deadline and grace");
     assert!((1..=6_000).contains(&life("rt:{nodes}")), "the only node's life");
+    for key in ["rt:v:{v:k}", "rt:b:{v}:0"] {
+        assert!((1..=5_000).contains(&life(key)), "{key}");
+    }
+    assert!((5_001..=9_000).contains(&life("rt:v:{v:k}:w")), "the longest of the waits");
 
     registry.announce(&node_entry("gw-2", 1), LONG).await.unwrap();
     registry.announce(&node_entry("gw-1", 1), Duration::from_secs(6)).await.unwrap();

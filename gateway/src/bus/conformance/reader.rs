@@ -66,6 +66,7 @@ impl Reader {
     pub(in crate::bus) async fn read(&mut self, within: Duration) {
         let (seen, assigned) = (&mut self.seen, &mut self.assigned);
         let mut sink = |event: BusEvent<'_>| match event {
+            BusEvent::Ended(_) => {}
             BusEvent::Assigned(partitions) => {
                 assigned.extend(partitions);
                 seen.push(Seen::Assigned(partitions.to_vec()));

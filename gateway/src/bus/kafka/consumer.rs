@@ -17,7 +17,7 @@ use futures_util::Stream;
 use rdkafka::{
     Offset, TopicPartitionList,
     consumer::{Consumer as _, MessageStream},
-    error::KafkaResult,
+    error::{KafkaError, KafkaResult},
     message::{BorrowedMessage, Message},
 };
 use tokio::{sync::oneshot, time::timeout};
@@ -162,6 +162,10 @@ impl Consumer for KafkaConsumer {
                     self.headers = hand_over(&message, memory, &reading.log, sink);
                     handed += 1;
                 }
+                Some(Err(KafkaError::PartitionEOF(partition))) if !rewound.contains(&partition) => {
+                    sink(BusEvent::Ended(partition));
+                    handed += 1;
+                }
                 // Told by the client's error callback already, and waited out.
                 Some(Err(error)) => tracing::debug!(%error, "consumer error"),
                 None => {}
@@ -252,7 +256,7 @@ fn seek(client: &Client, positions: impl Iterator<Item = (i32, i64)>) {
     let mut list = TopicPartitionList::new();
     for (partition, offset) in positions {
         // Fails for no offset that a broker can name.
-        if list.add_partition_offset(&reading.topic, partition, Offset::Offset(offset)).is_err() {
+        if list.add_partition_offset(&reading.topic, partition, Offset::from_raw(offset)).is_err() {
             reading.log.warning(&format!("partition {partition} cannot be read from {offset}"));
         }
     }
@@ -285,6 +289,7 @@ fn hand_over(
         key: message.key(),
         value: message.payload(),
         headers: &headers,
+        at_ms: message.timestamp().to_millis().and_then(|at_ms| u64::try_from(at_ms).ok()),
     }));
     header::recycle(headers)
 }

@@ -44,6 +44,13 @@ impl MemoryConsumer {
         Self { seat, committed_at: Instant::now(), closed: false }
     }
 
+    /// Tells the ends of its partitions from now on.
+    #[must_use]
+    pub fn tell_ends(self) -> Self {
+        self.seat.in_group(Group::tell_ends);
+        self
+    }
+
     fn commit_if_due(&mut self) {
         if self.committed_at.elapsed() >= COMMIT_INTERVAL {
             self.committed_at = Instant::now();
@@ -118,6 +125,7 @@ fn hand_over(step: &Step, sink: &mut Sink<'_>) {
         Step::Assigned(partitions) => sink(BusEvent::Assigned(partitions)),
         Step::Revoked { partitions, lost } => sink(BusEvent::Revoked { partitions, lost: *lost }),
         Step::Rewound(partitions) => sink(BusEvent::Rewound(partitions)),
+        Step::Ended(partition) => sink(BusEvent::Ended(*partition)),
         Step::Record { partition, offset, record } => {
             let headers = record.headers.iter();
             let headers: Vec<_> =
@@ -128,6 +136,7 @@ fn hand_over(step: &Step, sink: &mut Sink<'_>) {
                 key: record.key.as_deref(),
                 value: record.value.as_deref(),
                 headers: &headers,
+                at_ms: None,
             }));
         }
     }
@@ -145,6 +154,17 @@ impl ConsumerControl for Seat {
     fn resume(&self, partition: i32) {
         self.in_group(|group, member| group.set_paused(member, partition, false));
         self.shared.broker.change(|_| ());
+    }
+
+    fn rewind(&self, partition: i32) -> bool {
+        self.in_group(|group, member| group.rewind_one(member, partition));
+        self.shared.broker.change(|_| ());
+        true
+    }
+
+    fn topic_id(&self) -> Option<String> {
+        let state = self.shared.broker.lock();
+        state.topics.get(&self.key.1).map(|topic| topic.generation.to_string())
     }
 
     fn partition_count(&self) -> Option<i32> {

@@ -21,6 +21,8 @@ struct Member {
     joined: bool,
     /// Its partitions have been given to others, which it is yet to be told.
     lost: bool,
+    /// Whether it is told when it has had all of a partition.
+    tells_ends: bool,
     /// The partition it has had a record of last: the next one is another's.
     last: i32,
 }
@@ -30,6 +32,10 @@ struct Member {
 struct Reading {
     position: i64,
     paused: bool,
+    /// It has had everything, and been told.
+    ended: bool,
+    /// It is to be read from its beginning.
+    rewinds: bool,
     /// Of the topic that is read.
     generation: u64,
 }
@@ -50,6 +56,7 @@ pub(super) enum Step {
     Assigned(Vec<i32>),
     Revoked { partitions: Vec<i32>, lost: bool },
     Rewound(Vec<i32>),
+    Ended(i32),
     Record { partition: i32, offset: i64, record: Arc<Record> },
 }
 
@@ -92,6 +99,19 @@ impl Group {
         }
     }
 
+    pub(super) fn tell_ends(&mut self, member: u64) {
+        if let Some(member) = self.members.get_mut(&member) {
+            member.tells_ends = true;
+        }
+    }
+
+    pub(super) fn rewind_one(&mut self, member: u64, partition: i32) {
+        let member = self.members.get_mut(&member);
+        if let Some(reading) = member.and_then(|member| member.reading.get_mut(&partition)) {
+            reading.rewinds = true;
+        }
+    }
+
     pub(super) fn lag(&self, member: u64, topic: &Topic) -> Vec<Lag> {
         let reading = self.members.get(&member).into_iter().flat_map(|member| &member.reading);
         reading
@@ -117,8 +137,10 @@ impl Group {
     fn rewind(&mut self, id: u64, topic: &Topic) -> Option<Step> {
         let mut rewound = Vec::new();
         for (&partition, reading) in &mut self.members.get_mut(&id)?.reading {
-            if reading.generation != topic.generation {
-                *reading = Reading { position: 0, generation: topic.generation, ..*reading };
+            if reading.generation != topic.generation || reading.rewinds {
+                let generation = topic.generation;
+                *reading =
+                    Reading { position: 0, ended: false, rewinds: false, generation, ..*reading };
                 rewound.push(partition);
             }
         }
@@ -155,7 +177,8 @@ impl Group {
                 progress.reader = Some(id);
                 progress.begin_in(topic);
                 let (position, generation) = (progress.committed, topic.generation);
-                let reading = Reading { position, paused: false, generation };
+                let (paused, ended, rewinds) = (false, false, false);
+                let reading = Reading { position, paused, ended, rewinds, generation };
                 member.reading.insert(partition, reading);
                 assigned.push(partition);
             }
@@ -168,13 +191,21 @@ impl Group {
         let member = self.members.get_mut(&id)?;
         let after_last = (Bound::Excluded(member.last), Bound::Unbounded);
         let in_turn = member.reading.range(after_last).chain(member.reading.range(..=member.last));
-        let (partition, offset, record) =
+        let next =
             in_turn.filter(|(_, reading)| !reading.paused).find_map(|(&partition, reading)| {
                 let (offset, record) = topic.read(partition, reading.position)?;
                 Some((partition, offset, record))
-            })?;
+            });
+        let Some((partition, offset, record)) = next else {
+            let mut silent = member.reading.iter_mut().filter(|(_, reading)| !reading.ended);
+            let (&partition, reading) = silent.next().filter(|_| member.tells_ends)?;
+            reading.ended = true;
+            return Some(Step::Ended(partition));
+        };
         member.last = partition;
-        member.reading.get_mut(&partition)?.position = offset + 1;
+        let reading = member.reading.get_mut(&partition)?;
+        reading.position = offset + 1;
+        reading.ended = false;
         Some(Step::Record { partition, offset, record })
     }
 }

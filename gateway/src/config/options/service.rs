@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::{
     super::{
-        Dialect, ServiceConfig, checks,
+        Dialect, RespondOnConfig, ServiceConfig, ViewConfig, checks,
         kinds::{Flag, List, Period, Text, Word},
         reader::{Preset, Section},
     },
@@ -74,6 +74,60 @@ pub(super) fn service(section: &mut Section<'_>) -> ServiceConfig {
         ),
         deletable: deletable(section),
         gone_within: gone_within(section),
+        respond_on: respond_on(section),
+    }
+}
+
+/// The names of its options.
+pub(in crate::config) const RESPOND_ON: [&str; 3] = ["view", "key", "until"];
+
+fn respond_on(section: &mut Section<'_>) -> Option<RespondOnConfig> {
+    let help = "If it is there, the service's requests get no reply record: each is answered with the \
+                event that brings its entity into one of these states. All three are needed.";
+    section.section("respond_on", help, |section| {
+        let view = section.option(
+            RESPOND_ON[0],
+            &Text { name: "string", check: checks::text },
+            Preset::Absent("none"),
+            "The view whose events answer: one of `[views]`.",
+        );
+        let key = section.option(
+            RESPOND_ON[1],
+            &Text { name: "JSON pointer", check: checks::pointer },
+            Preset::Absent("none"),
+            "Where the request's payload has the key of the entity. A request without one is a \
+             `bad_request`.",
+        );
+        let until = section.option(
+            RESPOND_ON[2],
+            &List(Text { name: "state", check: checks::state }),
+            Preset::Absent("none"),
+            "The states, any of which answers the request.",
+        );
+        let is_any = view.is_some() || key.is_some() || until.is_some();
+        is_any.then(|| RespondOnConfig {
+            view: view.unwrap_or_default(),
+            key: key.unwrap_or_default(),
+            until: until.unwrap_or_default(),
+        })
+    })
+}
+
+pub(super) fn view(section: &mut Section<'_>) -> ViewConfig {
+    ViewConfig {
+        topic: section.required(
+            "topic",
+            &Text { name: "topic name", check: checks::topic },
+            "Topic of the events, keyed by the entities that they are about. It is best compacted: a \
+             view is built from it anew when Redis has lost it, and once in three days. It is \
+             read by a consumer group of its own, `<kafka.group_id>.view.<name>`.",
+        ),
+        state: section.defaulted(
+            "state",
+            &Text { name: "JSON pointer", check: checks::pointer },
+            "/state".to_owned(),
+            "Where an event has the state of its entity: a string, a number or a boolean.",
+        ),
     }
 }
 

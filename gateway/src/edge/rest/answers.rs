@@ -25,30 +25,32 @@ pub(super) fn answer_of(outcome: Outcome, request: RequestId) -> Answer {
             hand_on(&reply, answer.headers_mut());
             answer
         }
-        Outcome::Reply(reply) => {
-            let status =
-                StatusCode::from_u16(reply.status_or_ok()).unwrap_or(StatusCode::BAD_GATEWAY);
-            let given = || HeaderValue::from_bytes(reply.content_type()?).ok();
-            let found = || {
-                HeaderValue::from_static(match reply.json() {
-                    Some(_) => "application/json",
-                    None => "application/octet-stream",
-                })
-            };
-            // These have no body (RFC 9110), whatever the service wrote.
-            let bodiless = [204, 205, 304].contains(&status.as_u16());
-            let body = if bodiless { Vec::new() } else { reply.payload.to_vec() };
-            let mut answer = Response::new(body);
-            *answer.status_mut() = status;
-            hand_on(&reply, answer.headers_mut());
-            if !bodiless {
-                let media_type = given().unwrap_or_else(found);
-                answer.headers_mut().insert(header::CONTENT_TYPE, media_type);
-            }
-            answer
-        }
+        Outcome::Reply(reply) => event(&reply),
         Outcome::Failure(failure) => problem(&failure, Some(request)),
     }
+}
+
+/// The bytes that a service or an event has, with their status.
+pub(super) fn event(reply: &Reply) -> Answer {
+    let status = StatusCode::from_u16(reply.status_or_ok()).unwrap_or(StatusCode::BAD_GATEWAY);
+    let given = || HeaderValue::from_bytes(reply.content_type()?).ok();
+    let found = || {
+        HeaderValue::from_static(match reply.json() {
+            Some(_) => "application/json",
+            None => "application/octet-stream",
+        })
+    };
+    // These have no body (RFC 9110), whatever the service wrote.
+    let bodiless = [204, 205, 304].contains(&status.as_u16());
+    let body = if bodiless { Vec::new() } else { reply.payload.to_vec() };
+    let mut answer = Response::new(body);
+    *answer.status_mut() = status;
+    hand_on(reply, answer.headers_mut());
+    if !bodiless {
+        let media_type = given().unwrap_or_else(found);
+        answer.headers_mut().insert(header::CONTENT_TYPE, media_type);
+    }
+    answer
 }
 
 /// Hands a service's headers to the client, without those that frame the answer.

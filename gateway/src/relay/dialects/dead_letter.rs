@@ -45,7 +45,8 @@ mod tests {
     const ID: &[u8] = b"01890a5d-ac96-774b-bcce-b302099a8057";
 
     fn letter(key: Option<&[u8]>, headers: &[(&str, Option<&[u8]>)]) -> Result<Reply, NotAReply> {
-        let record = Incoming { partition: 0, offset: 0, key, value: Some(b"{}"), headers };
+        let value = Some(b"{}".as_slice());
+        let record = Incoming { partition: 0, offset: 0, key, value, headers, at_ms: None };
         read(&record).map(|(request, reply)| {
             assert_eq!(request, RequestId::from_header(ID).unwrap());
             reply

@@ -119,7 +119,8 @@ mod tests {
     type Headers<'a> = &'a [(&'a str, Option<&'a [u8]>)];
 
     fn record<'a>(key: Option<&'a [u8]>, headers: Headers<'a>) -> Incoming<'a> {
-        Incoming { partition: 0, offset: 0, key, value: Some(b"{}"), headers }
+        let value = Some(b"{}".as_slice());
+        Incoming { partition: 0, offset: 0, key, value, headers, at_ms: None }
     }
 
     fn status(headers: Headers<'_>) -> Option<u16> {

@@ -30,6 +30,7 @@ impl<'a> RequestHeaders<'a> {
         let mut correlation_text = [0; 36];
         request.encode(&mut correlation_text);
         let reply_partition = match service.dialect {
+            _ if service.respond_on.is_some() => None,
             Dialect::Plain => None,
             Dialect::Nest => reply_partition().map(|number| number.to_string().into_bytes()),
             Dialect::Spring | Dialect::SpringBinary => {
@@ -66,7 +67,10 @@ impl<'a> RequestHeaders<'a> {
         };
         let mut headers: Vec<(&str, &[u8])> = Vec::with_capacity(8 + of_client.len());
         headers.push((CORRELATION_ID, correlation));
-        headers.push((REPLY_TOPIC, self.reply_topic.as_bytes()));
+        // An event answers: nobody is to reply.
+        if service.respond_on.is_none() {
+            headers.push((REPLY_TOPIC, self.reply_topic.as_bytes()));
+        }
         if let Some(partition) = &self.reply_partition {
             headers.push((REPLY_PARTITION, partition));
         }

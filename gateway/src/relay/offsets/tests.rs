@@ -39,7 +39,9 @@ fn a_dropped_guard_comes_back_to_be_handled_again() {
     assert_eq!(window.committable(), Some(7), "nobody has said that it is handled");
     let (mut again, given_up) = window.take_dropped();
     assert_eq!((again.len(), given_up), (1, 0));
-    assert_eq!(again[0].record().reply, Record::sized(1).reply);
+    assert!(
+        matches!(&again[0].record().content, Content::Reply { reply, .. } if reply.payload == "x")
+    );
     assert!(window.take_dropped().0.is_empty(), "it is handed out once");
     assert_eq!(window.committable(), Some(7));
     again.remove(0).done();
@@ -117,7 +119,8 @@ fn is_full_by_count_and_by_bytes() {
 fn headers_count_as_payload_does() {
     let window = OffsetTracker::default();
     let mut record = Record::sized(0);
-    record.reply.headers.push(("x".into(), vec![b'x'; 4096].into()));
+    let Content::Reply { reply, .. } = &mut record.content else { unreachable!() };
+    reply.headers.push(("x".into(), vec![b'x'; 4096].into()));
     let _heavy = window.guard(1, record);
     assert_eq!(window.full(LIMITS, 1), Some("window"));
 }
@@ -191,4 +194,30 @@ proptest! {
         }
         prop_assert_eq!(window.committable(), Some(offset + 1));
     }
+}
+
+#[test]
+fn a_shared_record_is_handled_when_all_of_it_is() {
+    let window = OffsetTracker::default();
+    let content = |number| Content::Reply {
+        request: RequestId::from_uuid(uuid::Uuid::from_u128(number)),
+        reply: Reply::default(),
+    };
+    let mut shares = guard(&window, 7).share((0..3).map(content).collect());
+    window.passed(8);
+    assert_eq!((shares.len(), window.fate(7)), (3, Fate::Waits));
+    shares.pop().unwrap().done();
+    drop(shares.pop());
+    shares.pop().unwrap().done();
+    assert_eq!((window.committable(), window.fate(7)), (Some(7), Fate::Waits));
+    let (mut again, given_up) = window.take_dropped();
+    assert_eq!((again.len(), given_up), (1, 0), "each is handled again by itself");
+    again.remove(0).done();
+    assert_eq!((window.committable(), window.fate(7)), (Some(9), Fate::Handled));
+    assert_eq!(guard(&window, 9).share(Vec::new()).len(), 0);
+    assert_eq!(window.fate(9), Fate::Handled);
+    let waiting = guard(&window, 10);
+    window.close();
+    assert_eq!(window.fate(10), Fate::Elsewhere);
+    waiting.done();
 }

@@ -10,7 +10,7 @@ use crate::{
     bus::Incoming,
     relay::{
         dialects::reply,
-        offsets::{OffsetGuard, OffsetTracker, Record},
+        offsets::{Content, OffsetGuard, OffsetTracker, Record},
         reading::{Handled, Role},
         requests::{
             Reception, Requests,
@@ -109,10 +109,12 @@ fn skip(
 
 /// The reply of a waiting record for which nobody on this node waits.
 pub(super) fn foreign(guard: OffsetGuard) -> ForeignReply {
-    let Record { request, reply, .. } = guard.record();
+    let Content::Reply { request, reply } = guard.record().content.clone() else {
+        unreachable!("an event waits under a guard of its own kind until it is written")
+    };
     ForeignReply {
-        request: *request,
-        reply: reply.clone(),
+        request,
+        reply,
         guard: Some(guard),
         read_at: Instant::now(),
         guide: Guide::default(),

@@ -18,7 +18,7 @@ use crate::{
     error::{ErrorCode, Failure},
     relay::{
         checkpoints::Checkpoints, offsets::OffsetGuard, services::Service, session::Sessions,
-        surroundings::Surroundings,
+        surroundings::Surroundings, views::Waits,
     },
     telemetry::{ReplyPath, Telemetry},
     wire::{Frame, Reply},
@@ -52,6 +52,8 @@ pub struct Completion {
     pub sessions: Arc<Sessions>,
     /// The checkpoints of these sessions, on their way to the registry.
     pub checkpoints: Arc<Checkpoints>,
+    /// The waits of those that events answer, on their way to the registry.
+    pub waits: Arc<Waits>,
     pub(super) telemetry: Arc<Telemetry>,
 }
 
@@ -64,6 +66,7 @@ impl Completion {
             foreign: Arc::default(),
             sessions: Arc::default(),
             checkpoints: Arc::new(Checkpoints::new(config)),
+            waits: Arc::default(),
             telemetry: Arc::clone(&around.telemetry),
         }
     }
@@ -212,6 +215,10 @@ impl Completion {
         }
         let waited = (entry.deadline - entry.started).as_millis();
         let failure = match entry.recording {
+            Recording::Waiting if entry.service.is_view => {
+                let message = format!("no such state within {waited} ms");
+                Failure::new(ErrorCode::Timeout, message)
+            }
             Recording::Confirmed { .. } => Failure::new(
                 ErrorCode::Timeout,
                 format!("no reply within {waited} ms; the request is recorded"),
@@ -259,6 +266,7 @@ impl Completion {
     ) -> Option<Entry> {
         let entry = self.pending.take_if(request, |entry| is_it(&entry.waiter))?;
         entry.service.metrics.in_flight.dec();
+        self.waits.ended(request, false);
         Some(entry)
     }
 
@@ -280,7 +288,7 @@ impl Completion {
         self.finish(request, entry, Outcome::Reply(reply), forward, guard);
     }
 
-    fn fail(&self, request: RequestId, entry: Entry, failure: Failure) {
+    pub(super) fn fail(&self, request: RequestId, entry: Entry, failure: Failure) {
         self.finish(request, entry, Outcome::Failure(failure), None, None);
     }
 
@@ -299,6 +307,9 @@ impl Completion {
         if entry.durable_session().is_none() && entry.waiter.wants_reply() {
             self.routes.remove(request);
         }
+        // What answers a durable session may be lost with this node as long as its guard is not done.
+        let is_answered = matches!(outcome, Outcome::Reply(_));
+        self.waits.ended(request, entry.durable_session().is_none() || !is_answered);
         let timing = measure(&entry, &outcome, forward);
         let edge = entry.waiter.edge();
         let is_failure = matches!(outcome, Outcome::Failure(_));

@@ -39,6 +39,7 @@ impl Requests {
         waiter: Waiter,
     ) -> Result<(), Failure> {
         let request = choice.request;
+        let awaited = self.awaited(service, submission.payload)?;
         let timeout = service.timeout(submission.timeout);
         let deadline_ms = self.deadline_ms(timeout);
         let (session, client_id) = match &waiter {
@@ -62,7 +63,7 @@ impl Requests {
             route: Arc::clone(&route),
         };
         let detail = session.filter(|session| session.is_durable()).zip(entry.detail());
-        if detail.is_none() {
+        if detail.is_none() && awaited.is_none() {
             entry.recording = Recording::Unconfirmed;
         }
         match self.completion.pending.insert_if(request, entry, |entry| entry.begin(request)) {
@@ -71,6 +72,17 @@ impl Requests {
             Err(NotBegun::Draining) => return Err(draining()),
         }
         service.metrics.in_flight.inc();
+        if let Some(awaited) = awaited {
+            let of = (request, route);
+            self.produce_once_awaited(
+                detail,
+                service,
+                submission,
+                of,
+                (awaited, started + timeout),
+            );
+            return Ok(());
+        }
         if let Some((session, detail)) = detail {
             self.produce_once_copied(&session, service, submission, (request, route), &detail);
             return Ok(());
@@ -100,7 +112,7 @@ impl Requests {
     /// A request that must survive this node is produced once the registry has it, so that the
     /// session's next owner knows of everything that may be in the log. While the registry is away,
     /// the request is produced all the same, and written there later.
-    fn produce_once_copied(
+    pub(super) fn produce_once_copied(
         self: &Arc<Self>,
         session: &Arc<Session>,
         service: &Arc<Service>,

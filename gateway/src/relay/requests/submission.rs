@@ -26,11 +26,13 @@ pub struct Submission<'a> {
     pub timeout: Option<Duration>,
 }
 
-/// A session's request, kept until it may be produced.
+/// A request, kept until it may be produced.
 pub(super) struct OwnedSubmission {
     key: Option<Box<[u8]>>,
     payload: Box<[u8]>,
     headers: Vec<(Box<str>, Box<[u8]>)>,
+    method: Box<str>,
+    path: Option<Box<str>>,
 }
 
 impl From<&Submission<'_>> for OwnedSubmission {
@@ -40,6 +42,8 @@ impl From<&Submission<'_>> for OwnedSubmission {
             key: submission.key.map(Into::into),
             payload: submission.payload.into(),
             headers: headers.map(|(name, value)| ((*name).into(), (*value).into())).collect(),
+            method: submission.method.into(),
+            path: submission.path.map(Into::into),
         }
     }
 }
@@ -54,8 +58,8 @@ impl OwnedSubmission {
             key: self.key.as_deref(),
             payload: &self.payload,
             headers: &headers,
-            method: METHOD_WS,
-            path: None,
+            method: &self.method,
+            path: self.path.as_deref(),
             timeout: None,
         })
     }

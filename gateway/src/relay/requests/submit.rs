@@ -31,6 +31,14 @@ pub struct WaitingCall {
 }
 
 impl WaitingCall {
+    pub(super) fn new(
+        completion: &Arc<Completion>,
+        request: RequestId,
+        answer: oneshot::Receiver<Answer>,
+    ) -> Self {
+        Self { completion: Arc::clone(completion), request, answer }
+    }
+
     /// The request's id.
     pub fn request(&self) -> RequestId {
         self.request
@@ -185,7 +193,7 @@ impl Requests {
         self.environment.unix_ms().saturating_add(timeout.as_millis() as u64)
     }
 
-    fn choose(&self) -> Result<Choice, Failure> {
+    pub(super) fn choose(&self) -> Result<Choice, Failure> {
         let choice = self.affinity.choose(self.environment.unix_ms(), self.environment.bytes());
         // Without affinity another node reads the reply, and may need the route.
         if choice.partition.is_none() && !self.health.is_reachable() {

@@ -6,7 +6,7 @@ use rdkafka::{
     ClientContext, Offset, TopicPartitionList,
     config::RDKafkaLogLevel,
     consumer::{BaseConsumer, Consumer as _, ConsumerContext, Rebalance},
-    error::{KafkaError, KafkaResult},
+    error::{KafkaError, KafkaResult, RDKafkaErrorCode},
 };
 
 use super::{
@@ -37,6 +37,10 @@ impl ClientContext for Context {
 
     fn error(&self, error: KafkaError, reason: &str) {
         let code = error.rdkafka_error_code();
+        if code == Some(RDKafkaErrorCode::PartitionEOF) {
+            // No error: the reader is told in its turn.
+            return;
+        }
         if code.and_then(|code| unreadable::reason(code, reason)).is_some() {
             // Repeated for as long as nobody looks, and that may be thousands of times a second.
             tracing::debug!(topic = self.reading.topic, %error, reason, "a batch cannot be read");
@@ -109,7 +113,7 @@ impl ConsumerContext for Context {
         }
         // Harmless by itself: the offsets stay stored and go with the next commit.
         if let Err(error) = result
-            && error.rdkafka_error_code() != Some(rdkafka::error::RDKafkaErrorCode::NoOffset)
+            && error.rdkafka_error_code() != Some(RDKafkaErrorCode::NoOffset)
         {
             self.reading.log.warning(&format!("offsets not committed: {error}"));
         }

@@ -12,7 +12,13 @@ use super::{
     reading::Reading,
     topic,
 };
-use crate::bus::{ConsumerControl, Lag, Trouble};
+use crate::bus::{
+    ConsumerControl, Lag, Trouble,
+    kafka::rebalance::{Start, Untold},
+};
+
+/// librdkafka's number for the first record that there is.
+const BEGINNING: i64 = -2;
 
 /// Lets go of the client when the consumer is closed, so that a control which is still held does
 /// not keep it in the group.
@@ -75,6 +81,23 @@ impl ConsumerControl for Control {
             }
             client.resume(&self.reading.list(&[partition]))
         });
+    }
+
+    fn rewind(&self, partition: i32) -> bool {
+        let (topic, committed) = {
+            let offsets = self.reading.offsets();
+            if offsets.unchecked().contains(&partition) {
+                return false;
+            }
+            (offsets.topic(), offsets.committed_of(partition))
+        };
+        let start = Start { partition, offset: BEGINNING, committed };
+        self.reading.tell(Untold::Rewound { topic, starts: vec![start] });
+        true
+    }
+
+    fn topic_id(&self) -> Option<String> {
+        self.reading.offsets().topic().map(|topic| topic.to_string())
     }
 
     fn partition_count(&self) -> Option<i32> {

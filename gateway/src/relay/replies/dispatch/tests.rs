@@ -64,6 +64,14 @@ impl ConsumerControl for Told {
         locked(&self.paused).retain(|paused| *paused != partition);
     }
 
+    fn rewind(&self, _: i32) -> bool {
+        false
+    }
+
+    fn topic_id(&self) -> Option<String> {
+        None
+    }
+
     fn partition_count(&self) -> Option<i32> {
         Some(12)
     }
@@ -117,7 +125,7 @@ impl Bed {
         *next += 1;
         let key = Some(request.encode(&mut key).as_bytes());
         let value = Some(value);
-        let record = Incoming { partition, offset, key, value, headers: &[] };
+        let record = Incoming { partition, offset, key, value, headers: &[], at_ms: None };
         self.reader.on_event(BusEvent::Record(record));
     }
 

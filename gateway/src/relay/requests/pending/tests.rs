@@ -23,6 +23,7 @@ fn request(number: u8) -> RequestId {
 pub(in crate::relay::requests) fn entry(seconds: u32) -> Entry {
     let config = ServiceConfig {
         dead_letter_topic: None,
+        respond_on: None,
         request_topic: "requests".to_owned(),
         timeout: SECOND,
         timeout_max: SECOND,
