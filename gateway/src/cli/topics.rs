@@ -7,7 +7,9 @@ use crate::{
     app::kafka_settings,
     bus::kafka::{
         KafkaSettings,
-        admin::{TopicOutcome, TopicResult, TopicSpec, create_topics, missing_topics},
+        admin::{
+            TopicOutcome, TopicResult, TopicSpec, create_topics, missing_topics, slow_cleaners,
+        },
     },
     config::Config,
     deletable::compaction::{Compaction, Setting},
@@ -91,16 +93,29 @@ async fn name_unfit(settings: &KafkaSettings, specs: &[TopicSpec]) {
 pub(super) async fn run(config: &Config, dry_run: bool, check: bool) -> Result<(), Exit> {
     let outcomes = create_topics(&kafka_settings(config), &specs(config), dry_run || check).await;
     let outcomes = outcomes.map_err(Exit::failed)?;
+    let slow = slow(config).await?;
     let one = |outcome| described(outcome, &settings(config, &outcome.name));
-    let said = say(&outcomes.iter().map(one).collect::<String>());
+    let brokers = slow.iter().map(|line| format!("{line}\n"));
+    let said = say(&outcomes.iter().map(one).chain(brokers).collect::<String>());
     let any = |is: fn(&TopicResult) -> bool| outcomes.iter().any(|outcome| is(&outcome.result));
     if any(|result| matches!(result, TopicResult::Failed(_))) {
         return Err(Exit::failed("not every topic is there"));
     }
-    match check && any(|result| !result.is_as_configured()) {
-        true => Err(Exit::failed("not every topic is as configured")),
-        false => said,
+    if check && any(|result| !result.is_as_configured()) {
+        return Err(Exit::failed("not every topic is as configured"));
     }
+    if check && !slow.is_empty() {
+        return Err(Exit::failed("not every broker compacts as gone_within needs it"));
+    }
+    said
+}
+
+/// The brokers that compact too seldom for what is to be gone soonest.
+async fn slow(config: &Config) -> Result<Vec<String>, Exit> {
+    let times = config.services.values().filter_map(|service| service.deleted_within());
+    let Some(shortest) = times.min() else { return Ok(Vec::new()) };
+    let pause_max = Compaction::within(shortest).pause_max();
+    slow_cleaners(&kafka_settings(config), pause_max).await.map_err(Exit::failed)
 }
 
 /// What a topic of which messages can be deleted has to be set to.

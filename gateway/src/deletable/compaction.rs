@@ -15,7 +15,8 @@
 //! 4. What takes the tombstone away is another run of the cleaner, for which 1 and 2 are to happen once
 //!    more: 2 `w`.
 //!
-//! Which leaves 2 `w` for the cleaner's pauses and its work, and for outages.
+//! Which leaves 2 `w`: one for the pauses of the cleaner, [`Compaction::pause_max`] each, and one for
+//! its work and for outages.
 
 use std::time::Duration;
 
@@ -50,6 +51,11 @@ impl Compaction {
     /// How often something has to be written to each partition, also where nobody else does.
     pub const fn pace(self) -> Duration {
         self.part
+    }
+
+    /// How long a broker's cleaner may pause: it has to run twice, and its work takes time as well.
+    pub fn pause_max(self) -> Duration {
+        self.part / 2
     }
 
     /// What a topic has to be set to.
@@ -107,6 +113,7 @@ mod tests {
             // The files go while the tombstone is kept.
             let files = ms(compaction, "file.delete.delay.ms");
             assert!(files <= pace && files <= 60_000);
+            assert!(2 * compaction.pause_max().as_millis() as u64 <= whole / 8);
         }
     }
 

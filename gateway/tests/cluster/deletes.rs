@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 use tokio::net::TcpStream;
 use tokio_tungstenite::{client_async, tungstenite::Message};
 
-use crate::harness::{Aim, Cluster, config};
+use crate::harness::{Aim, Cluster, config, config_with};
 
 const PARTITIONS: i32 = 4;
 
@@ -34,11 +34,21 @@ async fn cluster() -> Cluster {
 }
 
 async fn call(cluster: &Cluster, method: Method, path: &str, key: &str) -> Response<Bytes> {
+    call_with(cluster, method, path, key, "1").await
+}
+
+async fn call_with(
+    cluster: &Cluster,
+    method: Method,
+    path: &str,
+    key: &str,
+    body: &'static str,
+) -> Response<Bytes> {
     let request = Request::builder()
         .method(method)
         .uri(format!("http://{}/v1/services/{path}", cluster.public[0]))
         .header("roundtrip-key", key)
-        .body(Full::new(Bytes::from_static(b"1")))
+        .body(Full::new(Bytes::from_static(body.as_bytes())))
         .unwrap();
     let (head, body) = cluster.http.request(request).await.unwrap().into_parts();
     Response::from_parts(head, body.collect().await.unwrap().to_bytes())
@@ -179,5 +189,27 @@ async fn of_other_services_the_path_is_the_services_own() {
     let answer = call(&cluster, Method::DELETE, path, "k").await;
     assert_eq!((answer.status().as_u16(), &answer.body()[..]), (200, &b"1"[..]));
     assert!(!answer.headers().contains_key("roundtrip-guid"));
+    cluster.finish().await;
+}
+
+#[tokio::test]
+async fn deletions_count_against_the_rate() {
+    let config = |number| {
+        let more = "limits.requests_per_second_max = 1";
+        let mut config = config_with(number, more);
+        config.services.get_mut("echo").unwrap().deletable = true;
+        config
+    };
+    let bus = MemoryBus::new(&[("replies", 12), ("echo", PARTITIONS), ("silent", 1)]);
+    let cluster = Cluster::start_each(1, bus, MemoryBus::producer, config).await;
+    let path = "echo/messages/k/01a21ade-b982-7135-90af-3503dff3d7e4";
+    let mut statuses = Vec::new();
+    while statuses.last() != Some(&429) && statuses.len() < 100 {
+        // With a body that nobody reads each call would have a connection of its own.
+        let answer = call_with(&cluster, Method::DELETE, path, "", "").await;
+        statuses.push(answer.status().as_u16());
+    }
+    assert!(statuses.iter().rev().skip(1).all(|status| *status == 202), "{statuses:?}");
+    assert_eq!(statuses.last(), Some(&429), "{statuses:?}");
     cluster.finish().await;
 }

@@ -167,6 +167,7 @@ fn config(index: usize) -> Config {
         grace = "10s"
         [services.echo]
         request_topic = "echo"
+        deletable = true
         timeout = "20s"
         "#
     );

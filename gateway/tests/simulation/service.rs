@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use gateway::{
     bus::{BusEvent, Consumer, Outgoing, Position, Producer},
+    deletable::message,
     relay::dialects::CORRELATION_ID,
 };
 
@@ -22,7 +23,10 @@ pub(crate) async fn serve(world: Arc<World>) {
             let BusEvent::Record(record) = event else { return };
             let found = record.headers.iter().find(|(name, _)| *name == CORRELATION_ID);
             let correlation = found.and_then(|(_, value)| *value).unwrap_or_default().to_vec();
-            let value = record.value.unwrap_or_default().to_vec();
+            let Some(message) = message(record.key, record.value) else { return };
+            // Also of a record that is written again, by whichever node.
+            assert_eq!(message.guid.map(str::as_bytes), Some(&*correlation), "another message");
+            let value = message.value.to_vec();
             if String::from_utf8_lossy(&value).contains(NEVER) {
                 return;
             }

@@ -137,6 +137,19 @@ async fn a_deleted_message_is_gone_from_every_disk() -> Result<()> {
 }
 
 #[tokio::test]
+async fn a_broker_that_compacts_too_seldom_is_named() -> Result<()> {
+    let seldom = ["log.cleaner.backoff.ms=15000"];
+    let cluster = Cluster::builder().config(CONFIG).own_kafka(&seldom).prepare().await?;
+    for (arguments, expected) in [(&[][..], 0), (&["--check"][..], 1)] {
+        let (code, shown) = topics(&cluster, arguments).await?;
+        ensure!(code == Some(expected), "{code:?}: {shown}");
+        let named = "broker 1: log.cleaner.backoff.ms is 15000, should be 625 at most\n";
+        ensure!(shown.ends_with(named), "{shown}");
+    }
+    cluster.finish().await
+}
+
+#[tokio::test]
 async fn a_topic_may_be_given_more_partitions() -> Result<()> {
     const AFTER: usize = 7;
     // librdkafka's default are five minutes.

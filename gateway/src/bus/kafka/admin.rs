@@ -1,6 +1,8 @@
 //! Creates topics and compares those that exist with what they should be. Changes none that exists:
 //! more partitions would move keys, and a configuration may be somebody's decision.
 
+mod cleaner;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     time::Duration,
@@ -19,6 +21,8 @@ use rdkafka::{
 };
 
 use super::{KafkaSettings, StartError, log::ClientLog};
+
+pub use cleaner::slow_cleaners;
 
 /// How long the cluster has for its first answer: whoever waits for it is in front of a terminal.
 const ANSWER_PATIENCE: Duration = Duration::from_secs(4);
@@ -96,12 +100,15 @@ pub async fn create_topics(
     let mut outcomes = Vec::with_capacity(specs.len());
     for spec in specs {
         let result = match existing.get(&spec.name) {
-            Some(topic) => match configuration(&admin, &spec.name).await {
-                Ok(config) => {
-                    TopicResult::Exists { differences: differences(spec, topic, &config) }
+            Some(topic) => {
+                let name = OwnedResourceSpecifier::Topic(spec.name.clone());
+                match configuration(&admin, name).await {
+                    Ok(config) => {
+                        TopicResult::Exists { differences: differences(spec, topic, &config) }
+                    }
+                    Err(error) => TopicResult::Failed(error.to_string()),
                 }
-                Err(error) => TopicResult::Failed(error.to_string()),
-            },
+            }
             None => create(&admin, spec, dry_run).await,
         };
         outcomes.push(TopicOutcome { name: spec.name.clone(), result });
@@ -134,6 +141,7 @@ pub enum AdminError {
 }
 
 type Admin = AdminClient<AdminContext>;
+type Asking = BaseConsumer<AdminContext>;
 
 struct AdminContext {
     log: ClientLog,
@@ -184,22 +192,29 @@ fn administer(settings: &KafkaSettings) -> Result<Admin, StartError> {
     Ok(AdminClient::from_config_and_context(&config, AdminContext::new(false))?)
 }
 
-/// All topics that there are. Asked by a client which hears why it gets no answer: one for
-/// administration hands over nothing but answers.
+/// All topics that there are.
 async fn existing_topics(
     settings: &KafkaSettings,
     context: AdminContext,
 ) -> Result<BTreeMap<String, Shape>, AdminError> {
-    let config = settings.client_config(&[], &[]);
-    let asking: BaseConsumer<AdminContext> =
-        config.create_with_context(context).map_err(StartError)?;
-    let look = move || {
-        let metadata = asking
-            .fetch_metadata(None, ANSWER_PATIENCE)
-            .map_err(|error| (error, hear_why(&asking)))?;
+    let topics = |asking: &Asking| {
+        let metadata = asking.fetch_metadata(None, ANSWER_PATIENCE)?;
         let topics = metadata.topics().iter();
         Ok(topics.map(|topic| (topic.name().to_owned(), Shape::of(topic))).collect())
     };
+    ask(settings, context, topics).await
+}
+
+/// Asks the cluster by a client which hears why it gets no answer: one for administration hands over
+/// nothing but answers.
+async fn ask<T: Send + 'static>(
+    settings: &KafkaSettings,
+    context: AdminContext,
+    question: impl FnOnce(&Asking) -> Result<T, KafkaError> + Send + 'static,
+) -> Result<T, AdminError> {
+    let config = settings.client_config(&[], &[]);
+    let asking: Asking = config.create_with_context(context).map_err(StartError)?;
+    let look = move || question(&asking).map_err(|error| (error, hear_why(&asking)));
     let found = tokio::task::spawn_blocking(look).await;
     found.unwrap_or(Err((KafkaError::Canceled, None))).map_err(|(error, why)| {
         let silence = || format!("no answer from {}: {error}", settings.bootstrap_servers);
@@ -208,7 +223,7 @@ async fn existing_topics(
 }
 
 /// Why a client gets no answer, by the events that it has left.
-fn hear_why(client: &BaseConsumer<AdminContext>) -> Option<String> {
+fn hear_why(client: &Asking) -> Option<String> {
     for _ in 0..COMPLAINTS_MAX {
         drop(client.poll(Duration::ZERO));
         if let Some(why) = client.context().log.disconnected() {
@@ -218,10 +233,17 @@ fn hear_why(client: &BaseConsumer<AdminContext>) -> Option<String> {
     None
 }
 
-async fn configuration(admin: &Admin, topic: &str) -> Result<BTreeMap<String, String>, KafkaError> {
+async fn configuration(
+    admin: &Admin,
+    wanted: OwnedResourceSpecifier,
+) -> Result<BTreeMap<String, String>, KafkaError> {
     let options = AdminOptions::new().request_timeout(Some(PATIENCE));
-    let resources = admin.describe_configs(&[ResourceSpecifier::Topic(topic)], &options).await?;
-    let wanted = OwnedResourceSpecifier::Topic(topic.to_owned());
+    let asked = match &wanted {
+        OwnedResourceSpecifier::Topic(name) => ResourceSpecifier::Topic(name),
+        OwnedResourceSpecifier::Group(name) => ResourceSpecifier::Group(name),
+        OwnedResourceSpecifier::Broker(id) => ResourceSpecifier::Broker(*id),
+    };
+    let resources = admin.describe_configs(&[asked], &options).await?;
     for resource in resources {
         let ConfigResource { specifier, entries } = resource.map_err(KafkaError::AdminOp)?;
         if specifier == wanted {

@@ -150,8 +150,8 @@ fn gone_within(section: &mut Section<'_>) -> Duration {
         &Period { ms_min: 10_000, ms_max: 365 * DAY },
         GONE_WITHIN_DEFAULT,
         "How long after its deletion a message may still be on a disk of Kafka's. The settings \
-         of the topic follow from it: a short time makes Kafka compact the topic often. Under 5 \
-         minutes the brokers need a shorter `log.cleaner.backoff.ms` than their 15 s. Without \
-         effect unless `deletable`.",
+         of the topic follow from it: a short time makes Kafka compact the topic often. Under 4 \
+         minutes the brokers need a shorter `log.cleaner.backoff.ms` than their 15 s: `topics` \
+         looks at it. Without effect unless `deletable`.",
     )
 }
