@@ -172,6 +172,25 @@ async fn a_view_that_the_registry_has_lost_is_built_again() {
 }
 
 #[tokio::test]
+async fn a_wait_that_the_registry_has_lost_begins_again() {
+    let mut cluster = cluster(2).await;
+    cluster.services.spawn(validate(cluster.bus.clone()));
+    // The event of the first comes before its node has noticed, that of the second long after.
+    let calls = [(0, "early", 700), (1, "late", 5_000)].map(async |(node, id, ms)| {
+        let body = format!(r#"{{"id":"{id}","ms":{ms}}}"#);
+        let (status, body) = cluster.post(node, "orders", &body).await;
+        assert_eq!(status, 200, "{id}: {body:?}");
+        assert!(body.starts_with(br#"{"state":"DONE","#), "{id}: {body:?}");
+    });
+    let lose = async {
+        sleep(Duration::from_millis(400)).await;
+        cluster.registry.memory.wipe();
+    };
+    tokio::join!(futures_util::future::join_all(calls), lose);
+    cluster.finish().await;
+}
+
+#[tokio::test]
 async fn while_the_registry_is_away_nothing_is_produced() {
     let mut cluster = cluster(2).await;
     cluster.services.spawn(validate(cluster.bus.clone()));

@@ -107,6 +107,10 @@ async fn every_request_is_answered_by_its_event() -> Result<()> {
         let none = node.http().get("/v1/views/orders/none").await?;
         ensure!(none.status == 404 && none.json()?["code"] == "not_found", "{none:?}");
     }
+    // Nor that of somebody who has waited in vain.
+    let never = "/v1/views/orders/ws-9-19?until=NEVER&timeout_ms=200";
+    let waited = cluster.node(0).http().get(never).await?;
+    ensure!(waited.status == 504 && waited.json()?["recorded"] == false, "{waited:?}");
     eventually(SOON, "no wait is left behind", async || {
         let mut redis = cluster.redis().connect().await?;
         let waits: Vec<String> = redis::cmd("KEYS")

@@ -267,7 +267,147 @@ impl Build {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicI32, Ordering};
+
+    use bytes::Bytes;
+    use registry::{Event, EventPlace, MemoryRegistry, ViewKey};
+
     use super::*;
+    use crate::{
+        bus::{Lag, Trouble},
+        relay::offsets::{Budget, OffsetGuard, Record},
+    };
+
+    /// A consumer of one partition, which counts how often it was to begin anew.
+    #[derive(Debug, Default)]
+    struct Rewinds(AtomicI32);
+
+    impl ConsumerControl for Rewinds {
+        fn store(&self, _: i32, _: i64) {}
+
+        fn pause(&self, _: i32) {}
+
+        fn resume(&self, _: i32) {}
+
+        fn rewind(&self, _: i32) -> bool {
+            self.0.fetch_add(1, Ordering::Relaxed);
+            true
+        }
+
+        fn topic_id(&self) -> Option<String> {
+            Some("x".to_owned())
+        }
+
+        fn partition_count(&self) -> Option<i32> {
+            Some(1)
+        }
+
+        fn lag(&self) -> Vec<Lag> {
+            Vec::new()
+        }
+
+        fn troubles(&self) -> Vec<Trouble> {
+            Vec::new()
+        }
+    }
+
+    /// A view of which this node reads the only partition.
+    struct Bed {
+        build: Build,
+        control: Rewinds,
+        registry: MemoryRegistry,
+        window: OffsetTracker,
+    }
+
+    impl Bed {
+        fn new() -> Self {
+            let window = OffsetTracker::new(&Budget::default());
+            let bed = Self {
+                build: Build::default(),
+                control: Rewinds::default(),
+                registry: MemoryRegistry::new(),
+                window,
+            };
+            bed.build.reads(&[0]);
+            bed
+        }
+
+        /// Looks in this generation of the registry; returns how often the reader began anew so far.
+        async fn look(&self, generation: u64, now_ms: u64) -> i32 {
+            let (registry, telemetry) = (&self.registry, &Telemetry::new());
+            let generation = Some(Generation(generation));
+            let look = Look { registry, telemetry, generation, now_ms };
+            self.build.look(&"orders".into(), &self.control, &look).await;
+            self.control.0.load(Ordering::Relaxed)
+        }
+
+        fn guard(&self, offset: i64) -> OffsetGuard {
+            let key = ViewKey { view: "orders".into(), key: Bytes::from_static(b"1") };
+            let place = EventPlace { topic: "x".into(), partition: 0, offset, at_ms: 0 };
+            let event = Event { key, place, state: None, content: None };
+            self.window.guard(offset, Record::of_event(event))
+        }
+    }
+
+    #[tokio::test]
+    async fn a_partition_is_built_when_all_of_it_has_been_written() {
+        let bed = Bed::new();
+        assert_eq!(bed.build.missing(), Some(vec![]), "nobody has looked");
+        assert_eq!(bed.look(7, 1).await, 1);
+        assert_eq!(bed.build.missing(), Some(vec![0]));
+        bed.build.reached_end(0, &bed.window);
+        bed.build.tend(0, &bed.window);
+        assert_eq!(bed.look(7, 2).await, 1, "what ended there was the reading before");
+        assert_eq!(bed.build.missing(), Some(vec![0]));
+
+        bed.build.rewound(&[0]);
+        let waiting = bed.guard(3);
+        bed.build.reached_end(0, &bed.window);
+        let later = bed.guard(4);
+        bed.build.tend(0, &bed.window);
+        bed.look(7, 3).await;
+        assert_eq!(bed.build.missing(), Some(vec![0]), "one event has not been written");
+        waiting.done();
+        bed.build.tend(0, &bed.window);
+        assert_eq!(bed.look(7, 4).await, 1);
+        assert_eq!((bed.build.missing(), bed.build.trouble()), (None, None));
+        assert!(bed.build.has_been_whole());
+        later.done();
+
+        // Another node that takes the partition over reads on, and is behind until it has had all of it.
+        bed.build.reads(&[]);
+        bed.build.reads(&[0]);
+        assert_eq!(bed.look(7, 5).await, 1);
+        assert!(bed.build.missing().is_none() && bed.build.trouble().is_some());
+        bed.build.reached_end(0, &bed.window);
+        assert_eq!(bed.build.trouble(), None);
+    }
+
+    #[tokio::test]
+    async fn what_a_registry_had_before_is_built_again() {
+        let bed = Bed::new();
+        bed.look(7, 1).await;
+        bed.build.rewound(&[0]);
+        bed.build.reached_end(0, &bed.window);
+        bed.build.tend(0, &bed.window);
+        // The half that was written first may be lost.
+        assert_eq!(bed.look(8, 2).await, 2);
+        assert_eq!(bed.build.missing(), Some(vec![0]));
+        bed.build.rewound(&[0]);
+        bed.build.reached_end(0, &bed.window);
+        bed.build.tend(0, &bed.window);
+        assert_eq!(bed.look(8, 3).await, 2);
+        assert_eq!(bed.build.missing(), None);
+
+        // Old, and complete all the same.
+        let half_ms = EVENT_TTL.as_millis() as u64 / 2;
+        assert_eq!(bed.look(8, half_ms).await, 2);
+        assert_eq!(bed.look(8, half_ms + 10).await, 3);
+        assert_eq!(bed.build.missing(), None);
+        assert_eq!(bed.look(8, half_ms + 20).await, 3, "it is on its way");
+        assert_eq!(bed.look(9, half_ms + 30).await, 3);
+        assert_eq!(bed.build.missing(), Some(vec![0]), "of another generation it is none");
+    }
 
     #[test]
     fn a_mark_is_read_as_it_was_written() {
