@@ -20,8 +20,8 @@ pub use self::{
         members_share_the_partitions_and_hand_them_over,
     },
     positions::{
-        a_paused_partition_waits_alone, a_topic_made_anew_is_read_from_its_beginning,
-        records_come_from,
+        a_partition_is_read_again_from_its_beginning, a_paused_partition_waits_alone,
+        a_topic_made_anew_is_read_from_its_beginning, records_come_from,
     },
     records::{
         deliveries_are_told_once_and_a_full_queue_at_once, oversized_records_are_refused,
@@ -73,6 +73,7 @@ macro_rules! bus_checks {
             members_share_the_partitions_and_hand_them_over,
             a_member_that_gets_nothing_is_told_so,
             a_paused_partition_waits_alone,
+            a_partition_is_read_again_from_its_beginning,
             oversized_records_are_refused,
         );
         $crate::bus::conformance::checks!($doomed;

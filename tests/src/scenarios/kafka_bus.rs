@@ -146,6 +146,7 @@ async fn the_next_group_protocol_works_too() {
     conformance::a_group_goes_on_where_it_stored(&bed).await;
     conformance::members_share_the_partitions_and_hand_them_over(&bed).await;
     conformance::a_paused_partition_waits_alone(&bed).await;
+    conformance::a_partition_is_read_again_from_its_beginning(&bed).await;
     conformance::a_member_that_gets_nothing_is_told_so(&bed).await;
 }
 

@@ -89,6 +89,46 @@ pub async fn records_come_from(bed: &dyn Bed, group: &str, topic: &str, offset: 
     reader.close().await;
 }
 
+/// A partition that is rewound is read from its first record on, and the group goes on from what is
+/// stored after that, though it is lower than what was stored before.
+///
+/// # Panics
+/// When the bus does otherwise.
+pub async fn a_partition_is_read_again_from_its_beginning(bed: &dyn Bed) {
+    let (topic, producer) = (bed.topic(1).await, bed.producer(100));
+    for _ in 0..5 {
+        write(&*producer, &plain(&topic, 0, b"x")).await;
+    }
+    let mut reader = joined(bed, "again", &topic, 1).await;
+    reader.read_until("all records", |reader| reader.records().count() == 5).await;
+    let control = reader.consumer.control();
+    control.store(0, 5);
+    // So that this is committed.
+    reader.read(Duration::from_secs(2)).await;
+    while !control.rewind(0) {
+        reader.read(Duration::from_millis(100)).await;
+    }
+    reader.read_until("all of them again", |reader| since_rewound(reader) == [0, 1, 2, 3, 4]).await;
+    control.store(0, 2);
+    reader.read(Duration::from_secs(2)).await;
+    reader.close().await;
+    let mut next = joined(bed, "again", &topic, 1).await;
+    next.read_until("what was not handled", |reader| reader.records().count() == 3).await;
+    assert_eq!(next.of_partition(0)[0].position.offset, 2);
+    next.close().await;
+}
+
+/// The offsets since the reader began anew.
+fn since_rewound(reader: &Reader) -> Vec<i64> {
+    if !reader.seen.iter().any(|seen| matches!(seen, Seen::Rewound(_))) {
+        return Vec::new();
+    }
+    let since = reader.seen.iter().rev().take_while(|seen| !matches!(seen, Seen::Rewound(_)));
+    let mut offsets: Vec<i64> = since.filter_map(Seen::offset).collect();
+    offsets.reverse();
+    offsets
+}
+
 /// The new topic is read from its beginning, even if offsets that were stored of the former one lie
 /// within it. After that, the group goes on from what is stored of the new one.
 pub async fn a_topic_made_anew_is_read_from_its_beginning(bed: &dyn Mutable) {
@@ -106,20 +146,10 @@ pub async fn a_topic_made_anew_is_read_from_its_beginning(bed: &dyn Mutable) {
     for _ in 0..written {
         write(&*bed.producer(100), &plain(&topic, 0, b"new")).await;
     }
-    let since_rewound = |reader: &Reader| {
-        let seen = reader.seen.iter().rev();
-        let since = seen.take_while(|seen| !matches!(seen, Seen::Rewound(_)));
-        let mut offsets: Vec<i64> = since.filter_map(Seen::offset).collect();
-        offsets.reverse();
-        offsets
-    };
     let all: Vec<i64> = (0..written).collect();
     // Before it is rewound it may go on from the former offset, and what it reads then looks,
     // behind the former records, as if all had been read from the beginning.
-    let is_rewound = |reader: &Reader| reader.seen.contains(&Seen::Rewound(vec![0]));
-    reader
-        .read_until("all that is new", |reader| is_rewound(reader) && since_rewound(reader) == all)
-        .await;
+    reader.read_until("all that is new", |reader| since_rewound(reader) == all).await;
 
     reader.consumer.control().store(0, 2);
     reader.read(Duration::from_secs(2)).await;
