@@ -71,18 +71,18 @@ impl Resumption {
         self.registry.try_token(&id, &hash).await
     }
 
-    /// Whether the registry has never heard of the session although the node on which it began owns
-    /// it, because that node has not reached the registry since. The node writes it as soon as it
-    /// can.
+    /// Whether the registry had not heard of the session although the node on which it began owns it,
+    /// because that node has not reached the registry since. The node writes it as soon as it can.
     async fn is_unrecorded(&self, token: &Token) -> Result<bool, RegistryError> {
         let id = token.session();
         let first = self.membership.find_tagged(NodeTag::read_session(id));
         let Some(entry) = first.and_then(|node| self.membership.find(&node)) else {
             return Ok(false);
         };
-        // A session that is known was asked for with a token that is not valid.
+        // A session that is known was asked for with a token that is not valid, unless it has been
+        // written since the token was tried.
         if all(self.registry.find_sessions(&[id]).await)?.iter().any(Option::is_some) {
-            return Ok(false);
+            return Ok(self.registry.try_token(&id, &token.hash()).await?.is_some());
         }
         let answer = self.link.release(&entry, id, NO_EPOCHS, RELEASE_TIMEOUT).await;
         let answer = answer.ok().flatten();
