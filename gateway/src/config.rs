@@ -12,6 +12,7 @@ mod findings;
 mod keys;
 mod kinds;
 mod load;
+mod log;
 mod options;
 mod places;
 mod problems;
@@ -20,6 +21,7 @@ mod reader;
 mod reference;
 mod relations;
 mod secret;
+mod stored;
 mod tree;
 mod units;
 mod unknown;
@@ -29,8 +31,10 @@ mod views;
 mod tests;
 
 use load::{File, kernel_host_name, read};
+pub use log::{LogConfig, LogFormat};
 pub use problems::{ConfigProblems, Problem, Source};
 pub use secret::Secret;
+pub use stored::RestConfig;
 pub use views::{RespondOnConfig, ViewConfig};
 
 /// Everything one node is told.
@@ -50,6 +54,8 @@ pub struct Config {
     pub session: SessionConfig,
     /// What one node takes on.
     pub limits: LimitsConfig,
+    /// Results that are kept for callers who come for them later.
+    pub rest: RestConfig,
     /// What happens on SIGTERM.
     pub shutdown: ShutdownConfig,
     /// How the log is written.
@@ -226,22 +232,6 @@ pub struct ShutdownConfig {
     pub grace: Duration,
     /// Connections closed per second while draining, 1 to 1,000,000.
     pub closes_per_second: u32,
-}
-
-/// What a line of the log looks like.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LogFormat {
-    /// For people.
-    Text,
-    /// One JSON object a line.
-    Json,
-}
-
-/// How the log is written.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct LogConfig {
-    /// What a line looks like.
-    pub format: LogFormat,
 }
 
 /// What a service understands beside our own headers.

@@ -17,6 +17,8 @@ pub enum ErrorCode {
     NotFound,
     /// The id is in flight on this session already, with another content.
     Duplicate,
+    /// The stored response has expired.
+    Gone,
     /// The payload is over the limit, ours or the broker's.
     TooLarge,
     /// Cancelled by the client.
@@ -37,12 +39,13 @@ pub enum ErrorCode {
 
 impl ErrorCode {
     /// Every code, for metrics and tests.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::BadRequest,
         Self::Forbidden,
         Self::UnknownService,
         Self::NotFound,
         Self::Duplicate,
+        Self::Gone,
         Self::TooLarge,
         Self::Cancelled,
         Self::RateLimited,
@@ -61,6 +64,7 @@ impl ErrorCode {
             Self::UnknownService => "unknown_service",
             Self::NotFound => "not_found",
             Self::Duplicate => "duplicate",
+            Self::Gone => "gone",
             Self::TooLarge => "too_large",
             Self::Cancelled => "cancelled",
             Self::RateLimited => "rate_limited",
@@ -79,6 +83,7 @@ impl ErrorCode {
             Self::Forbidden => 403,
             Self::UnknownService | Self::NotFound => 404,
             Self::Duplicate => 409,
+            Self::Gone => 410,
             Self::TooLarge => 413,
             Self::Cancelled => 499,
             Self::RateLimited => 429,
@@ -102,6 +107,7 @@ impl ErrorCode {
             | Self::UnknownService
             | Self::NotFound
             | Self::Duplicate
+            | Self::Gone
             | Self::TooLarge
             | Self::Cancelled
             | Self::ServiceError => false,

@@ -13,6 +13,7 @@
 //! | [`session`] | one client: the frames it is owed; all sessions of the node |
 //! | [`checkpoints`] | what the registry has to know of sessions |
 //! | [`views`] | the latest event per key, and who waits for which state |
+//! | [`results`] | what comes of requests whose callers do not wait |
 //! | [`requests`] | one request, from its id to its one end |
 //! | [`lifecycle`] | how sessions begin, come, go and end |
 //! | [`replies`] | what was read from the log, and to whom it goes |
@@ -49,6 +50,7 @@ pub mod offsets;
 pub mod reading;
 pub mod replies;
 pub mod requests;
+pub mod results;
 pub mod services;
 pub mod session;
 mod surroundings;
@@ -69,6 +71,7 @@ use lifecycle::{Lifecycle, leaving::Leaving, resume::Resumption};
 use reading::{Reader, Role};
 use replies::{DeadLetters, Dispatch, EventWriter, Events, Forwarding};
 use requests::{Completion, Requests, routes::RouteWriter};
+use results::{ResultWriter, Results};
 use session::Sessions;
 use views::{Views, waits::WaitWriter};
 
@@ -110,7 +113,8 @@ impl Relay {
     /// A relay in which nothing waits and nothing runs.
     pub fn new(config: &Config, around: Surroundings) -> Self {
         let membership = Arc::new(Membership::new(&around));
-        let completion = Arc::new(Completion::new(&config.session, &around));
+        let results = Arc::new(Results::new(&config.rest, &around, &membership));
+        let completion = Arc::new(Completion::new(&config.session, &around, results));
         let views = Arc::new(Views::new(config, &around, &membership));
         let requests = Arc::new(Requests::new(config, &around, &completion, &membership, &views));
         let leaving = Arc::new(Leaving::new(&completion));
@@ -186,6 +190,9 @@ impl Relay {
         let relay = Arc::clone(self);
         self.tasks.long_lived("checkpoints", async move { relay.run_checkpoints().await });
         self.tasks.long_lived("rolling", self.requests.rolling().run());
+        let results = Arc::clone(&self.completion.results);
+        let written = async move { write_behind::run(&ResultWriter(&results)).await };
+        self.tasks.long_lived("results", written);
         self.tasks.long_lived("forwarding", Arc::clone(&self.forwarding).run());
         let greetings = Greetings::new(&self.membership, Arc::clone(&self.link), &self.telemetry);
         self.tasks.long_lived("greetings", greetings.run());
@@ -238,6 +245,7 @@ impl Relay {
             if table.lacks_ours {
                 self.lifecycle.write_again();
                 self.completion.waits.write_again();
+                self.completion.results.write_again();
             }
         };
         let Err(Superseded) = self.membership.run(heard).await else { return };

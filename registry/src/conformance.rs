@@ -18,6 +18,7 @@ use crate::{
 };
 
 mod nodes;
+mod results;
 mod routes;
 mod sessions;
 mod views;
@@ -48,6 +49,7 @@ pub async fn run_all<R: Registry>(make: impl AsyncFn() -> R) {
     nodes::are_not_held_off_by_an_expired_run(&make().await).await;
     nodes::of_two_runs_at_once_keep_the_later(&make().await).await;
     views::run_all(&make).await;
+    results::run_all(&make).await;
     sessions::run_all(make).await;
 }
 

@@ -10,10 +10,11 @@ use async_trait::async_trait;
 use uuid::Uuid;
 
 use crate::{
-    Announcement, Answers, CheckpointUpdate, Checkpointed, Claim, Claimed, Event, Generation,
-    Latest, MailboxLimits, MemoryRegistry, NodeEntry, NodeRef, NodeTable, Nodes, Recorded,
-    RegistryError, RequestId, RequestTable, Route, SessionEntry, SessionId, SessionRecord,
-    SessionTable, StateWait, TokenHash, ViewKey, ViewTable, Waiting,
+    Announcement, Answers, Arrival, CheckpointUpdate, Checkpointed, Claim, Claimed, Event,
+    Expectation, Generation, Latest, MailboxLimits, MemoryRegistry, NodeEntry, NodeRef, NodeTable,
+    Nodes, Recorded, RegistryError, RequestId, RequestTable, ResultEntry, ResultTable, Route,
+    SessionEntry, SessionId, SessionRecord, SessionTable, StateWait, Stored, TokenHash, ViewKey,
+    ViewTable, Waiting,
 };
 
 /// The registry. A clone is another handle of the same.
@@ -235,5 +236,23 @@ impl ViewTable for FaultyRegistry {
     async fn find_marks(&self, of: &[(Arc<str>, i32)]) -> Answers<Option<Box<str>>> {
         let (there, has) = self.there_of(of, |_| 0);
         placed(self.memory.find_marks(&there).await, has)
+    }
+}
+
+#[async_trait]
+impl ResultTable for FaultyRegistry {
+    async fn expect_results(&self, expected: &[Expectation]) -> Answers<()> {
+        let (there, has) = self.there(expected, |one| one.request.as_uuid());
+        placed(self.memory.expect_results(&there).await, has)
+    }
+
+    async fn store_results(&self, results: &[Arrival]) -> Answers<Stored> {
+        let (there, has) = self.there(results, |one| one.request.as_uuid());
+        placed(self.memory.store_results(&there).await, has)
+    }
+
+    async fn find_results(&self, requests: &[RequestId]) -> Answers<Option<ResultEntry>> {
+        let (there, has) = self.there(requests, RequestId::as_uuid);
+        placed(self.memory.find_results(&there).await, has)
     }
 }

@@ -16,10 +16,12 @@
 //! | [`Latest`]: key of a view → its latest event | `<prefix>v:{<view>:<key>}` | as its reader says | its reader, which reads the view's topic again in time |
 //! | who waits for its states: [`StateWait`]s | `<prefix>v:{<view>:<key>}:w` | the longest of the waits | nothing: they are forgotten when they are told |
 //! | what is noted of a view's partition | `<prefix>b:{<view>}:<partition>` | as its reader says | its reader |
+//! | [`ResultEntry`]: request → node, detail, deadline, when its result came | `<prefix>a:{<request id>}` | until its result has expired, and as long again | nothing |
+//! | that result | `<prefix>a:{<request id>}:r` | as was asked for | nothing |
 //!
 //! Every entry ends by itself; nothing is ever swept by hand. A route's life is the difference of
-//! two times of the node that writes it, a node's and a session's are told by the Redis server's
-//! clock: clocks that disagree between nodes change none of them.
+//! two times of the node that writes it, a node's, a session's and a result's are told by the Redis
+//! server's clock: clocks that disagree between nodes change none of them.
 //!
 //! # What a lost entry means
 //!
@@ -37,6 +39,10 @@
 //! started or taken another's place, and what live nodes hold is written again then. The epochs of
 //! sessions tell too, one by one: a lower one than its owner's gives way.
 //!
+//! A result that has come is nowhere else. One that is lost with the table is not found any more; what
+//! is still to come is noted again by the node that took the request, if that lives, or once its
+//! reply is there.
+//!
 //! # What another version wrote
 //!
 //! Two successive versions of the gateway use one table. What one of them writes the other reads:
@@ -47,8 +53,8 @@
 //!
 //! # What is not in it yet
 //!
-//! Stored responses and channels come with the parts of the gateway that use them, each as a trait of
-//! its own beside [`RequestTable`], [`NodeTable`], [`SessionTable`] and [`ViewTable`].
+//! Channels come with the part of the gateway that uses them, as a trait of its own beside
+//! [`RequestTable`], [`NodeTable`], [`SessionTable`], [`ViewTable`] and [`ResultTable`].
 
 mod clock;
 #[cfg(any(test, feature = "conformance"))]
@@ -73,6 +79,7 @@ pub use memory::{MemoryRegistry, Snapshot};
 pub use tables::{
     Announcement, Answers, Generation, NodeEntry, NodeState, NodeTable, Nodes, Registry,
     RequestTable, Route, all,
+    results::{Arrival, Expectation, ResultEntry, ResultState, ResultTable, Stored},
     sessions::{
         CheckpointStep, CheckpointUpdate, Checkpointed, Claim, Claimed, HeldRequest, Holding,
         MailboxLimits, ParkedFrame, Progress, Recorded, SessionEntry, SessionRecord, SessionTable,

@@ -11,7 +11,7 @@ use std::{
 use async_trait::async_trait;
 use tokio::time::Instant;
 
-use self::{expiring::Expiring, sessions::Session, views::Views};
+use self::{expiring::Expiring, results::HeldResult, sessions::Session, views::Views};
 use crate::{
     clock::Clock,
     error::RegistryError,
@@ -23,6 +23,7 @@ use crate::{
 };
 
 mod expiring;
+mod results;
 mod sessions;
 mod views;
 
@@ -150,6 +151,7 @@ struct Tables {
     nodes: Expiring<NodeId, NodeEntry>,
     sessions: Expiring<SessionId, Session>,
     views: Views,
+    results: Expiring<RequestId, HeldResult>,
 }
 
 #[cfg(test)]

@@ -32,6 +32,7 @@ mod generation;
 mod keys;
 mod limits;
 mod link;
+mod results;
 mod scripts;
 mod servers;
 mod sessions;

@@ -8,11 +8,12 @@ use async_trait::async_trait;
 use crate::{
     error::RegistryError,
     ids::{NodeRef, RequestId, SessionId},
-    tables::{sessions::SessionTable, views::ViewTable},
+    tables::{results::ResultTable, sessions::SessionTable, views::ViewTable},
     unreadable::Unreadable,
     versions::Versions,
 };
 
+pub mod results;
 pub mod sessions;
 pub mod views;
 
@@ -207,9 +208,9 @@ pub trait NodeTable: Send + Sync + Debug + 'static {
 }
 
 /// The whole shared table.
-pub trait Registry: RequestTable + NodeTable + SessionTable + ViewTable {}
+pub trait Registry: RequestTable + NodeTable + SessionTable + ViewTable + ResultTable {}
 
-impl<T: RequestTable + NodeTable + SessionTable + ViewTable> Registry for T {}
+impl<T: RequestTable + NodeTable + SessionTable + ViewTable + ResultTable> Registry for T {}
 
 #[cfg(test)]
 mod tests {

@@ -21,6 +21,8 @@ pub enum EntryKind {
     Frame,
     /// The latest event of a key of a view.
     Event,
+    /// What is known of a result.
+    Result,
 }
 
 /// How many entries could not be read so far, by their kinds, and the last one of each.
@@ -37,8 +39,15 @@ struct Count {
 
 impl EntryKind {
     /// All kinds.
-    pub const ALL: [Self; 6] =
-        [Self::Route, Self::Node, Self::Session, Self::Request, Self::Frame, Self::Event];
+    pub const ALL: [Self; 7] = [
+        Self::Route,
+        Self::Node,
+        Self::Session,
+        Self::Request,
+        Self::Frame,
+        Self::Event,
+        Self::Result,
+    ];
 
     /// Its name in metrics and logs.
     pub const fn as_str(self) -> &'static str {
@@ -49,6 +58,7 @@ impl EntryKind {
             Self::Request => "request",
             Self::Frame => "frame",
             Self::Event => "event",
+            Self::Result => "result",
         }
     }
 }

@@ -27,6 +27,7 @@ mod scenarios {
     mod registry_part;
     mod replies;
     mod rest;
+    mod results;
     mod resume;
     mod resume_ends;
     mod resume_kills;

@@ -76,7 +76,9 @@ impl Drain {
         //    owed and what they wait for, which the registry has now.
         let given_up = self.relay.completion.give_up_calls();
         self.relay.sessions.close(CloseCode::Draining);
-        let is_gone = || self.relay.gate.served() == 0 && self.relay.checkpoints.is_empty();
+        let is_written =
+            || self.relay.checkpoints.is_empty() && self.relay.completion.results.is_empty();
+        let is_gone = || self.relay.gate.served() == 0 && is_written();
         steps
             .within(steps::COPIES_WITHIN, farewell / 2, "copies of sessions", holds(is_gone))
             .await;

@@ -18,11 +18,13 @@ use super::{
 mod kafka;
 mod limits;
 mod listeners;
+mod rest;
 mod service;
 
 use kafka::kafka;
 use limits::{limits, session};
 use listeners::{internal, public};
+use rest::rest;
 pub(super) use service::{GONE_WITHIN_DEFAULT, RESPOND_ON};
 use service::{service, view};
 
@@ -31,10 +33,7 @@ const HOUR: u64 = 60 * 60 * 1_000;
 
 /// Reads the configuration. Where there are problems the values are stand-ins.
 pub(super) fn read(findings: &mut Findings, tree: Table, host_name: Option<NodeId>) -> Config {
-    Section::root(findings, tree, |root| {
-        root.accept_unused(&["rest"]);
-        all(root, host_name)
-    })
+    Section::root(findings, tree, |root| all(root, host_name))
 }
 
 /// The names of the options that every service has.
@@ -71,6 +70,11 @@ fn all(root: &mut Section<'_>, host_name: Option<NodeId>) -> Config {
              `roundtrip_limit_hits_total{limit=\"<key>\"}`, and the client is told the limit's \
              name.",
             limits,
+        ),
+        rest: root.section(
+            "rest",
+            "HTTP calls that are answered at once, and whose responses wait for their callers.",
+            rest,
         ),
         shutdown: root.section("shutdown", "What happens on SIGTERM.", shutdown),
         log: root.section("log", "The log.", log),

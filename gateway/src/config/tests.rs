@@ -168,12 +168,12 @@ internal.secret: required: set it in the file or as ROUNDTRIP_INTERNAL__SECRET";
 fn tells_of_tuning_that_has_no_effect_yet() {
     let set = [
         "kafka.push_topic = 'x'",
-        "rest.response_retention = '1s'",
+        "rest.idempotency_retention = '1s'",
         "services.echo.stream_idle_timeout = '10s'",
     ];
     let unused = load(&format!("{LEAST}{}", set.join("\n")), &[]).unwrap().unused;
     assert_eq!(unused.len(), set.len(), "{unused:?}");
-    for key in ["kafka.push_topic", "rest"] {
+    for key in ["kafka.push_topic", "rest.idempotency_retention"] {
         assert!(unused.iter().any(|unused| unused.key == key), "{key} not in {unused:?}");
     }
 }
@@ -441,9 +441,9 @@ fn services_on_one_topic_agree_on_what_can_be_deleted() {
 fn explains_what_has_no_effect() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("gateway.toml");
-    std::fs::write(&path, format!("{LEAST}rest.response_retention = '1s'")).unwrap();
+    std::fs::write(&path, format!("{LEAST}rest.idempotency_retention = '1s'")).unwrap();
     let text = Config::explain(Some(&path), std::iter::empty(), None).unwrap();
-    let end = "\n\n# Set, and without effect:\n# rest: it tunes what this version does not have\n";
+    let end = "\n\n# Set, and without effect:\n# rest.idempotency_retention: it tunes what this version does not have\n";
     assert!(text.ends_with(end), "{text}");
 }
 

@@ -11,8 +11,8 @@ const PREFLIGHT_MAX_AGE: u32 = 600;
 const METHODS: &str = "GET, HEAD, POST, PUT, PATCH, DELETE";
 /// Which headers of an answer pages may read, apart from those that they always may: all, since
 /// pages send no credentials. Browsers that do not know the star know the names of our own.
-const EXPOSED: &str =
-    "roundtrip-request-id, roundtrip-guid, roundtrip-node, server-timing, retry-after, *";
+const EXPOSED: &str = "roundtrip-request-id, roundtrip-guid, roundtrip-node, server-timing, \
+                       retry-after, location, preference-applied, *";
 /// What a preflight's answer depends on.
 const PREFLIGHT_VARY: &str =
     "origin, access-control-request-method, access-control-request-headers";

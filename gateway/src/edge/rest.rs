@@ -20,11 +20,14 @@ use crate::{
 mod answers;
 mod messages;
 mod prefer;
+mod results;
 pub mod views;
 
 use answers::{answer_of, coded, late, server_timing};
 
 const PREFIX: &str = "/v1/services/";
+/// The header that names the request an answer is about.
+const REQUEST_ID: &str = "roundtrip-request-id";
 /// The list of services.
 const LIST: &str = "/v1/services";
 const METHODS: [Method; 6] =
@@ -35,8 +38,14 @@ const LIST_ALLOW: &str = "GET, HEAD, OPTIONS";
 /// How long a body may take to arrive.
 const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// The routes under `/v1/services`.
+/// The routes under `/v1/services` and `/v1/requests`.
 pub fn route(
+    edge: &Arc<Edge>,
+) -> impl Filter<Extract = (WarpResponse,), Error = warp::Rejection> + Clone + use<> {
+    services(edge).or(results::route(edge)).unify()
+}
+
+fn services(
     edge: &Arc<Edge>,
 ) -> impl Filter<Extract = (WarpResponse,), Error = warp::Rejection> + Clone + use<> {
     let edge = Arc::clone(edge);
@@ -198,12 +207,20 @@ impl Edge {
             path: Some(path),
             timeout: call.wait(),
         };
-        let parked = self.relay.requests.call(&submission).map_err(|failure| refused(&failure))?;
-        let request = parked.request();
-        let mut answer = self.answered(parked).await;
         let services = &self.relay.requests.services;
-        if services.get(service).is_some_and(|service| service.is_deletable()) {
-            answer.headers_mut().insert("roundtrip-guid", id_value(request));
+        // What an event answers is not kept: the preference is not followed there.
+        let is_kept = services.get(service).is_none_or(|service| service.respond_on.is_none());
+        let mut answer = match is_kept && prefer::responds_async(&call.headers) {
+            true => self.respond_async(&submission).await,
+            false => {
+                let parked = self.relay.requests.call(&submission);
+                self.answered(parked.map_err(|failure| refused(&failure))?).await
+            }
+        };
+        if services.get(service).is_some_and(|service| service.is_deletable())
+            && let Some(guid) = answer.headers().get(REQUEST_ID).cloned()
+        {
+            answer.headers_mut().insert("roundtrip-guid", guid);
         }
         Ok(answer)
     }
@@ -225,13 +242,15 @@ impl Edge {
                 problem(&failure.recorded(true), Some(request))
             }
         };
-        answer.headers_mut().insert("roundtrip-request-id", id_value(request));
+        name_request(&mut answer, request);
         answer
     }
 }
 
-fn id_value(request: RequestId) -> HeaderValue {
-    HeaderValue::from_str(request.encode(&mut [0; 36])).expect("an id fits a header")
+/// Says which request an answer is about.
+fn name_request(answer: &mut Answer, request: RequestId) {
+    let id = HeaderValue::from_str(request.encode(&mut [0; 36])).expect("an id fits a header");
+    answer.headers_mut().insert(REQUEST_ID, id);
 }
 
 impl Call {

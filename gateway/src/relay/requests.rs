@@ -28,13 +28,15 @@ mod awaiting;
 pub mod completion;
 pub mod deletion;
 pub mod foreign;
-pub(in crate::relay) mod outcome;
+mod kept;
+pub mod outcome;
 mod owed;
 pub mod pending;
 mod record;
 pub mod recording;
 mod rolling;
 pub mod routes;
+pub mod stored;
 pub mod submission;
 pub mod submit;
 

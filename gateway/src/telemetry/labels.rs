@@ -17,6 +17,7 @@ pub(super) const LIMITS: &[&str] = &[
     "peer_queue",
     "producer_queue",
     "requests_per_second_max",
+    "response_bytes_max",
     "window",
     "window_node",
 ];
@@ -47,6 +48,8 @@ pub(super) const OPERATIONS: &[&str] = &[
     "claim",
     "find_latest",
     "find_marks",
+    "expect_results",
+    "find_results",
     "find_routes",
     "find_sessions",
     "forget_waits",
@@ -55,6 +58,7 @@ pub(super) const OPERATIONS: &[&str] = &[
     "record",
     "remove_routes",
     "write_events",
+    "store_results",
 ];
 
 /// What comes of forwarding.

@@ -38,7 +38,7 @@ impl Telemetry {
         registry.register("in_flight", "Requests waiting for a reply", self.in_flight.clone());
         registry.register(
             "replies",
-            "Reply records by the way they took: affinity, local, forwarded, parked, unrouted",
+            "Reply records by the way they took: affinity, local, forwarded, parked, stored, unrouted",
             self.replies.clone(),
         );
         registry.register(

@@ -37,12 +37,14 @@ pub enum ReplyPath {
     Forwarded,
     /// Put into the mailbox of a session whose node is dead.
     Parked,
+    /// Stored for a caller who comes for it later, whose node has ended the request, or is dead.
+    Stored,
     /// Nobody waits for it (any more).
     Unrouted,
 }
 
 /// The label values of [`ReplyPath`], in its order.
-const REPLY_PATHS: [&str; 5] = ["affinity", "local", "forwarded", "parked", "unrouted"];
+const REPLY_PATHS: [&str; 6] = ["affinity", "local", "forwarded", "parked", "stored", "unrouted"];
 
 #[derive(Debug)]
 struct EdgeCounters {

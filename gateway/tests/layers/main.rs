@@ -42,7 +42,7 @@ const LAYERS: [(&str, &[&str]); 12] = [
     ),
 ];
 /// The rooms of the relay, and what each may use of the others. The relay itself joins them.
-const ROOMS: [(&str, &[&str]); 15] = [
+const ROOMS: &[(&str, &[&str])] = &[
     ("environment", &[]),
     ("gate", &[]),
     ("offsets", &[]),
@@ -55,6 +55,7 @@ const ROOMS: [(&str, &[&str]); 15] = [
     ("views", &["cluster", "environment", "offsets", "services", "surroundings", "write_behind"]),
     ("session", &["offsets"]),
     ("checkpoints", &["cluster", "session", "write_behind"]),
+    ("results", &["checkpoints", "cluster", "offsets", "surroundings", "write_behind"]),
     (
         "requests",
         &[
@@ -64,6 +65,7 @@ const ROOMS: [(&str, &[&str]); 15] = [
             "environment",
             "gate",
             "offsets",
+            "results",
             "services",
             "session",
             "surroundings",
@@ -85,6 +87,7 @@ const ROOMS: [(&str, &[&str]); 15] = [
             "offsets",
             "reading",
             "requests",
+            "results",
             "services",
             "session",
             "surroundings",
@@ -101,7 +104,15 @@ const FOREIGN: [(&str, &[&str]); 5] = [
     ("warp", &["edge"]),
     ("tokio_tungstenite", &["edge"]),
     ("hyper", &["edge", "peer::http"]),
-    ("prost", &["peer::format", "relay::checkpoints::format", "relay::lifecycle::answer::message"]),
+    (
+        "prost",
+        &[
+            "peer::format",
+            "relay::checkpoints::format",
+            "relay::lifecycle::answer::message",
+            "relay::results::format",
+        ],
+    ),
 ];
 /// Adapters of this crate, and those of the registry's.
 const ADAPTERS: [&str; 2] = ["bus::kafka", "peer::http"];

@@ -18,10 +18,11 @@ use gateway::{
     relay::Relay,
 };
 use registry::{
-    Announcement, Answers, CheckpointUpdate, Checkpointed, Claim, Claimed, Event, Generation,
-    Latest, MailboxLimits, NodeEntry, NodeRef, NodeTable, Nodes, Recorded, RegistryError,
-    RequestId, RequestTable, Route, SessionEntry, SessionId, SessionRecord, SessionTable,
-    StateWait, TokenHash, ViewKey, ViewTable, Waiting, faulty::FaultyRegistry,
+    Announcement, Answers, Arrival, CheckpointUpdate, Checkpointed, Claim, Claimed, Event,
+    Expectation, Generation, Latest, MailboxLimits, NodeEntry, NodeRef, NodeTable, Nodes, Recorded,
+    RegistryError, RequestId, RequestTable, ResultEntry, ResultTable, Route, SessionEntry,
+    SessionId, SessionRecord, SessionTable, StateWait, Stored, TokenHash, ViewKey, ViewTable,
+    Waiting, faulty::FaultyRegistry,
 };
 use tokio::{sync::oneshot, time::sleep};
 
@@ -379,6 +380,24 @@ impl ViewTable for Wires {
     async fn find_marks(&self, of: &[(Arc<str>, i32)]) -> Answers<Option<Box<str>>> {
         let (table, of) = (self.table(), of.to_vec());
         self.ask_each(of.len(), async move { table.find_marks(&of).await }).await
+    }
+}
+
+#[async_trait]
+impl ResultTable for Wires {
+    async fn expect_results(&self, of: &[Expectation]) -> Answers<()> {
+        let (table, of) = (self.table(), of.to_vec());
+        self.ask_each(of.len(), async move { table.expect_results(&of).await }).await
+    }
+
+    async fn store_results(&self, of: &[Arrival]) -> Answers<Stored> {
+        let (table, of) = (self.table(), of.to_vec());
+        self.ask_each(of.len(), async move { table.store_results(&of).await }).await
+    }
+
+    async fn find_results(&self, of: &[RequestId]) -> Answers<Option<ResultEntry>> {
+        let (table, of) = (self.table(), of.to_vec());
+        self.ask_each(of.len(), async move { table.find_results(&of).await }).await
     }
 }
 

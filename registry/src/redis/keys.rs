@@ -10,10 +10,12 @@
 //! | `<prefix>v:{<view>:<key>}` | hash | the latest event of a view's key | as its reader says |
 //! | `<prefix>v:{<view>:<key>}:w` | hash | request id → the states for which it waits | the longest of them |
 //! | `<prefix>b:{<view>}:<partition>` | string | what is noted of a view's partition | as its reader says |
+//! | `<prefix>a:{<request id>}` | hash | that a request's result is to come, or has come | until the result has expired, and as long again |
+//! | `<prefix>a:{<request id>}:r` | string | the result | as it was asked for |
 //!
 //! Routes have no hash tag: a Redis Cluster spreads them over all its slots. The node table is one
-//! key, and what belongs to one session has its id as the hash tag, so a script that touches them
-//! stays within one slot.
+//! key, and what belongs to one session, or to one result, has its id as the hash tag, so a script that
+//! touches them stays within one slot.
 //!
 //! [`Route::ttl`]: crate::tables::Route::ttl
 
@@ -43,6 +45,13 @@ pub(super) struct SessionKeys {
 pub(super) struct ViewKeys {
     event: Vec<u8>,
     waits: Vec<u8>,
+}
+
+/// Room for the keys of one result: its record, and the result itself.
+#[derive(Debug, Default)]
+pub(super) struct ResultKeys {
+    record: String,
+    result: String,
 }
 
 impl Keys {
@@ -127,6 +136,24 @@ impl Keys {
         format!("{}b:{{{view}}}:{partition}", self.prefix)
     }
 
+    /// The keys of a request's result, in buffers that are used again for each of a batch.
+    pub(super) fn result<'b>(
+        &self,
+        request: &RequestId,
+        buffers: &'b mut ResultKeys,
+    ) -> [&'b str; 2] {
+        let ResultKeys { record, result } = buffers;
+        record.clear();
+        record.push_str(&self.prefix);
+        record.push_str("a:{");
+        record.push_str(request.encode(&mut [0; 36]));
+        record.push('}');
+        result.clear();
+        result.push_str(record);
+        result.push_str(":r");
+        [record, result]
+    }
+
     /// The key of the node table.
     pub(super) fn nodes(&self) -> &str {
         &self.nodes
@@ -169,6 +196,18 @@ mod tests {
         let expected: [&[u8]; 2] = [b"rt:v:{orders:a}\xff}", b"rt:v:{orders:a}\xff}:w"];
         assert_eq!(keys.view(&of, &mut buffers), expected);
         assert_eq!(keys.mark("orders", 3), "rt:b:{orders}:3");
+    }
+
+    #[test]
+    fn gives_both_keys_of_a_result_one_hash_tag() {
+        let keys = Keys::new("rt:").unwrap();
+        let id = RequestId::from_header(b"01890a5d-ac96-774b-bcce-b302099a8057").unwrap();
+        let mut buffers = ResultKeys { record: "left over".to_owned(), ..ResultKeys::default() };
+        let expected = [
+            "rt:a:{01890a5d-ac96-774b-bcce-b302099a8057}",
+            "rt:a:{01890a5d-ac96-774b-bcce-b302099a8057}:r",
+        ];
+        assert_eq!(keys.result(&id, &mut buffers), expected);
     }
 
     #[test]

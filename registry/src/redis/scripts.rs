@@ -33,6 +33,15 @@ pub(super) static WRITE_EVENT: LazyLock<Lua> =
 pub(super) static BEGIN_WAIT: LazyLock<Lua> =
     LazyLock::new(|| Lua::new(include_str!("lua/begin_wait.lua")));
 
+/// Notes that a result is to come.
+pub(super) static EXPECT: LazyLock<Lua> =
+    LazyLock::new(|| Lua::new(include_str!("lua/expect.lua")));
+/// Stores a result.
+pub(super) static STORE: LazyLock<Lua> = LazyLock::new(|| Lua::new(include_str!("lua/store.lua")));
+/// Finds a result.
+pub(super) static RESULT: LazyLock<Lua> =
+    LazyLock::new(|| Lua::new(include_str!("lua/result.lua")));
+
 /// One script.
 #[derive(Debug)]
 pub(super) struct Lua {

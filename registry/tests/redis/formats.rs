@@ -15,10 +15,11 @@ use std::{fs, path::PathBuf, sync::Arc, time::Duration};
 
 use redis::aio::MultiplexedConnection;
 use registry::{
-    After, CheckpointStep, CheckpointUpdate, Claim, Claimed, Event, EventPlace, Generation,
-    HeldRequest, Holding, Latest, MailboxLimits, NodeEntry, NodeId, NodeRef, NodeState, NodeTable,
-    Nodes, ParkedFrame, Progress, RedisRegistry, RequestId, RequestTable, Route, SessionEntry,
-    SessionId, SessionRecord, SessionTable, StateWait, TokenHash, Versions, ViewKey, ViewTable,
+    After, Arrival, CheckpointStep, CheckpointUpdate, Claim, Claimed, Event, EventPlace,
+    Expectation, Generation, HeldRequest, Holding, Latest, MailboxLimits, NodeEntry, NodeId,
+    NodeRef, NodeState, NodeTable, Nodes, ParkedFrame, Progress, RedisRegistry, RequestId,
+    RequestTable, ResultEntry, ResultState, ResultTable, Route, SessionEntry, SessionId,
+    SessionRecord, SessionTable, StateWait, Stored, TokenHash, Versions, ViewKey, ViewTable,
     Written, all,
 };
 
@@ -125,6 +126,24 @@ fn record() -> SessionRecord {
         former_token: Some(TokenHash([0xb2; 32])),
         generation: Some(Generation(77)),
     }
+}
+
+/// One that is to come, and one that has come.
+fn expectations() -> [Expectation; 2] {
+    let detail: bytes::Bytes = b"detail\0 \xff".to_vec().into();
+    let of = |number, left| Expectation {
+        request: request(number),
+        node: node("gw-1"),
+        left,
+        keep: LONG,
+        detail: detail.clone(),
+    };
+    [of(5, LONG), of(6, LONG)]
+}
+
+/// The second of them.
+fn arrival() -> Arrival {
+    Arrival { request: request(6), result: b"a result\xff".to_vec().into(), expected: None }
 }
 
 /// A request in each state, and frames with and without a number.
@@ -326,6 +345,58 @@ async fn views_are_read_as_each_version_wrote_them() {
         let of = [at(&view_key(b"d"), 7), at(&event.key, 7), at(&event.key, 8)];
         let found = all(registry.write_events(&of, LONG).await).unwrap();
         assert_eq!(found, [vec![request(7)], vec![], vec![request(8)]]);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn results_are_written_as_the_newest_folder_has_them() {
+    let server = Server::start("");
+    let (registry, mut connection) = connect(&server).await;
+    all(registry.expect_results(&expectations()).await).unwrap();
+    all(registry.store_results(&[arrival()]).await).unwrap();
+    let mut lines = Vec::new();
+    for one in expectations() {
+        let key = format!("rt:a:{{{}}}", one.request);
+        for mut field in fields(&mut connection, &key).await {
+            if matches!(&field[0][..], b"d" | b"e") {
+                field[1] = END_MS.as_bytes().to_vec();
+            }
+            lines.push([vec![key.clone().into_bytes()], field].concat());
+        }
+    }
+    is_as_written("results", &lines);
+    let key = format!("rt:a:{{{}}}:r", request(6));
+    let result: Vec<u8> = ask(&mut connection, &[b"GET", key.as_bytes()]).await;
+    is_as_written("result", &[vec![key.into_bytes(), result]]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn results_are_read_as_each_version_wrote_them() {
+    for more in [false, true] {
+        let server = Server::start("");
+        let (registry, mut connection) = connect(&server).await;
+        for line in read("v3", "results") {
+            let behind: &[u8] = if more && line[1] == b"n" { b" zone=a" } else { b"" };
+            let value = [&line[2], behind].concat();
+            ask::<()>(&mut connection, &[b"HSET", &line[0], &line[1], &value]).await;
+            if more {
+                ask::<()>(&mut connection, &[b"HSET", &line[0], b"zone", b"what"]).await;
+            }
+        }
+        for line in read("v3", "result") {
+            ask::<()>(&mut connection, &[b"SET", &line[0], &line[1]]).await;
+        }
+        let found = all(registry.find_results(&[request(5), request(6)]).await).unwrap();
+        let [waiting, stored] = <[_; 2]>::try_from(found).unwrap().map(Option::unwrap);
+        let [expected, _] = expectations();
+        assert!(matches!(waiting.state, ResultState::Waiting { .. }), "{waiting:?}");
+        assert_eq!((&waiting.node, &waiting.detail), (&expected.node, &expected.detail));
+        let Expectation { node, detail, .. } = expected;
+        let state = ResultState::Stored(arrival().result);
+        assert_eq!(stored, ResultEntry { node, detail, state });
+        // It goes on as if this version had begun it.
+        let late = Arrival { request: request(5), ..arrival() };
+        assert_eq!(all(registry.store_results(&[late]).await).unwrap(), [Stored::Done]);
     }
 }
 

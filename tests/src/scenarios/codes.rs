@@ -3,7 +3,7 @@
 //! Must hold: each has its code, its HTTP status, and says whether to try again, whether the request
 //! may be recorded, and which limit was hit.
 //!
-//! `unavailable` is with the outages. `internal` is not among them: nobody knows how to make it
+//! `unavailable` is with the outages, `gone` with the results. `internal` is not among them: nobody knows how to make it
 //! happen.
 
 use std::time::Duration;

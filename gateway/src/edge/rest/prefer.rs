@@ -5,6 +5,18 @@ use std::{borrow::Cow, time::Duration};
 
 use http::HeaderMap;
 
+/// Whether the caller would rather come for the answer later: `respond-async`.
+pub(super) fn responds_async(headers: &HeaderMap) -> bool {
+    let lines = headers.get_all("prefer").iter().filter_map(|line| line.to_str().ok());
+    lines
+        .flat_map(|line| parts(line, ','))
+        .filter_map(|preference| parts(preference, ';').next())
+        // A preference with an empty value is the same as one without (RFC 7240, section 2).
+        .map(|preference| preference.split_once('=').unwrap_or((preference, "")))
+        .filter(|(_, value)| matches!(value.trim(), "" | "\"\""))
+        .any(|(name, _)| name.trim().eq_ignore_ascii_case("respond-async"))
+}
+
 /// `wait=<seconds>`, the first of several; none where that is no whole number from 1 on.
 pub(super) fn wait(headers: &HeaderMap) -> Option<Duration> {
     let lines = headers.get_all("prefer").iter().filter_map(|line| line.to_str().ok());

@@ -29,8 +29,10 @@ mod from_peers;
 mod moved;
 mod sender;
 mod senders;
+mod stored;
 
 use senders::PeerSenders;
+use stored::Unwanted;
 
 /// How many look-ups go in one round trip.
 const LOOKUPS_MAX: usize = 512;
@@ -74,6 +76,8 @@ struct Waiting {
     /// Until then what is missing may be about to be written: the registry could not be asked
     /// before.
     doubtful_until: Instant,
+    /// Whether the registry has said that it is not expected as a result.
+    is_no_result: bool,
 }
 
 impl Forwarding {
@@ -127,7 +131,8 @@ impl Forwarding {
             for mut foreign in self.lookups.take() {
                 let is_early = std::mem::take(&mut foreign.is_early);
                 let pause = (LOOKUP_PAUSE.0 * (1 << foreign.unread.min(8))).min(LOOKUP_PAUSE.1);
-                let item = Waiting { foreign, next: now, pause, doubtful_until: now };
+                let (doubtful_until, is_no_result) = (now, false);
+                let item = Waiting { foreign, next: now, pause, doubtful_until, is_no_result };
                 match is_early {
                     true => waiting.push(item.later()),
                     false => batch.push(item),
@@ -158,7 +163,7 @@ impl Forwarding {
         };
         let is_sure = !batch.iter().zip(&answers).any(is_doubtful) || self.is_refreshed().await;
         let is_complete = is_sure && !self.membership.is_incomplete();
-        let mut moved = Vec::new();
+        let (mut moved, mut unwanted) = (Vec::new(), Vec::new());
         for (mut item, answer) in batch.into_iter().zip(answers) {
             // That it cannot be asked is no answer.
             let Ok(route) = answer else {
@@ -166,8 +171,9 @@ impl Forwarding {
                 continue;
             };
             let Some(route) = route else {
-                match is_complete && self.is_final(&item) {
-                    true => self.unrouted(item.foreign),
+                let is_final = is_complete && self.is_final(&item);
+                match is_final || !item.is_no_result {
+                    true => unwanted.push(Unwanted { item, is_final, node: None }),
                     false => waiting.push(item.later()),
                 }
                 continue;
@@ -185,12 +191,17 @@ impl Forwarding {
             let is_lost = route.node == self.node || item.foreign.is_denied_by(&route.node);
             match &item.foreign.wants {
                 Some(_) => moved.push(item),
-                None if is_complete || is_lost => self.give_up(item.foreign, &route.node),
+                None if is_complete || is_lost => {
+                    unwanted.push(Unwanted { item, is_final: true, node: Some(route.node) });
+                }
                 None => waiting.push(item.later()),
             }
         }
         if !moved.is_empty() {
             self.follow(moved, waiting).await;
+        }
+        if !unwanted.is_empty() {
+            self.store(unwanted, waiting).await;
         }
     }
 
@@ -243,9 +254,9 @@ impl Forwarding {
     /// Queues a foreign reply for a node; returns it, to be tried later, if that node's queue is
     /// full.
     fn forward(&self, item: Waiting, node: &NodeRef) -> Option<Waiting> {
-        let Waiting { foreign, next, pause, doubtful_until } = item;
+        let Waiting { foreign, next, pause, doubtful_until, is_no_result } = item;
         let foreign = self.senders.push(node, foreign)?;
-        Some(Waiting { foreign, next, pause, doubtful_until }.later())
+        Some(Waiting { foreign, next, pause, doubtful_until, is_no_result }.later())
     }
 
     /// The HTTP call that the reply answers is over: it has ended on its node, or with it.

@@ -7,6 +7,7 @@ use tokio::time::Instant;
 
 use super::{
     foreign::LookupQueue,
+    kept,
     outcome::{deleted, failure_of, last_frame, measure, refusal},
     pending::{Answer, Early, Entry, Outcome, Pending, Waiter},
     recording::{Before, Record, Recording},
@@ -17,8 +18,8 @@ use crate::{
     config::SessionConfig,
     error::{ErrorCode, Failure},
     relay::{
-        checkpoints::Checkpoints, offsets::OffsetGuard, services::Service, session::Sessions,
-        surroundings::Surroundings, views::Waits,
+        checkpoints::Checkpoints, offsets::OffsetGuard, results::Results, services::Service,
+        session::Sessions, surroundings::Surroundings, views::Waits,
     },
     telemetry::{ReplyPath, Telemetry},
     wire::{Frame, Reply},
@@ -32,8 +33,8 @@ const DEADLINE_TICK: Duration = Duration::from_millis(10);
 pub enum Reception {
     /// Delivered to whoever waited.
     Delivered,
-    /// Queued for the session that waited, and only this node's memory has it: its offset is kept
-    /// back until the client or the mailbox has it.
+    /// Queued for the session that waited, or as a result, and only this node's memory has it: its
+    /// offset is kept back until the client, the mailbox or the registry has it.
     Kept(SessionId),
     /// Nobody waits for it here.
     Unknown,
@@ -54,12 +55,14 @@ pub struct Completion {
     pub checkpoints: Arc<Checkpoints>,
     /// The waits of those that events answer, on their way to the registry.
     pub waits: Arc<Waits>,
+    /// The results for which no caller waits, on their way to the registry.
+    pub results: Arc<Results>,
     pub(super) telemetry: Arc<Telemetry>,
 }
 
 impl Completion {
     /// Nothing waits.
-    pub fn new(config: &SessionConfig, around: &Surroundings) -> Self {
+    pub fn new(config: &SessionConfig, around: &Surroundings, results: Arc<Results>) -> Self {
         Self {
             pending: Pending::new(),
             routes: Routes::default(),
@@ -67,6 +70,7 @@ impl Completion {
             sessions: Arc::default(),
             checkpoints: Arc::new(Checkpoints::new(config)),
             waits: Arc::default(),
+            results,
             telemetry: Arc::clone(&around.telemetry),
         }
     }
@@ -107,8 +111,8 @@ impl Completion {
             entry.service.metrics.replied(path(entry));
             let reply = read(&entry.service);
             let mut early = Early { reply, forward, guard: None };
-            if let Some(session) = entry.durable_session() {
-                reception = Reception::Kept(session.id());
+            if let Some(holder) = entry.holder(request) {
+                reception = Reception::Kept(holder);
                 early.guard = guard(&early.reply);
             }
             match waits {
@@ -172,6 +176,7 @@ impl Completion {
             }
             entry.recording = Recording::Confirmed { at, position };
             entry.service.metrics.produce.observe((at - entry.started).as_secs_f64());
+            entry.waiter.tell_accepted();
             if let Waiter::Session { session, id, receipt, .. } = &entry.waiter {
                 if *receipt {
                     let receipt = Frame::Receipt {
@@ -329,6 +334,9 @@ impl Completion {
                 if is_failure {
                     self.checkpoints.park_now(&session);
                 }
+            }
+            Waiter::Stored(accepted) => {
+                kept::store(&self.results, request, accepted, (outcome, failure), guard);
             }
             Waiter::Call(caller) | Waiter::Deletion(caller) => {
                 if caller.send(Answer { outcome, timing }).is_err() {

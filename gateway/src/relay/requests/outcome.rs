@@ -76,6 +76,17 @@ pub(super) fn last_frame(
     }
 }
 
+/// What a last frame says of its request; `None` if it is none.
+pub fn outcome_of(frame: Frame) -> Option<Outcome> {
+    match frame {
+        Frame::Response { reply, .. } | Frame::Error { reply: Some(reply), .. } => {
+            Some(Outcome::Reply(reply))
+        }
+        Frame::Error { failure, reply: None, .. } => Some(Outcome::Failure(failure)),
+        _ => None,
+    }
+}
+
 /// The frame for a reply that nobody on this node waits for.
 pub(in crate::relay) fn reply_frame(request: RequestId, id: ClientId, reply: Reply) -> Frame {
     let outcome = Outcome::Reply(reply);

@@ -16,7 +16,7 @@ use registry::{RequestId, Route};
 use tokio::time::Instant;
 
 use self::alarm::Alarm;
-pub use self::entry::{Early, Entry, Waiter};
+pub use self::entry::{Accepted, Early, Entry, Waiter};
 use crate::{error::Failure, tasks::locked, wire::Reply};
 
 mod alarm;

@@ -46,7 +46,7 @@ impl Requests {
             Waiter::Session { session, id, .. } => {
                 (Some(Arc::clone(session)), Some(id.as_json().into()))
             }
-            Waiter::Call(_) | Waiter::Deletion(_) => (None, None),
+            Waiter::Call(_) | Waiter::Deletion(_) | Waiter::Stored(_) => (None, None),
         };
         let session_id = session.as_ref().map(|session| session.id());
         let node = self.node.clone();

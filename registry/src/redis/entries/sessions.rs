@@ -35,7 +35,8 @@ pub(in crate::redis) fn write_owner(node: Option<&NodeRef>) -> Vec<u8> {
     text
 }
 
-fn read_owner(bytes: &[u8]) -> Option<Option<NodeRef>> {
+/// Reads an owner; none of what was said where that is not what is written.
+pub(in crate::redis) fn read_owner(bytes: &[u8]) -> Option<Option<NodeRef>> {
     if bytes == NO_OWNER.as_bytes() {
         return Some(None);
     }

@@ -54,6 +54,7 @@ pub(crate) fn write(name: &str, bytes: Vec<u8>) -> Vec<u8> {
         "AnswerPart" => grow(&bytes, &RELEASE_ANSWER),
         "Detail" => grow(&bytes, &DETAIL),
         "Frame" => grow(&bytes, &FRAME),
+        "ResultDetail" => grow(&bytes, &LEAF),
         other => panic!("nothing is known of {other:?}: say here what a later version adds to it"),
     }
 }

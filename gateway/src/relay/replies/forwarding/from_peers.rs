@@ -5,7 +5,15 @@ use std::time::Duration;
 use registry::{RequestId, SessionId};
 
 use super::Forwarding;
-use crate::{peer::Verdict, relay::requests::Reception, telemetry::ReplyPath, wire::Reply};
+use crate::{
+    peer::Verdict,
+    relay::{
+        requests::Reception,
+        results::{self, Progress},
+    },
+    telemetry::ReplyPath,
+    wire::Reply,
+};
 
 impl Forwarding {
     /// A reply that another node has read and forwarded.
@@ -28,13 +36,18 @@ impl Forwarding {
         );
         match reception {
             Reception::Delivered => Verdict::Delivered,
-            Reception::Kept(session) => Verdict::Kept(session),
+            Reception::Kept(holder) => Verdict::Kept(holder),
             Reception::Unknown => self.whereabouts(request, session),
         }
     }
 
     /// The verdict on a forwarded reply for which no request waits here.
     pub fn whereabouts(&self, request: RequestId, session: Option<SessionId>) -> Verdict {
+        match self.completion.results.progress(request, session) {
+            Some(Progress::Unwritten) => return Verdict::Kept(results::holder(request)),
+            Some(Progress::Written) => return Verdict::Over,
+            None => {}
+        }
         let Some(session) = session else { return Verdict::Unknown };
         if self.sessions.is_expected(session) {
             return Verdict::Later;

@@ -272,9 +272,10 @@ impl PeerSender {
                 Verdict::Unknown | Verdict::Unread => {
                     unknown += 1;
                     foreign.unread = 0;
-                    // If a session waits for it, the registry knows where that is now. If not, a
-                    // denial by the node that the registry named is final.
-                    if foreign.guide == Guide::Tag || foreign.wants.is_some() {
+                    // If a session waits for it, the registry knows where that is now. If not, the
+                    // registry has to say that it is not expected as a result either, once it is
+                    // known that this node has denied it.
+                    if !foreign.is_denied_by(&self.node) || foreign.wants.is_some() {
                         foreign.guide = Guide::Registry { denied_by: Some(self.node.clone()) };
                         again.push(foreign);
                     } else {

@@ -2,21 +2,26 @@
 
 use std::{sync::Arc, time::Duration};
 
-use registry::{RequestId, Route};
+use registry::{RequestId, Route, SessionId};
 use tokio::{sync::oneshot, time::Instant};
 
 use super::Answer;
 use crate::{
+    error::Failure,
     relay::{
         checkpoints::format::{RequestDetail, millis},
         offsets::OffsetGuard,
         requests::recording::{Record, Recording},
+        results,
         services::Service,
         session::{Digest, InFlight, NotBegun, Session},
     },
     telemetry::Edge,
     wire::{ClientId, Reply},
 };
+
+/// Told whether a request is recorded.
+pub type Accepted = oneshot::Sender<Result<(), Failure>>;
 
 /// Who waits.
 #[derive(Debug)]
@@ -36,6 +41,9 @@ pub enum Waiter {
     Call(oneshot::Sender<Answer>),
     /// An HTTP call that deletes a message: it waits for the broker, and for no reply.
     Deletion(oneshot::Sender<Answer>),
+    /// Nobody: the registry keeps the result. With the caller, until it is told that the request is
+    /// recorded.
+    Stored(Option<Accepted>),
 }
 
 impl Waiter {
@@ -43,7 +51,7 @@ impl Waiter {
     pub const fn edge(&self) -> Edge {
         match self {
             Self::Session { .. } => Edge::Ws,
-            Self::Call(_) | Self::Deletion(_) => Edge::Rest,
+            Self::Call(_) | Self::Deletion(_) | Self::Stored(_) => Edge::Rest,
         }
     }
 
@@ -74,6 +82,16 @@ impl Waiter {
         }
     }
 
+    /// The broker has recorded the request: a caller that waits for that alone is told.
+    pub fn tell_accepted(&mut self) {
+        if let Self::Stored(accepted) = self
+            && let Some(accepted) = accepted.take()
+            && accepted.send(Ok(())).is_err()
+        {
+            tracing::debug!("the caller is gone");
+        }
+    }
+
     /// The client has its receipt.
     pub fn had_receipt(&mut self) {
         if let Self::Session { receipt, .. } = self {
@@ -87,7 +105,16 @@ impl Entry {
     pub fn durable_session(&self) -> Option<&Arc<Session>> {
         match &self.waiter {
             Waiter::Session { session, .. } => Some(session).filter(|session| session.is_durable()),
-            Waiter::Call(_) | Waiter::Deletion(_) => None,
+            Waiter::Call(_) | Waiter::Deletion(_) | Waiter::Stored(_) => None,
+        }
+    }
+
+    /// As what it waits, if its reply is safe only when the registry has it: until then its offset is
+    /// kept back.
+    pub fn holder(&self, request: RequestId) -> Option<SessionId> {
+        match &self.waiter {
+            Waiter::Stored(_) => Some(results::holder(request)),
+            _ => self.durable_session().map(|session| session.id()),
         }
     }
 
