@@ -60,8 +60,7 @@ pub struct Config {
     pub shutdown: ShutdownConfig,
     /// How the log is written.
     pub log: LogConfig,
-    /// The backend services by name. A name is 1 to 64 characters out of
-    /// `A-Z a-z 0-9 . _ -`.
+    /// The backend services by name: 1 to 64 characters out of `A-Z a-z 0-9 . _ -`.
     pub services: BTreeMap<String, ServiceConfig>,
     /// The views by name. A name is as a service's.
     pub views: BTreeMap<String, ViewConfig>,
@@ -223,6 +222,8 @@ pub struct LimitsConfig {
     pub in_flight_max: usize,
     /// Connections of the node, 1 to 10,000,000.
     pub connections_max: usize,
+    /// Bytes of parts of streamed replies that wait for one client, 1 B to 1 GiB.
+    pub stream_bytes_max: usize,
 }
 
 /// What happens on SIGTERM.
@@ -234,14 +235,14 @@ pub struct ShutdownConfig {
     pub closes_per_second: u32,
 }
 
-/// What a service understands beside our own headers.
+/// What a service understands beside our headers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Dialect {
     /// Nothing else.
     Plain,
     /// Spring Kafka's headers, with a correlation id of 36 characters.
     Spring,
-    /// Spring Kafka's headers, with a correlation id of 16 raw bytes.
+    /// The same with a correlation id of 16 raw bytes.
     SpringBinary,
     /// NestJS's headers.
     Nest,
@@ -256,17 +257,17 @@ pub struct ServiceConfig {
     pub timeout: Duration,
     /// The longest wait a client may ask for, at most 24 h.
     pub timeout_max: Duration,
+    /// The longest wait for the next part of a streamed reply, 1 ms to 24 h.
+    pub stream_idle_timeout: Duration,
     /// Whose headers it wants.
     pub dialect: Dialect,
-    /// Lower case; the client's headers that are handed to the service, and the service's that are
-    /// handed to the client. Without repeats.
+    /// Lower case, without repeats; headers that pass between client and service, both ways.
     pub allowed_headers: Vec<String>,
     /// Where its framework writes the requests that it gives up; no other topic of ours.
     pub dead_letter_topic: Option<String>,
     /// Whether a single request can be deleted from the topic: the same for all services on it.
     pub deletable: bool,
     /// How soon a deleted one is gone, 10 s to 365 days: the same for all services on the topic.
-    /// Without effect where nothing can be deleted.
     pub gone_within: Duration,
     /// Set: its requests are answered by events.
     pub respond_on: Option<RespondOnConfig>,

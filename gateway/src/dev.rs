@@ -28,7 +28,7 @@ state = "/state"
 "#;
 const EVENT_TOPIC: &str = "orders";
 /// The sample services, and one more for the user's own code.
-const SERVICES: [&str; 5] = ["echo", "slow", "fail", "orders", "mine"];
+const SERVICES: [&str; 6] = ["echo", "slow", "fail", "count", "orders", "mine"];
 
 /// Why dev mode ended.
 #[derive(Debug, thiserror::Error)]

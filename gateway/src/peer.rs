@@ -15,7 +15,7 @@ use bytes::Bytes;
 use registry::{NodeEntry, RequestId, SessionId, Versions};
 use tokio_util::codec::{Framed, LengthDelimitedCodec};
 
-use crate::wire::Reply;
+use crate::wire::{Item, Reply};
 
 pub mod format;
 mod health;
@@ -92,6 +92,17 @@ pub struct Delivery {
     pub held_us: u64,
     /// The reply itself, with all the headers that a client might be allowed to see.
     pub reply: Reply,
+}
+
+/// A reply that a peer has kept, of which it is not known yet whether it is safe.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Unsettled {
+    /// The request that it answers.
+    pub request: RequestId,
+    /// The session to which it is owed.
+    pub session: SessionId,
+    /// Which of the replies to that request it is.
+    pub item: Item,
 }
 
 /// What the receiving node did with one delivery.
@@ -172,7 +183,7 @@ pub trait PeerLink: Send + Sync + Debug + 'static {
     async fn settle(
         &self,
         peer: &NodeEntry,
-        kept: &[(RequestId, SessionId)],
+        kept: &[Unsettled],
         within: Duration,
     ) -> Result<Vec<Verdict>, PeerError>;
 

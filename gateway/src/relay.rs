@@ -70,7 +70,7 @@ use cluster::{
 use lifecycle::{Lifecycle, leaving::Leaving, resume::Resumption};
 use reading::{Reader, Role};
 use replies::{DeadLetters, Dispatch, EventWriter, Events, Forwarding};
-use requests::{Completion, Requests, routes::RouteWriter};
+use requests::{Completion, Requests, awaiting::answer_with, routes::RouteWriter};
 use results::{ResultWriter, Results};
 use session::Sessions;
 use views::{Views, waits::WaitWriter};
@@ -114,7 +114,7 @@ impl Relay {
     pub fn new(config: &Config, around: Surroundings) -> Self {
         let membership = Arc::new(Membership::new(&around));
         let results = Arc::new(Results::new(&config.rest, &around, &membership));
-        let completion = Arc::new(Completion::new(&config.session, &around, results));
+        let completion = Arc::new(Completion::new(config, &around, results));
         let views = Arc::new(Views::new(config, &around, &membership));
         let requests = Arc::new(Requests::new(config, &around, &completion, &membership, &views));
         let leaving = Arc::new(Leaving::new(&completion));
@@ -221,7 +221,7 @@ impl Relay {
         let (waits, completion) = (&*self.completion.waits, &*self.completion);
         let (registry, telemetry) = (&*self.registry, &*self.telemetry);
         let health = &*self.membership.health;
-        let over = |request, latest| completion.answer_with(request, &latest);
+        let over = |request, latest| answer_with(completion, request, &latest);
         write_behind::run(&WaitWriter { waits, registry, health, telemetry, over }).await;
     }
 

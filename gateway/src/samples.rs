@@ -18,7 +18,7 @@ use tokio::time::{Instant, sleep};
 use crate::{
     app::kafka_health,
     bus::{
-        BusEvent, Consumer, ConsumerControl, Incoming, Outgoing, Producer, Trouble,
+        BusEvent, Consumer, ConsumerControl, Incoming, Producer, Trouble,
         kafka::{KafkaSettings, StartError, consumer::KafkaConsumer, producer::KafkaProducer},
     },
     config::Config,
@@ -27,10 +27,15 @@ use crate::{
     tasks::Tasks,
 };
 
+mod answer;
 mod orders;
+
+use answer::Answer;
 
 /// The longest that `slow` sleeps.
 const SLEEP_MAX: Duration = Duration::from_secs(60);
+/// The most parts that `count` streams.
+const PARTS_MAX: u64 = 10_000_000;
 /// How long `orders` takes.
 const VALIDATION_TIME: Duration = Duration::from_millis(200);
 /// How long a consumer may take to leave.
@@ -42,14 +47,16 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(100);
 type Behaviour = fn(&[u8]) -> Reaction;
 
 /// The services, by their names.
-const SERVICES: [(&str, Behaviour); 4] =
-    [("echo", echo), ("slow", slow), ("fail", fail), ("orders", orders)];
+const SERVICES: [(&str, Behaviour); 5] =
+    [("echo", echo), ("slow", slow), ("fail", fail), ("count", count), ("orders", orders)];
 
 struct Reaction {
     after: Duration,
     status: u16,
     /// `None`: the request's own value.
     value: Option<Value>,
+    /// So many parts come first: the numbers from 0 on, each so long after the one before.
+    parts: Option<(u64, Duration)>,
 }
 
 /// The sample services at work.
@@ -165,15 +172,6 @@ struct Sample {
     tasks: Tasks,
 }
 
-/// A request's answer, complete.
-struct Answer {
-    topic: String,
-    correlation: Bytes,
-    status: u16,
-    content_type: Option<Bytes>,
-    value: Bytes,
-}
-
 impl Sample {
     async fn run(self, mut consumer: Box<dyn Consumer>) {
         let control = consumer.control();
@@ -207,7 +205,7 @@ impl Sample {
             return tracing::debug!("a record that wants no reply");
         };
         let request = record.value.unwrap_or_default();
-        let Reaction { after, status, value } = (self.behaviour)(request);
+        let Reaction { after, status, value, parts } = (self.behaviour)(request);
         let content_type = match value {
             None => header("content-type").map(Bytes::copy_from_slice),
             Some(_) => Some(Bytes::from_static(b"application/json")),
@@ -222,6 +220,11 @@ impl Sample {
                 |value| Bytes::from(value.to_string()),
             ),
         };
+        if let Some((count, pause)) = parts {
+            let producer = Arc::clone(&self.producer);
+            let streamed = async move { answer.stream(&*producer, count, pause).await };
+            return self.tasks.short_lived(streamed);
+        }
         if after.is_zero() {
             return answer.send(&*self.producer);
         }
@@ -233,40 +236,23 @@ impl Sample {
     }
 }
 
-impl Answer {
-    fn send(&self, producer: &dyn Producer) {
-        let status = self.status.to_string();
-        let mut headers: Vec<(&str, &[u8])> =
-            vec![(CORRELATION_ID, &self.correlation), ("roundtrip-status", status.as_bytes())];
-        if let Some(content_type) = &self.content_type {
-            headers.push(("content-type", content_type));
-        }
-        let record = Outgoing {
-            topic: &self.topic,
-            partition: None,
-            key: Some(&self.correlation),
-            key_suffix_bytes: 0,
-            value: Some(&self.value),
-            headers: &headers,
-        };
-        let unsent = |error| tracing::warn!(%error, "sample reply not sent");
-        let on_delivery = Box::new(move |result: Result<_, _>| {
-            result.map_or_else(unsent, drop);
-        });
-        if let Err(error) = producer.produce(&record, on_delivery) {
-            unsent(error);
-        }
-    }
+fn echo(_: &[u8]) -> Reaction {
+    Reaction { after: Duration::ZERO, status: 200, value: None, parts: None }
 }
 
-fn echo(_: &[u8]) -> Reaction {
-    Reaction { after: Duration::ZERO, status: 200, value: None }
+/// Streams the numbers below `n`, `ms` milliseconds apart.
+fn count(request: &[u8]) -> Reaction {
+    let number = |name| field(request, name).and_then(|number| number.as_u64());
+    let pause = Duration::from_millis(number("ms").unwrap_or(0)).min(SLEEP_MAX);
+    let parts = Some((number("n").unwrap_or(3).min(PARTS_MAX), pause));
+    Reaction { after: Duration::ZERO, status: 200, value: None, parts }
 }
 
 /// Answers with the request's own value after `ms` milliseconds.
 fn slow(request: &[u8]) -> Reaction {
     let ms = field(request, "ms").and_then(|ms| ms.as_u64()).unwrap_or(1000);
-    Reaction { after: Duration::from_millis(ms).min(SLEEP_MAX), status: 200, value: None }
+    let after = Duration::from_millis(ms).min(SLEEP_MAX);
+    Reaction { after, status: 200, value: None, parts: None }
 }
 
 /// Fails with the request's own `status`.
@@ -275,7 +261,7 @@ fn fail(request: &[u8]) -> Reaction {
     let status = status.and_then(|status| u16::try_from(status).ok());
     let status = status.filter(|status| (400..600).contains(status)).unwrap_or(500);
     let value = json!({ "error": "failed as asked", "status": status });
-    Reaction { after: Duration::ZERO, status, value: Some(value) }
+    Reaction { after: Duration::ZERO, status, value: Some(value), parts: None }
 }
 
 /// Validates an order, which takes a while: it needs an `id`, and at least one of `items` where it
@@ -283,12 +269,13 @@ fn fail(request: &[u8]) -> Reaction {
 fn orders(request: &[u8]) -> Reaction {
     let Some(id) = field(request, "id").filter(|id| id.is_string() || id.is_number()) else {
         let value = json!({ "error": "an order is an object with an id, a string or a number" });
-        return Reaction { after: Duration::ZERO, status: 422, value: Some(value) };
+        let value = Some(value);
+        return Reaction { after: Duration::ZERO, status: 422, value, parts: None };
     };
     let is_empty = field(request, "items").is_some_and(|items| items == json!([]));
     let state = if is_empty { "FAILED" } else { "VALIDATED" };
     let value = json!({ "id": id, "state": state });
-    Reaction { after: VALIDATION_TIME, status: 200, value: Some(value) }
+    Reaction { after: VALIDATION_TIME, status: 200, value: Some(value), parts: None }
 }
 
 fn field(request: &[u8], name: &str) -> Option<Value> {
@@ -311,5 +298,7 @@ mod tests {
         assert_eq!(orders(br#"{"id":7}"#).value.unwrap()["state"], "VALIDATED");
         assert_eq!(orders(br#"{"id":7,"items":[]}"#).value.unwrap()["state"], "FAILED");
         assert_eq!(orders(b"null").status, 422);
+        assert_eq!(count(br#"{"n":7,"ms":5}"#).parts, Some((7, Duration::from_millis(5))));
+        assert_eq!(count(b"null").parts, Some((3, Duration::ZERO)));
     }
 }

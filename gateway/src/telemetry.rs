@@ -94,6 +94,7 @@ pub struct Telemetry {
     requests: Family<RequestLabels, Counter>,
     request_seconds: Seconds<StageLabels>,
     in_flight: Family<ServiceLabels, Gauge>,
+    parts: Family<ServiceLabels, Counter>,
     replies: Family<ReplyLabels, Counter>,
     forwards: Forwards,
     /// Open WebSocket connections.
@@ -124,6 +125,7 @@ impl Telemetry {
             requests: Family::default(),
             request_seconds: seconds(Buckets),
             in_flight: Family::default(),
+            parts: Family::default(),
             replies: Family::default(),
             forwards: Forwards::default(),
             connections: Gauge::default(),

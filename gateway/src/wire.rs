@@ -63,7 +63,29 @@ impl ClientId {
 #[derive(Deserialize)]
 struct Borrowed<'a>(#[serde(borrow)] Cow<'a, str>);
 
-/// The content of a service's answer, in the form in which it passes through the gateway.
+/// What a record of the reply topic is: where it was read, and which part of an answer it says that it
+/// is. Tells records for one request apart, wherever they are: on the way, with a peer, owed to a client.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Item {
+    /// Its partition and offset, if they are known.
+    pub source: Option<(i32, i64)>,
+    /// It is this part of a streamed answer; the first one is 0.
+    pub part: Option<u32>,
+    /// The answer is complete, and has so many parts.
+    pub end: Option<u32>,
+    /// NestJS's mark of the last record of an answer.
+    pub is_disposed: bool,
+}
+
+impl Item {
+    /// Whether the record says that it is one of several.
+    pub fn is_of_a_stream(&self) -> bool {
+        self.part.is_some() || self.end.is_some() || self.is_disposed
+    }
+}
+
+/// The content of a service's answer, or of a part of it, in the form in which it passes through the
+/// gateway.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Reply {
     /// The service's own status, 200–599, where it gave one.
@@ -72,6 +94,8 @@ pub struct Reply {
     pub headers: Vec<(Box<str>, Bytes)>,
     /// The bytes as the service wrote them; empty for a Kafka null.
     pub payload: Bytes,
+    /// Which record it is, and which part of the answer.
+    pub item: Item,
 }
 
 impl Reply {
@@ -93,7 +117,7 @@ impl Reply {
     /// This reply with only those of its headers that pass.
     pub fn passing(&self, passes: impl Fn(&str) -> bool) -> Self {
         let headers = self.headers.iter().filter(|(name, _)| passes(name)).cloned().collect();
-        Self { status: self.status, headers, payload: self.payload.clone() }
+        Self { status: self.status, headers, payload: self.payload.clone(), item: self.item }
     }
 
     /// Bytes of its payload and headers.

@@ -78,6 +78,7 @@ pub fn route(node: &str) -> Route {
         session: None,
         client_id: None,
         deadline_ms: now_ms + 60_000,
+        may_be_part: false,
     }
 }
 

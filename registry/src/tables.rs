@@ -28,6 +28,8 @@ pub struct Route {
     pub client_id: Option<Box<str>>,
     /// When the request ends by itself, in milliseconds since the Unix epoch.
     pub deadline_ms: u64,
+    /// Whether a reply that says nothing about it may be one of several: the service numbers none.
+    pub may_be_part: bool,
 }
 
 impl Route {
@@ -222,7 +224,8 @@ mod tests {
         let now_ms = 1_700_000_000_000;
         let ttl = |deadline_ms| {
             let node = NodeRef { id: NodeId::parse("gw-1").unwrap(), incarnation: 1 };
-            Route { node, session: None, client_id: None, deadline_ms }.ttl(now_ms)
+            let (session, client_id, may_be_part) = (None, None, false);
+            Route { node, session, client_id, deadline_ms, may_be_part }.ttl(now_ms)
         };
         assert_eq!(ttl(now_ms + 5_000), Duration::from_secs(15));
         assert_eq!(ttl(now_ms), Route::GRACE);

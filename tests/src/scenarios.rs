@@ -36,6 +36,8 @@ mod scenarios {
     mod samples;
     mod sessions;
     mod slow_reader;
+    mod streams;
+    mod streams_resumed;
     mod stuck_output;
     mod survival;
     mod takeover;

@@ -166,11 +166,7 @@ internal.secret: required: set it in the file or as ROUNDTRIP_INTERNAL__SECRET";
 
 #[test]
 fn tells_of_tuning_that_has_no_effect_yet() {
-    let set = [
-        "kafka.push_topic = 'x'",
-        "rest.idempotency_retention = '1s'",
-        "services.echo.stream_idle_timeout = '10s'",
-    ];
+    let set = ["kafka.push_topic = 'x'", "rest.idempotency_retention = '1s'"];
     let unused = load(&format!("{LEAST}{}", set.join("\n")), &[]).unwrap().unused;
     assert_eq!(unused.len(), set.len(), "{unused:?}");
     for key in ["kafka.push_topic", "rest.idempotency_retention"] {

@@ -22,7 +22,7 @@ use crate::{
     config::Secret,
     peer::{
         CALL_BYTES_MAX, DELIVERIES_PATH, Delivery, IDLE_TIMEOUT, MEDIA_TYPE, RELEASE_PATH, UPGRADE,
-        VERSIONS_HEADER, Verdict, call_stream,
+        Unsettled, VERSIONS_HEADER, Verdict, call_stream,
         format::{self, Asked},
         spoken, spoken_by,
     },
@@ -63,7 +63,8 @@ impl Internal {
             let took = Duration::from_micros(held_us);
             forwarding.deliver_forwarded(request, session, reply, took)
         };
-        let ask = |(request, session)| forwarding.whereabouts(request, Some(session));
+        let ask =
+            |kept: Unsettled| forwarding.whereabouts(kept.request, Some(kept.session), &kept.item);
         let delivered = deliveries.into_iter().map(deliver);
         let verdicts: Vec<Verdict> = delivered.chain(settlements.into_iter().map(ask)).collect();
         Ok(format::write_verdicts(verdicts))

@@ -13,7 +13,9 @@ use warp::{Filter, Reply as _, path::FullPath, reply::Response as WarpResponse};
 use super::{Answer, Edge, Rate, Refusal, cors, problem, problem_with, refused, server::query};
 use crate::{
     error::{ErrorCode, Failure},
-    relay::requests::{pending::Answer as Parked, submission::Submission, submit::WaitingCall},
+    relay::requests::{
+        call::WaitingCall, caller::Arrival, pending::Answer as Parked, submission::Submission,
+    },
     telemetry::Edge as EdgeKind,
 };
 
@@ -21,9 +23,11 @@ mod answers;
 mod messages;
 mod prefer;
 mod results;
+mod streams;
 pub mod views;
 
 use answers::{answer_of, coded, late, server_timing};
+use streams::{Form, gathered, streamed};
 
 const PREFIX: &str = "/v1/services/";
 /// The header that names the request an answer is about.
@@ -60,7 +64,7 @@ fn services(
             let edge = Arc::clone(&edge);
             async move {
                 let call = Call { path: path.as_str().to_owned(), query, method, headers };
-                edge.answer(&call, &rate, body).await.into_response()
+                edge.answer(&call, &rate, body).await
             }
         })
 }
@@ -79,21 +83,21 @@ impl Edge {
         call: &Call,
         rate: &Rate,
         body: impl Stream<Item = Result<B, warp::Error>> + Send,
-    ) -> Answer {
+    ) -> WarpResponse {
         if let Err(failure) = self.check_origin(&call.headers) {
-            return problem(&failure, None);
+            return problem(&failure, None).into_response();
         }
         if call.is_preflight() {
-            return cors::preflight(&call.headers);
+            return cors::preflight(&call.headers).into_response();
         }
         let answer = match &*call.path {
-            LIST => self.list(call),
+            LIST => self.list(call).map(warp::Reply::into_response),
             _ => match self.delete_message(call, rate).await {
                 Some(answer) => answer,
                 None => self.serve(call, rate, body).await,
             },
         };
-        answer.unwrap_or_else(|refusal| *refusal)
+        answer.unwrap_or_else(|refusal| refusal.into_response())
     }
 
     /// The services that the caller may call.
@@ -119,7 +123,7 @@ impl Edge {
         call: &Call,
         rate: &Rate,
         body: impl Stream<Item = Result<B, warp::Error>> + Send,
-    ) -> Result<Answer, Refusal> {
+    ) -> Result<WarpResponse, Refusal> {
         call.check_method(&METHODS, ALLOW)?;
         let (service, path) = call.target().map_err(|failure| refused(&failure))?;
         let count =
@@ -195,7 +199,7 @@ impl Edge {
         service: &str,
         path: &str,
         body: &[u8],
-    ) -> Result<Answer, Refusal> {
+    ) -> Result<WarpResponse, Refusal> {
         let headers: Vec<(&str, &[u8])> =
             call.headers.iter().map(|(name, value)| (name.as_str(), value.as_bytes())).collect();
         let submission = Submission {
@@ -211,10 +215,11 @@ impl Edge {
         // What an event answers is not kept: the preference is not followed there.
         let is_kept = services.get(service).is_none_or(|service| service.respond_on.is_none());
         let mut answer = match is_kept && prefer::responds_async(&call.headers) {
-            true => self.respond_async(&submission).await,
+            true => self.respond_async(&submission).await.into_response(),
             false => {
                 let parked = self.relay.requests.call(&submission);
-                self.answered(parked.map_err(|failure| refused(&failure))?).await
+                let parked = parked.map_err(|failure| refused(&failure))?;
+                self.answered(parked, &call.headers).await
             }
         };
         if services.get(service).is_some_and(|service| service.is_deletable())
@@ -226,21 +231,16 @@ impl Edge {
     }
 
     /// Waits for the answer to what was submitted.
-    async fn answered(&self, mut parked: WaitingCall) -> Answer {
+    async fn answered(&self, mut parked: WaitingCall, headers: &HeaderMap) -> WarpResponse {
         let request = parked.request();
-        let mut answer = match parked.answer().await {
-            Some(Parked { outcome, timing }) => {
-                let mut answer = answer_of(outcome, request);
-                if let Some(value) = server_timing(&timing) {
-                    answer.headers_mut().insert("server-timing", value);
-                }
-                answer
+        let mut answer = match (parked.next().await, Form::accepted(headers)) {
+            (Arrival::Answer(answer), _) => whole(answer, request).into_response(),
+            (Arrival::Part(first), Form::Array) => {
+                let max = self.relay.requests.limits().stream_bytes_max;
+                let answer = gathered(&mut parked, &first, max).await;
+                answer.unwrap_or_else(|answer| whole(answer, request)).into_response()
             }
-            None => {
-                tracing::error!(%request, "a waiting call was dropped");
-                let failure = Failure::new(ErrorCode::Internal, "the request was lost");
-                problem(&failure.recorded(true), Some(request))
-            }
+            (Arrival::Part(first), form) => streamed(parked, &first, form),
         };
         name_request(&mut answer, request);
         answer
@@ -248,9 +248,23 @@ impl Edge {
 }
 
 /// Says which request an answer is about.
-fn name_request(answer: &mut Answer, request: RequestId) {
+fn name_request<B>(answer: &mut Response<B>, request: RequestId) {
     let id = HeaderValue::from_str(request.encode(&mut [0; 36])).expect("an id fits a header");
     answer.headers_mut().insert(REQUEST_ID, id);
+}
+
+/// The answer to a call whose request has ended with this, if with anything.
+fn whole(answer: Option<Parked>, request: RequestId) -> Answer {
+    let Some(Parked { outcome, timing }) = answer else {
+        tracing::error!(%request, "a waiting call was dropped");
+        let failure = Failure::new(ErrorCode::Internal, "the request was lost");
+        return problem(&failure.recorded(true), Some(request));
+    };
+    let mut answer = answer_of(outcome, request);
+    if let Some(value) = server_timing(&timing) {
+        answer.headers_mut().insert("server-timing", value);
+    }
+    answer
 }
 
 impl Call {
@@ -323,6 +337,10 @@ mod tests {
         assert!(call("/v1/services/%ff", None, &[]).target().is_err());
     }
 
+    async fn body_of(answer: WarpResponse) -> bytes::Bytes {
+        http_body_util::BodyExt::collect(answer.into_body()).await.unwrap().to_bytes()
+    }
+
     #[tokio::test(start_paused = true)]
     async fn a_body_has_thirty_seconds() {
         let edge = super::super::testing::edge().await;
@@ -332,7 +350,7 @@ mod tests {
         let call = Call { method: Method::POST, ..call("/v1/services/echo", None, &[]) };
         let answer = edge.answer(&call, &Rate::unlimited(), body).await;
         assert_eq!((answer.status().as_u16(), begun.elapsed().as_secs()), (408, 30));
-        let problem: serde_json::Value = serde_json::from_slice(answer.body()).unwrap();
+        let problem: serde_json::Value = serde_json::from_slice(&body_of(answer).await).unwrap();
         assert_eq!(problem["code"], "bad_request");
     }
 

@@ -254,6 +254,9 @@ impl Visit {
         };
         let is_upgrade = answer.status() == StatusCode::SWITCHING_PROTOCOLS;
         self.voice.sign(&mut answer, page);
+        if hyper::body::Body::size_hint(answer.body()).exact().is_none() && !is_upgrade {
+            return Ok(self.exchange.told_at_its_end(answer));
+        }
         let is_read = self.exchange.answered(is_upgrade);
         if !is_upgrade && (!is_read || self.refusal.is_some()) {
             answer.headers_mut().append(header::CONNECTION, HeaderValue::from_static("close"));

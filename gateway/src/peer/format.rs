@@ -10,15 +10,15 @@ use std::ops::Range;
 
 use bytes::Bytes;
 use prost::{Message, length_delimiter_len};
-use registry::{RequestId, SessionId};
+use registry::SessionId;
 
-use super::{Delivery, Verdict};
+use super::{Delivery, Unsettled, Verdict};
 use crate::wire;
 
 mod parts;
 
 pub use parts::reply_bytes;
-pub(crate) use parts::{Id, Reply};
+pub(crate) use parts::{Id, Item, Reply};
 
 /// A call to a peer. One of the lists is filled. A question of a later version has a list of its
 /// own, and a node that does not know it answers without verdicts.
@@ -48,6 +48,8 @@ struct Settlement {
     request: Option<Id>,
     #[prost(message, optional, tag = "2")]
     session: Option<Id>,
+    #[prost(message, optional, tag = "3")]
+    item: Option<Item>,
 }
 
 /// A peer's answer: a verdict on each thing in the call, or why the call cannot be read.
@@ -95,7 +97,7 @@ pub struct Asked {
     /// Replies to be delivered, in this order.
     pub deliveries: Vec<Delivery>,
     /// Replies that were kept, to learn what has become of them.
-    pub settlements: Vec<(RequestId, SessionId)>,
+    pub settlements: Vec<Unsettled>,
 }
 
 /// Writes a message.
@@ -126,10 +128,11 @@ pub fn write_deliveries(batch: &[Delivery]) -> Bytes {
 }
 
 /// Writes a question of what has become of replies.
-pub fn write_settlements(kept: &[(RequestId, SessionId)]) -> Bytes {
-    let part = |&(request, session): &(RequestId, SessionId)| Settlement {
+pub fn write_settlements(kept: &[Unsettled]) -> Bytes {
+    let part = |&Unsettled { request, session, item }: &Unsettled| Settlement {
         request: Some(request.into()),
         session: Some(session.into()),
+        item: (item != wire::Item::default()).then(|| item.into()),
     };
     encode(&Call { deliveries: Vec::new(), settlements: kept.iter().map(part).collect() })
 }
@@ -146,8 +149,10 @@ pub fn read_call(bytes: &Bytes) -> Result<Asked, String> {
         held_us: part.held_us,
         reply: part.reply.unwrap_or_default().into(),
     };
-    let settlement = |part: Settlement| {
-        (part.request.unwrap_or_default().into(), part.session.unwrap_or_default().into())
+    let settlement = |part: Settlement| Unsettled {
+        request: part.request.unwrap_or_default().into(),
+        session: part.session.unwrap_or_default().into(),
+        item: part.item.unwrap_or_default().into(),
     };
     Ok(Asked {
         deliveries: deliveries.into_iter().map(delivery).collect(),

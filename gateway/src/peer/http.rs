@@ -13,13 +13,13 @@ use hyper_util::{
     client::legacy::{Client, connect::HttpConnector},
     rt::{TokioExecutor, TokioIo, TokioTimer},
 };
-use registry::{NodeEntry, RequestId, SessionId, Versions};
+use registry::{NodeEntry, SessionId, Versions};
 use tokio::time::Instant;
 
 use super::{
     CallStream, DELIVERIES_PATH, Delivery, IDLE_TIMEOUT, MEDIA_TYPE, PeerError, PeerLink,
-    RELEASE_PATH, UPGRADE, VERSIONS_HEADER, Verdict, call_stream, format, health::PeersHealth,
-    spoken, spoken_by,
+    RELEASE_PATH, UPGRADE, Unsettled, VERSIONS_HEADER, Verdict, call_stream, format,
+    health::PeersHealth, spoken, spoken_by,
 };
 use crate::{config::Secret, tasks::locked};
 
@@ -212,7 +212,7 @@ impl PeerLink for HttpPeers {
     async fn settle(
         &self,
         peer: &NodeEntry,
-        kept: &[(RequestId, SessionId)],
+        kept: &[Unsettled],
         within: Duration,
     ) -> Result<Vec<Verdict>, PeerError> {
         self.verdicts(peer, || format::write_settlements(kept), kept.len(), within).await

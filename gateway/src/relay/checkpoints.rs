@@ -18,7 +18,7 @@ use super::{
     session::{KEPT_BYTES_MAX, KEPT_FRAMES_MAX, Session},
     write_behind::Pace,
 };
-use crate::{config::SessionConfig, tasks::locked, wire::Frame};
+use crate::{config::Config, tasks::locked, wire::Frame};
 
 mod ended;
 pub mod format;
@@ -71,12 +71,18 @@ impl Checkpoints {
     /// An empty queue, for sessions as configured. A mailbox in the registry may have to take what
     /// was in the outbox when the connection was lost, and what had been written and was still
     /// kept, in addition to what comes later.
-    pub fn new(config: &SessionConfig) -> Self {
-        let from_outbox = config.outbox_bytes_max / Frame::ENVELOPE_BYTES;
+    pub fn new(config: &Config) -> Self {
+        let (stream_bytes_max, config) = (config.limits.stream_bytes_max, &config.session);
+        let from_outbox =
+            config.outbox_bytes_max.saturating_add(stream_bytes_max) / Frame::ENVELOPE_BYTES;
         let sum = |numbers: [usize; 3]| numbers.into_iter().fold(0, usize::saturating_add);
         let limits = MailboxLimits {
             frames_max: sum([config.mailbox_frames_max, from_outbox, KEPT_FRAMES_MAX + 1]),
-            bytes_max: sum([config.mailbox_bytes_max, config.outbox_bytes_max, KEPT_BYTES_MAX]),
+            bytes_max: sum([
+                config.mailbox_bytes_max,
+                config.outbox_bytes_max.saturating_add(stream_bytes_max),
+                KEPT_BYTES_MAX,
+            ]),
         };
         let window = config.resume_window;
         let refresh_interval = (window / REFRESHES_PER_WINDOW).max(REFRESH_INTERVAL_MIN);
@@ -172,6 +178,24 @@ impl Checkpoints {
     pub fn recorded(&self, session: &Arc<Session>, request: RequestId, detail: &RequestDetail) {
         let (progress, detail) = (Progress::Recorded, format::encode(detail));
         self.step(session, CheckpointStep::Request { request, progress, detail });
+    }
+
+    /// The client has more parts of a streamed reply; `detail` is what is known of the request. `then`
+    /// is called once the registry has it, or cannot be reached.
+    pub fn parts_read(
+        &self,
+        session: &Arc<Session>,
+        request: RequestId,
+        detail: &RequestDetail,
+        then: Continue,
+    ) {
+        let (progress, detail) = (Progress::Recorded, format::encode(detail));
+        let is_of = |step: &CheckpointStep| matches!(step, CheckpointStep::Request { request: r, progress: Progress::Recorded, .. } if *r == request);
+        self.change(session, false, |work| {
+            work.steps.retain(|step| !is_of(step));
+            work.steps.push(CheckpointStep::Request { request, progress, detail });
+            work.then.push(then);
+        });
     }
 
     /// Copies frames into the mailbox that have waited for too long. The session learns when they

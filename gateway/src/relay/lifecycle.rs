@@ -77,7 +77,7 @@ impl Lifecycle {
             node: around.node.clone(),
             tag: NodeTag::of(&around.node),
             telemetry: Arc::clone(&around.telemetry),
-            limits: SessionLimits::new(&config.session),
+            limits: SessionLimits::new(config),
             resume_window: config.session.resume_window,
             waiting_max: config.limits.connections_max,
         }
@@ -213,15 +213,25 @@ impl Owner for Lifecycle {
             frames.iter().filter_map(|parked| parked.frame.receipt()).collect();
         let request = |(id, known): (ClientId, InFlight)| {
             let request = known.request;
-            let found = self.completion.pending.look(request, |entry| entry.detail());
+            let found = self.completion.pending.look(request, |entry| {
+                let parts = entry.stream.as_ref().map(|stream| stream.parts());
+                Some((entry.detail()?, parts))
+            });
             let detail = match found.flatten() {
-                // A frame in the mailbox counts there, and not as owed as well.
-                Some(detail) if receipts.contains_key(&request) => {
-                    RequestDetail { receipt: false, ..detail }
+                Some((detail, parts)) => {
+                    // A frame in the mailbox counts there, and not as owed as well.
+                    let receipt = detail.receipt && !receipts.contains_key(&request);
+                    // Parts before the first that is owed and not in the mailbox are the client's, or
+                    // are there.
+                    let first = session.mailbox().first_unparked_part(request);
+                    let parts = parts.map(|parts| first.unwrap_or(parts));
+                    RequestDetail { receipt, parts, ..detail }
                 }
-                Some(detail) => detail,
                 // Its reply is owed, and may be read again when this node is gone.
-                None => RequestDetail::ended(id, &known),
+                None => {
+                    let parts = session.mailbox().first_unparked_part(request);
+                    RequestDetail { parts, ..RequestDetail::ended(id, &known) }
+                }
             };
             let progress = match detail.position {
                 Some(_) => Progress::Recorded,
@@ -230,7 +240,7 @@ impl Owner for Lifecycle {
             (request, detail, progress)
         };
         let requests = session.requests().all().into_iter().map(request).collect();
-        Some(Snapshot { frames, requests })
+        Some(Snapshot { frames, requests, replies: Vec::new() })
     }
 
     fn route(&self, session: &Session, request: RequestId, detail: &RequestDetail) -> Arc<Route> {
@@ -241,6 +251,7 @@ impl Owner for Lifecycle {
                 session: Some(session.id()),
                 client_id: Some(detail.id.as_json().into()),
                 deadline_ms: self.environment.unix_ms().saturating_add(detail.left_ms),
+                may_be_part: false,
             })
         })
     }

@@ -23,6 +23,8 @@ mod partition;
 const BATCH_MAX: usize = 512;
 /// How often offsets are stored, and paused partitions looked at.
 pub(super) const TICK: Duration = Duration::from_millis(100);
+/// How often it is asked whether a partition may be read on that is held up.
+const HELD_UP_TICK: Duration = Duration::from_millis(5);
 /// How much may wait before partitions are paused.
 const WINDOW: TrackerLimits = TrackerLimits {
     records_max: 20_000,
@@ -48,6 +50,12 @@ pub trait Role: Debug + Send + 'static {
 
     /// Called for each partition now and then.
     fn tend(&mut self, _partition: i32, _window: &OffsetTracker) {}
+
+    /// Whether no more is to be read of this partition for now. Asked after each of its records, and every
+    /// few milliseconds for as long as it is so.
+    fn holds_up(&mut self, _partition: i32) -> bool {
+        false
+    }
 
     /// These are the partitions that are assigned from now on, out of so many.
     fn owns(&mut self, _partitions: &[i32], _count: Option<i32>) {}
@@ -75,6 +83,8 @@ pub struct Reader<R> {
     budget: Budget,
     /// What the metrics know of the bytes that wait.
     told_bytes: usize,
+    /// Whether the role wants no more of some partition for now.
+    is_held_up: bool,
     full: LogThrottle,
     dropped: LogThrottle,
 }
@@ -98,6 +108,7 @@ impl<R: Role> Reader<R> {
             assigned,
             budget: Budget::default(),
             told_bytes: 0,
+            is_held_up: false,
             full: LogThrottle::default(),
             dropped: LogThrottle::default(),
         };
@@ -113,12 +124,16 @@ impl<R: Role> Reader<R> {
     ) {
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut look = tokio::time::interval(HELD_UP_TICK);
+        look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
+            let is_held_up = self.is_held_up;
             let mut sink = |event: BusEvent<'_>| self.on_event(event);
             tokio::select! {
                 biased;
                 () = stop.cancelled() => break,
                 _ = tick.tick() => self.housekeep(),
+                _ = look.tick(), if is_held_up => self.look_at_held_up(),
                 () = consumer.next(BATCH_MAX, &mut sink) => self.pause_full(),
             }
         }
@@ -136,7 +151,9 @@ impl<R: Role> Reader<R> {
                     let (window, oldest) = (OffsetTracker::new(&self.budget), self.oldest(number));
                     let (next, stored, paused) = (0, None, false);
                     let unreadable = LogThrottle::default();
-                    let partition = Partition { window, next, stored, paused, unreadable, oldest };
+                    let held_up = false;
+                    let partition =
+                        Partition { window, next, stored, paused, held_up, unreadable, oldest };
                     self.partitions.insert(number, partition);
                 }
                 self.own();
@@ -186,6 +203,9 @@ impl<R: Role> Reader<R> {
             // Not later, because the rest of the batch may be large.
             Handled::Waits => self.pause_if_full(record.partition),
         }
+        if self.role.holds_up(record.partition) {
+            self.hold_up(record.partition);
+        }
     }
 
     fn oldest(&self, partition: i32) -> UnhandledGauge {
@@ -233,7 +253,7 @@ impl<R: Role> Reader<R> {
             self.role.tend(number, &partition.window);
             let oldest = partition.window.waits_since().map_or(Duration::ZERO, |since| now - since);
             partition.oldest.set(oldest.as_secs_f64());
-            if partition.paused && partition.window.full(WINDOW, count).is_none() {
+            if partition.paused && partition.may_go_on(count) {
                 partition.paused = false;
                 self.control.resume(number);
             }
@@ -242,6 +262,31 @@ impl<R: Role> Reader<R> {
         self.telemetry.unhandled.bytes_changed(self.told_bytes, bytes);
         self.told_bytes = bytes;
         self.handle_again();
+    }
+
+    fn hold_up(&mut self, number: i32) {
+        let Some(partition) = self.partitions.get_mut(&number) else { return };
+        (partition.held_up, self.is_held_up) = (true, true);
+        if !std::mem::replace(&mut partition.paused, true) {
+            self.control.pause(number);
+        }
+    }
+
+    /// Reads on what is held up no longer.
+    fn look_at_held_up(&mut self) {
+        let count = self.partitions.len();
+        self.is_held_up = false;
+        for (&number, partition) in self.partitions.iter_mut().filter(|(_, p)| p.held_up) {
+            if self.role.holds_up(number) {
+                self.is_held_up = true;
+                continue;
+            }
+            partition.held_up = false;
+            if partition.may_go_on(count) {
+                partition.paused = false;
+                self.control.resume(number);
+            }
+        }
     }
 
     /// Handles the records again that a part of this node has dropped.

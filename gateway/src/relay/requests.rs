@@ -24,23 +24,32 @@ use crate::{
 };
 
 pub mod affinity;
-mod awaiting;
+pub mod answer;
+pub(in crate::relay) mod awaiting;
+pub mod call;
+pub mod caller;
 pub mod completion;
 pub mod deletion;
+pub mod delivery;
+mod following;
 pub mod foreign;
 mod kept;
 pub mod outcome;
+mod over;
 mod owed;
+pub mod parts;
 pub mod pending;
 mod record;
 pub mod recording;
 mod rolling;
 pub mod routes;
 pub mod stored;
+pub mod stream;
 pub mod submission;
 pub mod submit;
 
-pub use completion::{Completion, Reception};
+pub use completion::Completion;
+pub use following::Reception;
 pub use rolling::Rolling;
 pub use submission::Submission;
 

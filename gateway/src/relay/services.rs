@@ -101,6 +101,8 @@ pub struct Service {
     pub metrics: ServiceMetrics,
     /// The times of its topic, if a single message of it can be deleted.
     pub compaction: Option<Compaction>,
+    /// How long the next part of a streamed reply may take.
+    pub stream_idle_timeout: Duration,
     timeout: Duration,
     timeout_max: Duration,
     allowed_headers: Vec<String>,
@@ -117,6 +119,7 @@ impl Service {
             is_view: false,
             metrics: telemetry.service(name),
             compaction: config.deleted_within().map(Compaction::within),
+            stream_idle_timeout: config.stream_idle_timeout,
             timeout: config.timeout,
             timeout_max: config.timeout_max,
             allowed_headers: config.allowed_headers.clone(),
@@ -152,10 +155,21 @@ impl Service {
             respond_on: None,
             is_view: true,
             compaction: None,
+            stream_idle_timeout: timeout_max,
             timeout,
             timeout_max,
             allowed_headers: Vec::new(),
         }
+    }
+
+    /// Whether a record that says nothing about it may be one part of several.
+    pub fn may_be_part(&self) -> bool {
+        self.dialect == Dialect::Nest
+    }
+
+    /// How long a request may take in all.
+    pub fn timeout_max(&self) -> Duration {
+        self.timeout_max
     }
 
     /// How long a request waits: what the client wants, up to the service's maximum.

@@ -25,6 +25,7 @@ mod attachment;
 mod mailbox;
 mod outbox;
 mod ownership;
+mod parts;
 mod requests;
 pub mod table;
 mod terms;
@@ -39,7 +40,7 @@ pub use requests::InFlightRequests;
 pub use table::Sessions;
 pub use terms::{
     Beginning, Closing, Confirmed, ConnectionId, Digest, Duty, Ended, HandedOver, InFlight, Known,
-    NextFrame, NotBegun, Pushed, SessionLimits, Unparked,
+    NextFrame, NotBegun, Pushed, ReadPart, SessionLimits, Unparked,
 };
 pub use token::Token;
 
@@ -169,6 +170,10 @@ impl Session {
     pub fn push(&self, frame: Frame, ends: Option<ClientId>, guard: Option<OffsetGuard>) -> Pushed {
         let mut state = locked(&self.state);
         let weight = frame.weight();
+        let is_part = frame.part().is_some();
+        if is_part && let Some(limit) = state.limit_of_parts(weight, &self.limits) {
+            return Pushed::NoRoom(limit, frame, guard);
+        }
         match &mut state.phase {
             Phase::Ended => return Pushed::Ended(frame, guard),
             Phase::Moved => return Pushed::Moved(frame, guard),
@@ -191,6 +196,7 @@ impl Session {
         }
         let room = self.limits.outbox_bytes_max;
         if state.phase == Phase::Attached
+            && !is_part
             && let Some(bytes) = state.outbox.overflow(weight, room)
         {
             state.close(Closing { code: CloseCode::SlowConsumer, waiting_bytes: Some(bytes) });
@@ -203,7 +209,7 @@ impl Session {
         state.wake();
         match state.phase {
             Phase::Detached { .. } => Pushed::Away,
-            Phase::Attached if self.is_reliable && is_last => {
+            Phase::Attached if self.is_reliable && (is_last || is_part) => {
                 match std::mem::replace(&mut state.is_watched, true) {
                     true => Pushed::Queued,
                     false => Pushed::Watch,
@@ -289,12 +295,12 @@ impl State {
     }
 
     fn confirm(&mut self, seq: u64) -> Confirmed {
-        let Dropped { ends, receipts, trim } = self.outbox.confirm(seq);
+        let Dropped { ends, receipts, parts, trim } = self.outbox.confirm(seq);
         let over = ends.iter().filter_map(|id| self.in_flight.remove(id));
         let over = over.map(|known| known.request).collect();
         self.shrink();
         self.close_if_drained();
-        Confirmed { over, receipts, trim }
+        Confirmed { over, receipts, parts, trim }
     }
 
     /// Gives memory back when the session is idle.

@@ -14,6 +14,7 @@ pub(super) const LIMITS: &[&str] = &[
     "mailbox_frames_max",
     "message_bytes_max",
     "outbox_bytes_max",
+    "stream_bytes_max",
     "peer_queue",
     "producer_queue",
     "requests_per_second_max",

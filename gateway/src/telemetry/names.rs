@@ -36,6 +36,7 @@ impl Telemetry {
             self.request_seconds.clone(),
         );
         registry.register("in_flight", "Requests waiting for a reply", self.in_flight.clone());
+        registry.register("parts", "Parts of streamed replies handed on", self.parts.clone());
         registry.register(
             "replies",
             "Reply records by the way they took: affinity, local, forwarded, parked, stored, unrouted",

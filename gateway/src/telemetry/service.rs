@@ -67,6 +67,8 @@ pub struct ServiceMetrics {
     pub forward: Histogram,
     /// Requests waiting for a reply.
     pub in_flight: Gauge,
+    /// Parts of streamed replies that were handed on.
+    pub parts: Counter,
     replies: [Counter; REPLY_PATHS.len()],
 }
 
@@ -118,6 +120,7 @@ impl Telemetry {
             in_flight: self
                 .in_flight
                 .get_or_create_owned(&ServiceLabels { service: service.to_owned() }),
+            parts: self.parts.get_or_create_owned(&ServiceLabels { service: service.to_owned() }),
             replies: REPLY_PATHS.map(replies),
         }
     }

@@ -74,7 +74,16 @@ pub enum Frame {
         /// Whether the record can be deleted, by the GUID that the request's id is.
         is_deletable: bool,
     },
-    /// The request's answer.
+    /// A part of the request's answer, as [`Item::part`](super::Item) of its reply says.
+    Part {
+        /// The request, by the client's id.
+        id: ClientId,
+        /// The request, by the gateway's id.
+        request: RequestId,
+        /// What the service wrote.
+        reply: Reply,
+    },
+    /// The request's answer, or what ends it after its parts.
     Response {
         /// The request, by the client's id.
         id: ClientId,
@@ -104,7 +113,10 @@ pub enum Frame {
 impl Frame {
     /// Drops the service's headers that may not pass.
     pub fn keep_headers(&mut self, passes: impl Fn(&str) -> bool) {
-        if let Self::Response { reply, .. } | Self::Error { reply: Some(reply), .. } = self {
+        if let Self::Part { reply, .. }
+        | Self::Response { reply, .. }
+        | Self::Error { reply: Some(reply), .. } = self
+        {
             reply.headers.retain(|(name, _)| passes(name));
         }
     }
@@ -122,7 +134,27 @@ impl Frame {
         match self {
             Self::Response { request, .. } => Some(*request),
             Self::Error { request, .. } => *request,
+            Self::Receipt { .. } | Self::Part { .. } | Self::Pong { .. } => None,
+        }
+    }
+
+    /// The reply that the frame carries.
+    pub const fn reply(&self) -> Option<&Reply> {
+        match self {
+            Self::Part { reply, .. } | Self::Response { reply, .. } => Some(reply),
+            Self::Error { reply, .. } => reply.as_ref(),
             Self::Receipt { .. } | Self::Pong { .. } => None,
+        }
+    }
+
+    /// The request of which it is a part, and which.
+    pub const fn part(&self) -> Option<(RequestId, u32)> {
+        match self {
+            Self::Part { request, reply, .. } => match reply.item.part {
+                Some(index) => Some((*request, index)),
+                None => None,
+            },
+            _ => None,
         }
     }
 
@@ -145,19 +177,14 @@ impl Frame {
             Self::Receipt { request, partition, offset, .. } => {
                 Some((*request, (*partition, *offset)))
             }
-            Self::Response { .. } | Self::Error { .. } | Self::Pong { .. } => None,
+            _ => None,
         }
     }
 
     /// Bytes that the frame is counted with while it waits: payload and headers, and a flat amount
     /// for the rest.
     pub fn weight(&self) -> usize {
-        let reply = match self {
-            Self::Response { reply, .. } => Some(reply),
-            Self::Error { reply, .. } => reply.as_ref(),
-            Self::Receipt { .. } | Self::Pong { .. } => None,
-        };
-        Self::ENVELOPE_BYTES + reply.map_or(0, Reply::bytes)
+        Self::ENVELOPE_BYTES + self.reply().map_or(0, Reply::bytes)
     }
 
     /// The frame's text. `seq` is ignored where the frame has no number.
@@ -178,8 +205,18 @@ impl Frame {
                     out.push('"');
                 }
             }
+            Self::Part { id, request, reply } => {
+                open(&mut out, "part", seq, Some(id), Some(*request));
+                out.push_str(r#","index":"#);
+                push_display(&mut out, reply.item.part.unwrap_or_default());
+                push_content(&mut out, reply);
+            }
             Self::Response { id, request, reply } => {
                 open(&mut out, "response", seq, Some(id), Some(*request));
+                if let Some(parts) = reply.item.end.filter(|parts| *parts > 0) {
+                    out.push_str(r#","parts":"#);
+                    push_display(&mut out, parts);
+                }
                 push_reply(&mut out, reply.status_or_ok(), reply);
             }
             Self::Error { id, request, failure, reply } => {
@@ -240,6 +277,11 @@ fn push_failure(out: &mut String, failure: &Failure) {
 fn push_reply(out: &mut String, status: u16, reply: &Reply) {
     out.push_str(r#","status":"#);
     push_display(out, status);
+    push_content(out, reply);
+}
+
+/// Appends a reply's headers and its payload.
+fn push_content(out: &mut String, reply: &Reply) {
     if !reply.headers.is_empty() {
         out.push_str(r#","headers":{"#);
         for (at, (name, _)) in reply.headers.iter().enumerate() {

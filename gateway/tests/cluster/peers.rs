@@ -153,7 +153,8 @@ async fn a_peer_of_other_versions_is_named_once_and_left_alone() {
     assert_eq!(degraded(&cluster, 0).await, serde_json::json!([expected]));
 
     let request = Affinity::new(NodeTag::of(&node)).choose(1, [7; 10]).request;
-    let route = Route { node, session: None, client_id: None, deadline_ms: u64::MAX };
+    let route =
+        Route { node, session: None, client_id: None, deadline_ms: u64::MAX, may_be_part: false };
     all(cluster.registry.put_routes(&[(request, Arc::new(route))]).await).unwrap();
     let id = request.to_string();
     let record = Outgoing {

@@ -12,7 +12,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use gateway::{
     peer::{
-        Delivery, PeerError, PeerLink, Verdict,
+        Delivery, PeerError, PeerLink, Unsettled, Verdict,
         format::{self, Asked},
     },
     relay::Relay,
@@ -173,7 +173,8 @@ impl AsyncWork<Bytes> for Call {
             let Delivery { request, session, reply, .. } = delivery;
             forwarding.deliver_forwarded(request, session, reply, Duration::ZERO)
         };
-        let ask = |(request, session)| forwarding.whereabouts(request, Some(session));
+        let ask =
+            |kept: Unsettled| forwarding.whereabouts(kept.request, Some(kept.session), &kept.item);
         let delivered = deliveries.into_iter().map(deliver);
         let verdicts: Vec<Verdict> = delivered.chain(settlements.into_iter().map(ask)).collect();
         format::write_verdicts(verdicts)
@@ -200,7 +201,7 @@ impl PeerLink for Wires {
     async fn settle(
         &self,
         peer: &NodeEntry,
-        kept: &[(RequestId, SessionId)],
+        kept: &[Unsettled],
         within: Duration,
     ) -> Result<Vec<Verdict>, PeerError> {
         self.verdicts(peer, within, format::write_settlements(kept), kept.len()).await

@@ -26,8 +26,11 @@ pub(super) mod sessions;
 /// Writes a route over what is in the buffer.
 pub(super) fn write_route(route: &Route, buffer: &mut Vec<u8>) {
     buffer.clear();
-    let Route { node, session, client_id, deadline_ms } = route;
+    let Route { node, session, client_id, deadline_ms, may_be_part } = route;
     write!(buffer, "n={}@{} d={deadline_ms}", node.id, node.incarnation).expect("a Vec takes all");
+    if *may_be_part {
+        buffer.extend_from_slice(b" p=1");
+    }
     if let Some(session) = session {
         buffer.extend_from_slice(b" s=");
         buffer.extend_from_slice(session.encode(&mut [0; 36]).as_bytes());
@@ -46,6 +49,7 @@ pub(super) fn write_route(route: &Route, buffer: &mut Vec<u8>) {
 pub(super) fn read_route(bytes: &[u8]) -> Option<Route> {
     let mut rest = Some(std::str::from_utf8(bytes).ok()?);
     let (mut node, mut session, mut client_id, mut deadline_ms) = (None, None, None, 0);
+    let mut may_be_part = false;
     while let Some(text) = rest {
         if let Some(id) = text.strip_prefix("c=") {
             client_id = Some(id.into());
@@ -64,10 +68,11 @@ pub(super) fn read_route(bytes: &[u8]) -> Option<Route> {
             }
             Some(("s", id)) => session = Some(SessionId::parse(id).ok()?),
             Some(("d", number)) => deadline_ms = number.parse().ok()?,
+            Some(("p", flag)) => may_be_part = flag == "1",
             _ => {}
         }
     }
-    Some(Route { node: node?, session, client_id, deadline_ms })
+    Some(Route { node: node?, session, client_id, deadline_ms, may_be_part })
 }
 
 /// A number as the scripts compare it: 20 digits, so that text order is number order.
@@ -139,12 +144,13 @@ mod tests {
         let id = "[A-Za-z0-9._-]{1,64}".prop_map(|id| NodeId::parse(&id).unwrap());
         let session = any::<bool>().prop_map(|some| some.then(SessionId::random));
         let client_id = proptest::option::of(any::<String>().prop_map(Into::into));
-        (id, any::<u64>(), session, client_id, any::<u64>()).prop_map(
-            |(id, incarnation, session, client_id, deadline_ms)| Route {
+        (id, any::<u64>(), session, client_id, any::<(u64, bool)>()).prop_map(
+            |(id, incarnation, session, client_id, (deadline_ms, may_be_part))| Route {
                 node: NodeRef { id, incarnation },
                 session,
                 client_id,
                 deadline_ms,
+                may_be_part,
             },
         )
     }
@@ -168,10 +174,17 @@ mod tests {
         let session = SessionId::random();
         let node = NodeRef { id: NodeId::parse("gw-1").unwrap(), incarnation: 2 };
         let client_id = Some(r#""a n=x@1 s=no""#.into());
-        let expected = Route { node, session: Some(session), client_id, deadline_ms: 3 };
-        let text = format!(r#"zone=a n=gw-1@2 what d=3  = s={session} x=y c="a n=x@1 s=no""#);
+        let expected =
+            Route { node, session: Some(session), client_id, deadline_ms: 3, may_be_part: true };
+        let text = format!(r#"zone=a n=gw-1@2 what d=3  = p=1 s={session} x=y c="a n=x@1 s=no""#);
         assert_eq!(read_route(text.as_bytes()), Some(expected.clone()));
-        let bare = Route { session: None, client_id: None, deadline_ms: 0, ..expected };
+        let bare = Route {
+            session: None,
+            client_id: None,
+            deadline_ms: 0,
+            may_be_part: false,
+            ..expected
+        };
         assert_eq!(read_route(b"n=gw-1@2"), Some(bare), "what is not said is not so");
     }
 

@@ -103,7 +103,8 @@ fn routes() -> [(RequestId, Route); 2] {
     let session = Some(session());
     let client_id = Some("\"é n=x\\u0001 | \"".into());
     let deadline_ms = 99_999_999_999_999;
-    let socket = Route { node: node("gw-1"), session, client_id, deadline_ms };
+    let may_be_part = false;
+    let socket = Route { node: node("gw-1"), session, client_id, deadline_ms, may_be_part };
     let call = Route { session: None, client_id: None, ..socket.clone() };
     [(request(0), socket), (request(1), call)]
 }

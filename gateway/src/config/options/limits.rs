@@ -107,5 +107,15 @@ pub(super) fn limits(section: &mut Section<'_>) -> LimitsConfig {
             "Connections of the node. Over it, a handshake is refused with HTTP 503 and \
              `Retry-After`.",
         ),
+        stream_bytes_max: section.defaulted(
+            "stream_bytes_max",
+            &Size { bytes_max: 1024 * MIB },
+            (4 * MIB) as usize,
+            "Bytes of parts of streamed replies that wait for one client (for one HTTP call). From half \
+             of it on, what comes next of the stream waits in Kafka, for two seconds at most; a stream \
+             whose client does not catch up ends with `overloaded`, counted by \
+             `roundtrip_limit_hits_total{limit=\"stream_bytes_max\"}`. Also the most that an HTTP \
+             caller gets as one JSON array.",
+        ),
     }
 }

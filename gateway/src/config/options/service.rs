@@ -16,7 +16,6 @@ const DAY: u64 = 24 * HOUR;
 pub(in crate::config) const GONE_WITHIN_DEFAULT: Duration = Duration::from_millis(DAY);
 
 pub(super) fn service(section: &mut Section<'_>) -> ServiceConfig {
-    section.accept_unused(&["stream_idle_timeout"]);
     const PERIOD: Period = Period { ms_min: 1, ms_max: DAY };
     ServiceConfig {
         request_topic: section.required(
@@ -38,7 +37,15 @@ pub(super) fn service(section: &mut Section<'_>) -> ServiceConfig {
             "timeout_max",
             &PERIOD,
             Duration::from_secs(60),
-            "The longest wait a client may ask for; more is cut to this. Not under `timeout`.",
+            "The longest wait a client may ask for; more is cut to this. Not under `timeout`. Also the \
+             longest that a streamed reply may take in all.",
+        ),
+        stream_idle_timeout: section.defaulted(
+            "stream_idle_timeout",
+            &PERIOD,
+            Duration::from_secs(10),
+            "How long the next part of a streamed reply may take, once the first has come. Then the \
+             request is answered with `timeout`.",
         ),
         dialect: section.defaulted(
             "dialect",

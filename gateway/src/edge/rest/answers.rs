@@ -105,7 +105,7 @@ mod tests {
         let request = RequestId::from_header(b"01890a5d-ac96-774b-bcce-b302099a8057").unwrap();
         let media_type = |given: &'static str, payload: &'static str| {
             let headers = vec![("content-type".into(), given.into())];
-            let reply = Reply { status: None, headers, payload: payload.into() };
+            let reply = Reply { headers, payload: payload.into(), ..Reply::default() };
             answer_of(Outcome::Reply(reply), request).headers()[header::CONTENT_TYPE].clone()
         };
         assert_eq!(media_type("text/csv", "{}"), "text/csv");

@@ -5,8 +5,9 @@ use std::borrow::Cow;
 
 use http::Method;
 use percent_encoding::percent_decode_str;
+use warp::reply::Response as WarpResponse;
 
-use super::{Answer, Call, Edge, EdgeKind, Rate, Refusal, refused};
+use super::{Call, Edge, EdgeKind, Rate, Refusal, refused};
 use crate::{
     deletable::is_guid,
     error::{ErrorCode, Failure},
@@ -72,7 +73,7 @@ impl Edge {
         &self,
         call: &Call,
         rate: &Rate,
-    ) -> Option<Result<Answer, Refusal>> {
+    ) -> Option<Result<WarpResponse, Refusal>> {
         let (service, path) = call.target().ok()?;
         let is_deletable = |service: &str| {
             self.relay.requests.services.get(service).is_some_and(|found| found.is_deletable())
@@ -92,7 +93,7 @@ impl Edge {
         rate: &Rate,
         service: &str,
         named: &Named<'_>,
-    ) -> Result<Answer, Refusal> {
+    ) -> Result<WarpResponse, Refusal> {
         call.check_method(&METHODS, ALLOW)?;
         let count = |failure| {
             refused(&self.relay.requests.services.refused(service, EdgeKind::Rest, failure))
@@ -110,7 +111,8 @@ impl Edge {
             timeout: call.wait(),
         };
         let waiting = self.relay.requests.delete(&submission, &deletion);
-        Ok(self.answered(waiting.map_err(|failure| refused(&failure))?).await)
+        let waiting = waiting.map_err(|failure| refused(&failure))?;
+        Ok(self.answered(waiting, &call.headers).await)
     }
 }
 

@@ -11,8 +11,11 @@ use std::{
 };
 
 use bytes::Bytes;
+use futures_util::StreamExt;
+use http_body_util::BodyExt;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use tokio::sync::Notify;
+use warp::{Reply, reply::Response};
 
 /// What is going on on a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -115,6 +118,20 @@ impl Exchange {
         }
         self.set(if is_upgrade { Phase::Upgraded } else { Phase::Answered });
         is_read
+    }
+
+    /// An answer that comes bit by bit, to a request that was read to its end: what is written before
+    /// its end ends no exchange.
+    pub(super) fn told_at_its_end(self: &Arc<Self>, answer: Response) -> Response {
+        let (head, body) = answer.into_parts();
+        let exchange = Arc::clone(self);
+        let end = futures_util::stream::poll_fn(move |_| {
+            exchange.answered(false);
+            Poll::Ready(None)
+        });
+        let mut answer = warp::reply::stream(body.into_data_stream().chain(end)).into_response();
+        (*answer.status_mut(), *answer.headers_mut()) = (head.status, head.headers);
+        answer
     }
 
     /// Everything that was to be written has been written.

@@ -46,6 +46,52 @@ pub(crate) struct Reply {
     headers: Vec<Header>,
     #[prost(bytes = "bytes", tag = "3")]
     payload: Bytes,
+    #[prost(message, optional, tag = "4")]
+    item: Option<Item>,
+}
+
+/// Which record a reply is, and which part of an answer.
+#[derive(Clone, Copy, PartialEq, Message)]
+pub(crate) struct Item {
+    #[prost(message, optional, tag = "1")]
+    source: Option<Source>,
+    #[prost(uint32, optional, tag = "2")]
+    part: Option<u32>,
+    #[prost(uint32, optional, tag = "3")]
+    end: Option<u32>,
+    #[prost(bool, tag = "4")]
+    is_disposed: bool,
+}
+
+/// Where a record was read.
+#[derive(Clone, Copy, PartialEq, Message)]
+struct Source {
+    #[prost(int32, tag = "1")]
+    partition: i32,
+    #[prost(int64, tag = "2")]
+    offset: i64,
+}
+
+impl Item {
+    /// How many bytes it takes, at most: its own length, that of its source, and two numbers of five
+    /// bytes, two of ten and a mark, each behind its number.
+    pub(super) const BYTES: usize = 2 + (2 + 11 + 11) + 6 + 6 + 2;
+}
+
+impl From<wire::Item> for Item {
+    fn from(item: wire::Item) -> Self {
+        let wire::Item { source, part, end, is_disposed } = item;
+        let source = source.map(|(partition, offset)| Source { partition, offset });
+        Self { source, part, end, is_disposed }
+    }
+}
+
+impl From<Item> for wire::Item {
+    fn from(item: Item) -> Self {
+        let Item { source, part, end, is_disposed } = item;
+        let source = source.map(|Source { partition, offset }| (partition, offset));
+        Self { source, part, end, is_disposed }
+    }
 }
 
 impl From<u128> for Id {
@@ -94,17 +140,19 @@ impl From<&wire::Reply> for Reply {
             status: reply.status.map(u32::from),
             headers: reply.headers.iter().map(header).collect(),
             payload: reply.payload.clone(),
+            item: (reply.item != wire::Item::default()).then(|| reply.item.into()),
         }
     }
 }
 
 impl From<Reply> for wire::Reply {
-    fn from(Reply { status, headers, payload }: Reply) -> Self {
+    fn from(Reply { status, headers, payload, item }: Reply) -> Self {
         let header = |Header { name, value }: Header| (name.into(), of_its_own(value));
         Self {
             status: status.map(|status| status.try_into().unwrap_or(BAD_GATEWAY)),
             headers: headers.into_iter().map(header).collect(),
             payload: of_its_own(payload),
+            item: item.unwrap_or_default().into(),
         }
     }
 }
@@ -124,7 +172,7 @@ pub(super) fn message_bytes(reply: &wire::Reply) -> usize {
     let headers = reply.headers.iter().map(|(name, value)| (name.len(), value.len()));
     let status = reply.status.map_or(0, |status| 1 + length_delimiter_len(status.into()));
     let payload = reply.payload.len();
-    status + text(payload) - payload + reply_bytes(payload, headers)
+    status + Item::BYTES + text(payload) - payload + reply_bytes(payload, headers)
 }
 
 /// How many bytes a field takes that is left out if it is empty.

@@ -1,4 +1,5 @@
-use proptest::prelude::{any, prop_assert, prop_assert_eq, proptest};
+use proptest::prelude::{any, prop_assert, prop_assert_eq, prop_compose, proptest};
+use registry::RequestId;
 use uuid::Uuid;
 
 use super::*;
@@ -12,6 +13,24 @@ fn delivery(reply: wire::Reply, session: Option<SessionId>, held_us: u64) -> Del
     Delivery { request: RequestId::from_uuid(Uuid::from_u128(u128::MAX)), session, held_us, reply }
 }
 
+const LARGEST: wire::Item = wire::Item {
+    source: Some((-1, -1)),
+    part: Some(u32::MAX),
+    end: Some(u32::MAX),
+    is_disposed: true,
+};
+
+prop_compose! {
+    fn items()(
+        source in any::<Option<(i32, i64)>>(),
+        part in any::<Option<u32>>(),
+        end in any::<Option<u32>>(),
+        is_disposed in any::<bool>(),
+    ) -> wire::Item {
+        wire::Item { source, part, end, is_disposed }
+    }
+}
+
 proptest! {
     #[test]
     fn a_batch_is_read_as_it_was_written_and_counted(
@@ -20,9 +39,10 @@ proptest! {
         headers in any::<Vec<(String, Vec<u8>)>>(),
         id in any::<u128>(),
         held_us in any::<u64>(),
+        item in items(),
     ) {
         let headers = headers.into_iter().map(|(n, v)| (n.into(), Bytes::from(v))).collect();
-        let reply = wire::Reply { status, headers, payload: payload.into() };
+        let reply = wire::Reply { status, headers, payload: payload.into(), item };
         let bytes = delivery_bytes(&reply);
         let session = status.map(|_| SessionId::from_bytes(id.to_be_bytes()));
         let batch = vec![delivery(reply, session, held_us); 3];
@@ -30,7 +50,8 @@ proptest! {
         prop_assert!(written.len() <= 3 * bytes);
         let asked = Asked { deliveries: batch.clone(), ..Asked::default() };
         prop_assert_eq!(read_call(&written), Ok(asked));
-        let largest = delivery(batch[0].reply.clone(), Some(SessionId::from_bytes([7; 16])), u64::MAX);
+        let reply = wire::Reply { item: LARGEST, ..batch[0].reply.clone() };
+        let largest = delivery(reply, Some(SessionId::from_bytes([7; 16])), u64::MAX);
         prop_assert_eq!(write_deliveries(&[largest]).len(), bytes, "the most that it can be");
     }
 
@@ -91,7 +112,7 @@ fn small_payloads_keep_nothing_of_their_batch() {
 fn the_largest_reply_fits_a_call() {
     let one = |name: usize, value: usize| {
         let headers = vec![("n".repeat(name).into(), vec![b'v'; value].into())];
-        wire::Reply { status: Some(599), headers, payload: Bytes::new() }
+        wire::Reply { status: Some(599), headers, item: LARGEST, ..wire::Reply::default() }
     };
     let largest = [
         one(1, REPLY_BYTES_MAX - 32),
@@ -111,7 +132,8 @@ fn all_messages_are_read_as_each_version_wrote_them() {
         ("content-type".into(), Bytes::from_static(b"text/plain")),
         ("x-\u{e9}".into(), Bytes::from_static(b"\0\xff")),
     ];
-    let full = wire::Reply { status: Some(599), headers, payload: Bytes::from_static(b"\0{}\xff") };
+    let (payload, item) = (Bytes::from_static(b"\0{}\xff"), wire::Item::default());
+    let full = wire::Reply { status: Some(599), headers, payload, item };
     let deliveries = vec![
         Delivery { request: REQUEST, session: Some(SESSION), held_us: 1_234_567, reply: full },
         Delivery { request: REQUEST, session: None, held_us: 0, reply: wire::Reply::default() },
@@ -120,7 +142,7 @@ fn all_messages_are_read_as_each_version_wrote_them() {
     let asked = Asked { deliveries, settlements: Vec::new() };
     fixture::check("deliveries", &Ok(asked), &written, read_call);
 
-    let settlements = vec![(REQUEST, SESSION); 2];
+    let settlements = vec![Unsettled { request: REQUEST, session: SESSION, item }; 2];
     let written = write_settlements(&settlements);
     let asked = Asked { deliveries: Vec::new(), settlements };
     fixture::check("settlements", &Ok(asked), &written, read_call);
@@ -137,6 +159,18 @@ fn all_messages_are_read_as_each_version_wrote_them() {
     let trouble = "it is no call".to_owned();
     let written = write_trouble(trouble.clone());
     fixture::check("trouble", &Err(trouble), &written, |bytes| read_verdicts(bytes, 1));
+    let item =
+        wire::Item { source: Some((3, 1 << 40)), part: Some(0), end: Some(1), is_disposed: true };
+    let reply = wire::Reply { item, ..wire::Reply::default() };
+    let deliveries = vec![Delivery { request: REQUEST, session: None, held_us: 0, reply }];
+    let written = write_deliveries(&deliveries);
+    let asked = Asked { deliveries, settlements: Vec::new() };
+    fixture::check_since("v2", "parts", &Ok(asked), &written, read_call);
+    let settlements = vec![Unsettled { request: REQUEST, session: SESSION, item }];
+    let written = write_settlements(&settlements);
+    let asked = Asked { deliveries: Vec::new(), settlements };
+    fixture::check_since("v2", "settlements-of-parts", &Ok(asked), &written, read_call);
+
     fixture::check("release", &Ok(6..7), &write_release(&(6..7)), read_release);
     fixture::check("release-since", &Ok(3..7), &write_release(&(3..7)), read_release);
 }

@@ -9,10 +9,10 @@ use std::{
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use registry::{Claim, MemoryRegistry, NodeEntry, RequestId, SessionId, SessionTable};
+use registry::{Claim, MemoryRegistry, NodeEntry, SessionId, SessionTable};
 
 use crate::{
-    peer::{Delivery, PeerError, PeerLink, Verdict},
+    peer::{Delivery, PeerError, PeerLink, Unsettled, Verdict},
     relay::Relay,
     tasks::locked,
 };
@@ -62,7 +62,7 @@ impl PeerLink for Peers {
     async fn settle(
         &self,
         _: &NodeEntry,
-        _: &[(RequestId, SessionId)],
+        _: &[Unsettled],
         _: Duration,
     ) -> Result<Vec<Verdict>, PeerError> {
         nobody()

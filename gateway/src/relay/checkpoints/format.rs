@@ -3,9 +3,14 @@
 use std::time::Duration;
 
 use bytes::Bytes;
+use registry::RequestId;
 use tokio::time::Instant;
 
-use crate::{peer::format as fields, relay::session::InFlight, wire::ClientId};
+use crate::{
+    peer::format as fields,
+    relay::session::InFlight,
+    wire::{ClientId, Frame, Reply},
+};
 
 pub(in crate::relay) mod message;
 
@@ -19,6 +24,15 @@ pub(in crate::relay) trait Stored: Sized {
 
     /// The value of a message; `None` if this version does not know what the message means.
     fn read(message: Self::Message) -> Option<Self>;
+}
+
+/// What is in a mailbox.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Letter {
+    /// A frame.
+    Frame(Frame),
+    /// A reply to a request in flight, or a part of one, as it was read.
+    Reply(RequestId, Reply),
 }
 
 /// A request in flight, with what its session's next owner has to know of it.
@@ -39,6 +53,11 @@ pub struct RequestDetail {
     pub receipt: bool,
     /// Where the broker has recorded it, once it has: partition and offset.
     pub position: Option<(i32, i64)>,
+    /// How many parts of its streamed reply its client has, once one has come: more may be in the
+    /// mailbox.
+    pub parts: Option<u32>,
+    /// Where the last part was read of a reply whose service numbers none: partition and offset.
+    pub last_part: Option<(i32, i64)>,
 }
 
 impl RequestDetail {
@@ -62,6 +81,8 @@ impl RequestDetail {
             receipt: false,
             // For those who read it, the broker has it.
             position: Some((0, 0)),
+            parts: None,
+            last_part: None,
         }
     }
 }
@@ -95,6 +116,8 @@ mod tests {
             left_ms: 4_000,
             receipt: false,
             position: None,
+            parts: None,
+            last_part: None,
         };
         let later = detail.clone().later(Duration::from_millis(1_500));
         assert_eq!((later.age_ms, later.left_ms), (2_500, 2_500));

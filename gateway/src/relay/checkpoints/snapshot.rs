@@ -4,7 +4,7 @@
 use registry::{CheckpointStep, Progress, RequestId};
 
 use super::format::{self, RequestDetail};
-use crate::relay::session::Unparked;
+use crate::{relay::session::Unparked, wire::Reply};
 
 /// What the next owner of a session has to have of it, beside its entry in the registry.
 #[derive(Debug, PartialEq, Eq)]
@@ -13,6 +13,8 @@ pub struct Snapshot {
     pub frames: Vec<Unparked>,
     /// The requests in flight, in any order, and how far each is.
     pub requests: Vec<(RequestId, RequestDetail, Progress)>,
+    /// Replies, or parts of them, that came while nobody owned it; only in a checkpoint.
+    pub replies: Vec<(RequestId, Reply)>,
 }
 
 impl Snapshot {

@@ -81,7 +81,8 @@ impl Bed {
         let step = CheckpointStep::Request { request, progress, detail };
         let node = bed::node();
         let (of, deadline_ms) = (Some(session.id()), 0);
-        let route = Arc::new(Route { node, session: of, client_id: None, deadline_ms });
+        let route =
+            Arc::new(Route { node, session: of, client_id: None, deadline_ms, may_be_part: false });
         let (went_on, went_on_after) = (Arc::clone(&self.went_on), Arc::clone(&self.went_on_after));
         let table = Arc::clone(&self.table);
         let then = Box::new(move || {

@@ -31,7 +31,7 @@ pub fn read(record: &Incoming<'_>) -> Result<(RequestId, Reply), NotAReply> {
     let media_type = ("content-type".into(), Bytes::from_static(b"text/plain; charset=utf-8"));
     let headers = if message.is_empty() { Vec::new() } else { vec![media_type] };
     let payload = Bytes::from(message);
-    Ok((request, Reply { status: Some(BAD_GATEWAY), headers, payload }))
+    Ok((request, Reply { status: Some(BAD_GATEWAY), headers, payload, ..Reply::default() }))
 }
 
 fn cut(text: &str) -> &str {

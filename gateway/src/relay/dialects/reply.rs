@@ -11,13 +11,18 @@ use super::CORRELATION_ID;
 use crate::{
     bus::Incoming,
     peer::{REPLY_BYTES_MAX, format::reply_bytes},
-    wire::Reply,
+    wire::{Item, Reply},
 };
 
 const NEST_ERROR: &str = "kafka_nest-err";
 /// The headers in which a service may give a status; the first one that is there counts.
 const STATUSES: [&str; 3] = ["roundtrip-status", ":status", "x-status-code"];
 const BAD_GATEWAY: u16 = 502;
+/// Which part of a streamed answer the record is: a decimal index.
+const PART: &str = "roundtrip-part";
+/// The streamed answer is complete: the decimal number of its parts.
+const END: &str = "roundtrip-end";
+const NEST_DISPOSED: &str = "kafka_nest-is-disposed";
 
 /// Why a record is no reply.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,8 +55,10 @@ pub fn correlation(record: &Incoming<'_>) -> Result<RequestId, NotAReply> {
 /// What the record says, with those of its headers that `keep` accepts (it is asked with names in
 /// lower case).
 pub fn read(record: &Incoming<'_>, keep: impl Fn(&str) -> bool) -> Reply {
+    let source = Some((record.partition, record.offset));
     if is_too_large(record) {
-        return Reply { status: Some(BAD_GATEWAY), ..Reply::default() };
+        let item = Item { source, ..Item::default() };
+        return Reply { status: Some(BAD_GATEWAY), item, ..Reply::default() };
     }
     let mut headers: Vec<(Box<str>, Bytes)> = Vec::new();
     for (name, value) in record.headers {
@@ -76,10 +83,23 @@ pub fn read(record: &Incoming<'_>, keep: impl Fn(&str) -> bool) -> Reply {
         (value, _) => value.unwrap_or_default(),
     };
     let status = STATUSES.iter().find_map(|name| header(record, name)).map(read_status);
+    let number = |name| header(record, name).map(read_number);
+    let (part, end) = (number(PART), number(END));
+    // Nobody can know which part a record is whose number makes no sense.
+    let is_malformed = part == Some(None) || end == Some(None);
+    let item = match is_malformed {
+        true => Item { source, ..Item::default() },
+        false => {
+            let is_disposed = header(record, NEST_DISPOSED).is_some();
+            Item { source, part: part.flatten(), end: end.flatten(), is_disposed }
+        }
+    };
+    let status = if is_malformed { Some(BAD_GATEWAY) } else { status };
     Reply {
         status: status.or_else(|| nest_error.map(|_| BAD_GATEWAY)),
         headers,
         payload: Bytes::copy_from_slice(payload),
+        item,
     }
 }
 
@@ -99,6 +119,14 @@ pub(super) fn header<'r>(record: &Incoming<'r>, name: &str) -> Option<&'r [u8]> 
 /// Headers that are meant for the gateway, not for the client.
 fn is_ours(name: &str) -> bool {
     name.starts_with("kafka_") || name.starts_with("roundtrip-") || STATUSES.contains(&name)
+}
+
+/// The number of a part, or of all parts: decimal.
+fn read_number(value: &[u8]) -> Option<u32> {
+    let is_decimal = !value.is_empty() && value.iter().all(u8::is_ascii_digit);
+    let number = str::from_utf8(value).ok().filter(|_| is_decimal)?.parse().ok()?;
+    // The number of all parts fits as well.
+    (number < u32::MAX).then_some(number)
 }
 
 /// A status is decimal, 200 to 599; anything else is a mistake of the service.

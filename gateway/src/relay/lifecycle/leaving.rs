@@ -110,7 +110,7 @@ impl Leaving {
         for (id, known) in in_flight {
             let mut entry =
                 self.completion.take_quietly(known.request, |waiter| waiter.is_of(session));
-            if let Some(early) = entry.as_mut().and_then(|entry| entry.early.take()) {
+            for early in entry.iter_mut().flat_map(Entry::take_early) {
                 self.completion.foreign.send(known.request, early.reply, early.guard);
             }
             requests.push(request_as_left(id, &known, entry.as_ref()));
@@ -118,7 +118,11 @@ impl Leaving {
         for (frame, guard) in guards {
             self.completion.foreign.send_after(frame, Some(guard));
         }
-        Some(Answer::Released { seq, confirmed, snapshot: Snapshot { frames, requests } })
+        Some(Answer::Released {
+            seq,
+            confirmed,
+            snapshot: Snapshot { frames, requests, replies: Vec::new() },
+        })
     }
 
     /// Waits, because a client in a hurry may leave before the broker has confirmed its requests.
@@ -147,8 +151,9 @@ fn request_as_left(
         // The record is in the hands of the producer, which goes on.
         _ => Progress::Recorded,
     };
+    let parts = entry.as_ref().and_then(|entry| Some(entry.stream.as_ref()?.parts()));
     let detail = entry.and_then(Entry::detail);
     let detail = detail.unwrap_or_else(|| RequestDetail::ended(id, known));
-    // The receipt is among the frames, or the client has it.
-    (known.request, RequestDetail { receipt: false, ..detail }, progress)
+    // The receipt is among the frames, or the client has it; so are the parts.
+    (known.request, RequestDetail { receipt: false, parts, ..detail }, progress)
 }

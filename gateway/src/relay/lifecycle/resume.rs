@@ -104,7 +104,7 @@ impl Resumption {
             registry: Arc::clone(&around.registry),
             link: Arc::clone(&around.link),
             telemetry: Arc::clone(&around.telemetry),
-            limits: SessionLimits::new(&config.session),
+            limits: SessionLimits::new(config),
         }
     }
 

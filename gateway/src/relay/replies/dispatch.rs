@@ -1,8 +1,9 @@
 //! What a record of the reply topic means: it goes to whoever waits for it on this node, is
 //! forwarded, or is of no use.
 
-use std::sync::Arc;
+use std::{collections::HashMap, sync::Arc};
 
+use registry::RequestId;
 use tokio::time::Instant;
 
 use super::Forwarding;
@@ -15,6 +16,7 @@ use crate::{
         requests::{
             Reception, Requests,
             foreign::{ForeignReply, Guide},
+            parts::Room,
             pending::Entry,
         },
         services::Service,
@@ -29,6 +31,8 @@ pub struct Dispatch {
     requests: Arc<Requests>,
     forwarding: Arc<Forwarding>,
     telemetry: Arc<Telemetry>,
+    /// The requests, and the parts of their replies, for which partitions wait.
+    crowds: HashMap<i32, (RequestId, Option<u32>)>,
     malformed: LogThrottle,
 }
 
@@ -43,6 +47,7 @@ impl Dispatch {
             requests: Arc::clone(requests),
             forwarding: Arc::clone(forwarding),
             telemetry: Arc::clone(telemetry),
+            crowds: HashMap::new(),
             malformed: LogThrottle::default(),
         }
     }
@@ -68,11 +73,26 @@ impl Role for Dispatch {
             let copy = Record::new(request, reply.clone());
             Some(window.guard(record.offset, copy))
         };
-        let read = |service: &Service| reply::read(record, |name| service.passes_to_client(name));
+        let mut part = None;
+        let read = |service: &Service| {
+            let reply = reply::read(record, |name| service.passes_to_client(name));
+            part = reply.item.part;
+            reply
+        };
         match self.requests.completion().deliver(request, path, None, guard, read) {
             Reception::Delivered => return Handled::Done,
+            Reception::Over => {
+                self.requests.services.count_reply(ReplyPath::Unrouted);
+                return Handled::Done;
+            }
             // The session keeps the guard of its offset.
             Reception::Kept(_) => {}
+            Reception::Crowded(kept) => {
+                self.crowds.insert(record.partition, (request, part));
+                if kept.is_none() {
+                    return Handled::Done;
+                }
+            }
             Reception::Unknown => {
                 // Only the node where the request waits knows which headers may pass, so all that
                 // might are taken along.
@@ -82,6 +102,18 @@ impl Role for Dispatch {
             }
         }
         Handled::Waits
+    }
+
+    fn holds_up(&mut self, partition: i32) -> bool {
+        if self.crowds.is_empty() {
+            return false;
+        }
+        let Some(&(request, part)) = self.crowds.get(&partition) else { return false };
+        let is_crowded = self.requests.completion().streams().room(request, part) == Room::Crowded;
+        if !is_crowded {
+            self.crowds.remove(&partition);
+        }
+        is_crowded
     }
 
     fn handle_again(&mut self, guard: OffsetGuard) {

@@ -17,6 +17,7 @@ use crate::{
         requests::{
             Completion, Reception, Requests,
             foreign::{ForeignReply, LookupQueue, Wants},
+            parts::Room,
         },
         services::Services,
         session::Sessions,
@@ -207,6 +208,11 @@ impl Forwarding {
 
     /// Delivers a foreign reply for which somebody here waits after all; otherwise returns it.
     fn deliver_here(&self, mut item: Waiting) -> Option<Waiting> {
+        if self.completion.streams().room(item.foreign.request, item.foreign.reply.item.part)
+            == Room::Crowded
+        {
+            return Some(item);
+        }
         let foreign = &mut item.foreign;
         let guard = &mut foreign.guard;
         let reply = &foreign.reply;
@@ -220,8 +226,9 @@ impl Forwarding {
         match reception {
             Reception::Unknown => return Some(item),
             // The session keeps the guard of its offset.
-            Reception::Kept(_) => {}
-            Reception::Delivered => item.foreign.done(),
+            Reception::Kept(_) | Reception::Crowded(Some(_)) => {}
+            Reception::Delivered | Reception::Crowded(None) => item.foreign.done(),
+            Reception::Over => self.unrouted(item.foreign),
         }
         None
     }
@@ -288,7 +295,8 @@ impl Forwarding {
 fn wants(route: &Route, before: Option<&Wants>) -> Option<Wants> {
     let client_id = route.client_id.clone().unwrap_or_default();
     let epoch = before.and_then(|before| before.epoch);
-    route.session.map(|session| Wants { session, client_id, epoch })
+    let may_be_part = route.may_be_part;
+    route.session.map(|session| Wants { session, client_id, may_be_part, epoch })
 }
 
 impl Waiting {

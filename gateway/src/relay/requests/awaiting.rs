@@ -7,14 +7,16 @@
 use std::{sync::Arc, time::Duration};
 
 use registry::{After, Latest, RequestId, Route, StateWait, Waiting};
-use tokio::{sync::oneshot, time::Instant};
+use tokio::time::Instant;
 
 use super::{
     Completion, Requests,
+    call::WaitingCall,
+    caller::Caller,
     pending::{Entry, Waiter},
     recording::{Before, Record, Recording},
     submission::{OwnedSubmission, Submission},
-    submit::{WaitingCall, draining},
+    submit::draining,
 };
 use crate::{
     config::RespondOnConfig,
@@ -85,11 +87,13 @@ impl Requests {
             not_before_ms: now_ms.saturating_sub(CLOCKS_APART_MAX.as_millis() as u64),
             ttl: deadline.saturating_duration_since(Instant::now()) + Route::GRACE,
         };
+        let deadline_ms = self.deadline_ms(deadline.saturating_duration_since(Instant::now()));
         let (requests, service) = (Arc::clone(self), Arc::clone(service));
         let submission = OwnedSubmission::from(submission);
         let told = move |begun| {
             let completion = &requests.completion;
-            let first = Record { request, route: Arc::clone(&route), before: Before::Nothing };
+            let (of, before) = (Arc::clone(&route), Before::Nothing);
+            let first = Record { request, route: of, before, deadline_ms };
             match begun {
                 // Whoever ended it meanwhile, or took it to another node, has been told that it is not in
                 // the log.
@@ -98,7 +102,7 @@ impl Requests {
                 }
                 Ok(Waiting::Begun(_)) => {}
                 // Cannot be: what there is already is not what it waits for.
-                Ok(Waiting::Over(latest)) => return completion.answer_with(request, &latest),
+                Ok(Waiting::Over(latest)) => return answer_with(completion, request, &latest),
                 Err(error) => {
                     let message = format!("the registry does not take the wait: {error}");
                     let failure = Failure::new(ErrorCode::Unavailable, message);
@@ -169,16 +173,18 @@ impl Requests {
             session: None,
             client_id: None,
             deadline_ms: self.deadline_ms(timeout),
+            may_be_part: false,
         });
-        let (sender, answer) = oneshot::channel();
+        let (caller, mail) = Caller::new(self.limits.stream_bytes_max);
         let entry = Entry {
             service: Arc::clone(service),
-            waiter: Waiter::Call(sender),
+            waiter: Waiter::Call(caller),
             started,
             deadline,
             partition: None,
             recording: Recording::Waiting,
             early: None,
+            stream: None,
             route: Arc::clone(&route),
         };
         self.completion.pending.insert(request, entry);
@@ -195,13 +201,14 @@ impl Requests {
         };
         let completion = Arc::clone(&self.completion);
         let told = move |begun| {
-            let record = Record { request, route, before: Before::Nothing };
+            let deadline_ms = route.deadline_ms;
+            let record = Record { request, route, before: Before::Nothing, deadline_ms };
             match begun {
                 Ok(Waiting::Begun(_)) if completion.pending.look(request, |_| ()).is_none() => {
                     completion.waits.forget(key, request);
                 }
                 Ok(Waiting::Begun(_)) => {}
-                Ok(Waiting::Over(latest)) => completion.answer_with(request, &latest),
+                Ok(Waiting::Over(latest)) => answer_with(&completion, request, &latest),
                 Err(error) => {
                     let message = format!("the registry does not take the wait: {error}");
                     let failure = Failure::new(ErrorCode::Unavailable, message);
@@ -210,22 +217,20 @@ impl Requests {
             }
         };
         self.completion.waits.begin(wait, deadline, Box::new(told));
-        Ok(WaitingCall::new(&self.completion, request, answer))
+        Ok(WaitingCall::new(&self.completion, request, mail))
     }
 }
 
-impl Completion {
-    /// Answers a request that waits here with the event that is there already.
-    pub(in crate::relay) fn answer_with(&self, request: RequestId, latest: &Latest) {
-        let Some(reply) = views::read(latest) else { return };
-        let read = |service: &Service| reply.passing(|name| service.passes_to_client(name));
-        self.deliver(request, |_| ReplyPath::Local, None, |_| None, read);
-    }
+/// Answers a request that waits here with the event that is there already.
+pub(in crate::relay) fn answer_with(completion: &Completion, request: RequestId, latest: &Latest) {
+    let Some(reply) = views::read(latest) else { return };
+    let read = |service: &Service| reply.passing(|name| service.passes_to_client(name));
+    completion.deliver(request, |_| ReplyPath::Local, None, |_| None, read);
 }
 
 /// Ends a request that has not been produced.
 fn refuse(completion: &Completion, record: &Record, failure: Failure) {
     if let Some(entry) = completion.pending.take_if(record.request, |entry| entry.has(record)) {
-        completion.fail(record.request, entry, failure);
+        completion.fail(record.request, entry, failure, None);
     }
 }

@@ -2,43 +2,33 @@
 
 use std::{sync::Arc, time::Duration};
 
-use registry::{RequestId, SessionId};
+use registry::RequestId;
 use tokio::time::Instant;
 
 use super::{
+    following::Following,
     foreign::LookupQueue,
     kept,
     outcome::{deleted, failure_of, last_frame, measure, refusal},
+    over::Over,
     pending::{Answer, Early, Entry, Outcome, Pending, Waiter},
     recording::{Before, Record, Recording},
     routes::Routes,
 };
 use crate::{
     bus::{Position, ProduceError},
-    config::SessionConfig,
+    config::Config,
     error::{ErrorCode, Failure},
     relay::{
-        checkpoints::Checkpoints, offsets::OffsetGuard, results::Results, services::Service,
-        session::Sessions, surroundings::Surroundings, views::Waits,
+        checkpoints::Checkpoints, offsets::OffsetGuard, results::Results, session::Sessions,
+        surroundings::Surroundings, views::Waits,
     },
-    telemetry::{ReplyPath, Telemetry},
-    wire::{Frame, Reply},
+    telemetry::Telemetry,
+    wire::Frame,
 };
 
 /// The pause between two looks at deadlines: a request may end so much late.
 const DEADLINE_TICK: Duration = Duration::from_millis(10);
-
-/// What became of a reply on this node.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Reception {
-    /// Delivered to whoever waited.
-    Delivered,
-    /// Queued for the session that waited, or as a result, and only this node's memory has it: its
-    /// offset is kept back until the client, the mailbox or the registry has it.
-    Kept(SessionId),
-    /// Nobody waits for it here.
-    Unknown,
-}
 
 /// The requests that wait on this node, and how they end.
 #[derive(Debug)]
@@ -57,12 +47,15 @@ pub struct Completion {
     pub waits: Arc<Waits>,
     /// The results for which no caller waits, on their way to the registry.
     pub results: Arc<Results>,
+    pub(super) over: Over,
+    /// How many bytes of parts of streamed replies may wait for one client.
+    pub(super) stream_bytes_max: usize,
     pub(super) telemetry: Arc<Telemetry>,
 }
 
 impl Completion {
     /// Nothing waits.
-    pub fn new(config: &SessionConfig, around: &Surroundings, results: Arc<Results>) -> Self {
+    pub fn new(config: &Config, around: &Surroundings, results: Arc<Results>) -> Self {
         Self {
             pending: Pending::new(),
             routes: Routes::default(),
@@ -71,6 +64,8 @@ impl Completion {
             checkpoints: Arc::new(Checkpoints::new(config)),
             waits: Arc::default(),
             results,
+            over: Over::default(),
+            stream_bytes_max: config.limits.stream_bytes_max,
             telemetry: Arc::clone(&around.telemetry),
         }
     }
@@ -87,54 +82,28 @@ impl Completion {
         }
     }
 
-    /// Handles a reply for a request that may wait here. `read` is called only if it does, with the
-    /// service that was asked. `forward` is the time that the reply took from another node. `guard`
-    /// is called if the reply's offset must be kept back.
-    pub(in crate::relay) fn deliver(
-        &self,
-        request: RequestId,
-        path: impl FnOnce(&Entry) -> ReplyPath,
-        forward: Option<Duration>,
-        guard: impl FnOnce(&Reply) -> Option<OffsetGuard>,
-        read: impl FnOnce(&Service) -> Reply,
-    ) -> Reception {
-        let mut answer = None;
-        let mut reception = Reception::Unknown;
-        let entry = self.pending.take_if(request, |entry| {
-            reception = Reception::Delivered;
-            // The client gets the receipt before the reply. A second reply that comes meanwhile
-            // counts as late.
-            let waits = entry.waiter.wants_receipt() && !entry.recording.is_confirmed();
-            if waits && entry.early.is_some() {
-                return false;
-            }
-            entry.service.metrics.replied(path(entry));
-            let reply = read(&entry.service);
-            let mut early = Early { reply, forward, guard: None };
-            if let Some(holder) = entry.holder(request) {
-                reception = Reception::Kept(holder);
-                early.guard = guard(&early.reply);
-            }
-            match waits {
-                true => entry.early = Some(early),
-                false => answer = Some(early),
-            }
-            !waits
-        });
-        if let (Some(entry), Some(early)) = (entry, answer) {
-            self.answer(request, entry, early);
-        }
-        reception
-    }
-
     /// The broker has, or has not, recorded the request. Called from the producer's thread.
     pub(super) fn produced(&self, record: &Record, result: Result<Position, ProduceError>) {
         let (request, now) = (record.request, Instant::now());
         match result {
             Ok(position) => self.recorded(request, position, now),
             Err(error) => {
-                let is_it = |entry: &mut Entry| entry.has(record);
-                if let Some(mut entry) = self.pending.take_if(request, is_it) {
+                let mut following = Following::default();
+                let taken = self.pending.take_if(request, |entry| {
+                    if !entry.has(record) {
+                        return false;
+                    }
+                    if entry.stream.is_none() {
+                        return true;
+                    }
+                    // The service answers all the same.
+                    entry.waiter.had_receipt();
+                    self.streams().hand_on(request, entry, &mut following)
+                });
+                if following.end.is_some() {
+                    return self.streams().follow(request, taken, following);
+                }
+                if let Some(mut entry) = taken {
                     tracing::warn!(%request, %error, service = %entry.service.name, "not produced");
                     if error == ProduceError::QueueFull {
                         self.telemetry.limit_hit("producer_queue");
@@ -147,7 +116,7 @@ impl Completion {
                             let failure = refusal(&error, &entry.service);
                             let recorded =
                                 failure.recorded || record.before == Before::MayBeRecorded;
-                            self.fail(request, entry, failure.recorded(recorded));
+                            self.fail(request, entry, failure.recorded(recorded), None);
                         }
                     }
                 }
@@ -169,6 +138,7 @@ impl Completion {
 
     fn recorded(&self, request: RequestId, position: Position, at: Instant) {
         let mut receipts = None;
+        let mut following = Following::default();
         let entry = self.pending.take_if(request, |entry| {
             // Of a second record, written because nobody knew of the first, its client is told nothing.
             if entry.recording.is_confirmed() {
@@ -202,21 +172,24 @@ impl Completion {
             if !entry.waiter.wants_reply() {
                 entry.early = Some(deleted(&entry.service, position));
             }
-            entry.early.is_some()
+            if let Some(early) = entry.early.take() {
+                following.end = Some(Ok(early));
+                return true;
+            }
+            self.streams().hand_on(request, entry, &mut following)
         });
         if let Some((session, pushed)) = receipts {
             self.after_push(&session, pushed);
         }
-        if let Some(mut entry) = entry
-            && let Some(early) = entry.early.take()
-        {
-            self.answer(request, entry, early);
-        }
+        self.streams().follow(request, entry, following);
     }
 
     fn time_out(&self, request: RequestId, mut entry: Entry) {
         if let Some(early) = entry.early.take() {
             return self.answer(request, entry, early);
+        }
+        if entry.stream.is_some() {
+            return self.streams().timed_out(request, entry);
         }
         let waited = (entry.deadline - entry.started).as_millis();
         let failure = match entry.recording {
@@ -238,7 +211,7 @@ impl Completion {
             ),
         };
         let recorded = entry.recording != Recording::Waiting;
-        self.fail(request, entry, failure.recorded(recorded));
+        self.fail(request, entry, failure.recorded(recorded), None);
     }
 
     /// Ends a request because its client wants that, or has hung up; the record itself is not
@@ -259,7 +232,7 @@ impl Completion {
         let recorded = entry.recording != Recording::Waiting;
         let failure = Failure::new(ErrorCode::Cancelled, "cancelled by the client");
         let failure = failure.recorded(recorded);
-        self.fail(request, entry, failure);
+        self.fail(request, entry, failure, None);
         Some(seen)
     }
 
@@ -284,17 +257,29 @@ impl Completion {
             let message = "this node stopped before the reply came";
             let recorded = entry.recording != Recording::Waiting;
             let failure = Failure::new(ErrorCode::Unavailable, message).recorded(recorded);
-            self.fail(request, entry, failure);
+            self.fail(request, entry, failure, None);
         }
         count
     }
 
-    fn answer(&self, request: RequestId, entry: Entry, Early { reply, forward, guard }: Early) {
+    pub(super) fn answer(
+        &self,
+        request: RequestId,
+        entry: Entry,
+        Early { reply, forward, guard }: Early,
+    ) {
         self.finish(request, entry, Outcome::Reply(reply), forward, guard);
     }
 
-    pub(super) fn fail(&self, request: RequestId, entry: Entry, failure: Failure) {
-        self.finish(request, entry, Outcome::Failure(failure), None, None);
+    /// Ends a request without its answer; `guard` is of a record that its client will not get.
+    pub(super) fn fail(
+        &self,
+        request: RequestId,
+        entry: Entry,
+        failure: Failure,
+        guard: Option<OffsetGuard>,
+    ) {
+        self.finish(request, entry, Outcome::Failure(failure), None, guard);
     }
 
     /// Tells whoever waited, and forgets the request. If a reply has come but is not what the
@@ -308,7 +293,12 @@ impl Completion {
         forward: Option<Duration>,
         guard: Option<OffsetGuard>,
     ) {
-        let guard = guard.or_else(|| entry.early.take()?.guard);
+        // One record that is not handed on any more stands for all: if this node dies before its client
+        // has heard of the end, they are read again from there on.
+        let mut unread: Vec<OffsetGuard> =
+            entry.take_early().into_iter().filter_map(|early| early.guard).collect();
+        let guard = guard.or_else(|| (!unread.is_empty()).then(|| unread.remove(0)));
+        unread.into_iter().for_each(OffsetGuard::done);
         if entry.durable_session().is_none() && entry.waiter.wants_reply() {
             self.routes.remove(request);
         }
@@ -318,6 +308,10 @@ impl Completion {
         let timing = measure(&entry, &outcome, forward);
         let edge = entry.waiter.edge();
         let is_failure = matches!(outcome, Outcome::Failure(_));
+        // What comes late for a caller who fetches it is kept all the same.
+        if is_failure && !matches!(entry.waiter, Waiter::Stored(_)) {
+            self.over.add(request, entry.durable_session().map(|session| session.id()));
+        }
         let failure = failure_of(&outcome);
         tracing::debug!(
             %request,
@@ -339,7 +333,7 @@ impl Completion {
                 kept::store(&self.results, request, accepted, (outcome, failure), guard);
             }
             Waiter::Call(caller) | Waiter::Deletion(caller) => {
-                if caller.send(Answer { outcome, timing }).is_err() {
+                if !caller.answer(Answer { outcome, timing }) {
                     tracing::debug!(%request, "the caller is gone");
                 }
             }

@@ -8,15 +8,17 @@
 use std::sync::Arc;
 
 use registry::Route;
-use tokio::{sync::oneshot, time::Instant};
+use tokio::time::Instant;
 
 use super::{
     Requests, Submission,
+    call::WaitingCall,
+    caller::Caller,
     outcome::refusal,
     pending::{Entry, Waiter},
     record::Written,
     recording::{Before, Record, Recording},
-    submit::{WaitingCall, draining},
+    submit::draining,
 };
 use crate::{
     bus::{Outgoing, ProduceError},
@@ -76,7 +78,7 @@ impl Requests {
         call: &Submission<'_>,
         deletion: &Deletion<'_>,
     ) -> Result<WaitingCall, Failure> {
-        let (sender, answer) = oneshot::channel();
+        let (caller, mail) = Caller::new(self.limits.stream_bytes_max);
         let request = self.affinity.choose(self.environment.unix_ms(), self.environment.bytes());
         let (request, timeout) = (request.request, service.timeout(call.timeout));
         let route = Arc::new(Route {
@@ -84,22 +86,24 @@ impl Requests {
             session: None,
             client_id: None,
             deadline_ms: self.deadline_ms(timeout),
+            may_be_part: false,
         });
         let started = Instant::now();
         let entry = Entry {
             service: Arc::clone(service),
-            waiter: Waiter::Deletion(sender),
+            waiter: Waiter::Deletion(caller),
             started,
             deadline: started + timeout,
             partition: None,
             recording: Recording::Unconfirmed,
             early: None,
+            stream: None,
             route: Arc::clone(&route),
         };
         let completion = Arc::clone(&self.completion);
         completion.pending.insert(request, entry);
         service.metrics.in_flight.inc();
-        let waiting = WaitingCall { completion: Arc::clone(&completion), request, answer };
+        let waiting = WaitingCall::new(&completion, request, mail);
         let key = wire_key(deletion.key, deletion.guid.as_bytes());
         let outgoing = Outgoing {
             topic: &service.topic,
@@ -109,7 +113,8 @@ impl Requests {
             value: None,
             headers: &[],
         };
-        let record = Record { request, route, before: Before::Nothing };
+        let deadline_ms = route.deadline_ms;
+        let record = Record { request, route, before: Before::Nothing, deadline_ms };
         let written = Written { completion: Arc::clone(&completion), record };
         let Err(error) = self.producer.produce(&outgoing, Box::new(written)) else {
             return Ok(waiting);

@@ -42,6 +42,8 @@ pub struct Wants {
     pub session: SessionId,
     /// The client's id of the request, as JSON text.
     pub client_id: Box<str>,
+    /// Whether a reply that says nothing about it may be one of several: its service numbers none.
+    pub may_be_part: bool,
     /// For which epoch of the session the reply was last sent to its owner.
     pub epoch: Option<u64>,
 }
@@ -102,7 +104,8 @@ impl LookupQueue {
     /// owner of its session.
     pub(in crate::relay) fn send_after(&self, frame: Frame, guard: Option<OffsetGuard>) {
         match frame {
-            Frame::Response { request, reply, .. }
+            Frame::Part { request, reply, .. }
+            | Frame::Response { request, reply, .. }
             | Frame::Error { request: Some(request), reply: Some(reply), .. } => {
                 self.send(request, reply, guard);
             }

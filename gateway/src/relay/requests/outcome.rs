@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use registry::RequestId;
 use tokio::time::Instant;
 
@@ -13,7 +14,7 @@ use crate::{
     bus::{Position, ProduceError},
     error::{ErrorCode, Failure},
     relay::services::Service,
-    wire::{ClientId, Frame, Reply},
+    wire::{ClientId, Frame, Item, Reply},
 };
 
 /// What a client is told when its request was not produced.
@@ -41,12 +42,13 @@ pub(super) fn deleted(service: &Service, position: Position) -> Early {
     let topic = &*service.topic;
     let body = serde_json::json!({ "topic": topic, "partition": partition, "offset": offset });
     let headers = vec![("content-type".into(), "application/json".into())];
-    let reply = Reply { status: Some(202), headers, payload: body.to_string().into() };
+    let reply =
+        Reply { status: Some(202), headers, payload: body.to_string().into(), ..Reply::default() };
     Early { reply, forward: None, guard: None }
 }
 
 /// What went wrong, for metrics and for the client; `None` for a good reply.
-pub(super) fn failure_of(outcome: &Outcome) -> Option<Failure> {
+pub fn failure_of(outcome: &Outcome) -> Option<Failure> {
     match outcome {
         Outcome::Reply(reply) if reply.is_error() => {
             let message = format!("the service answered with status {}", reply.status_or_ok());
@@ -118,4 +120,12 @@ pub(super) fn measure(entry: &Entry, outcome: &Outcome, forward: Option<Duration
         timing.forward = Some(forward);
     }
     timing
+}
+
+/// What the caller of a request gets who comes for its reply, if that is a stream.
+pub(in crate::relay) fn not_kept(item: Item) -> Reply {
+    let text = "the service streams its reply, which is not kept: call without respond-async\n";
+    let headers = vec![("content-type".into(), Bytes::from_static(b"text/plain"))];
+    let item = Item { source: item.source, ..Item::default() };
+    Reply { status: Some(502), headers, payload: Bytes::from_static(text.as_bytes()), item }
 }

@@ -57,6 +57,8 @@ impl Completion {
                 self.go_after(frame, guard);
             }
             Pushed::Moved(frame, guard) => self.foreign.send_after(frame, guard),
+            // Only parts are refused, and by whoever hands them on.
+            Pushed::NoRoom(_, frame, guard) => self.go_after(frame, guard),
         }
     }
 
@@ -79,7 +81,8 @@ impl Completion {
     }
 
     fn confirmed(&self, session: &Arc<Session>, confirmed: Confirmed) {
-        let Confirmed { over, receipts, trim } = confirmed;
+        let Confirmed { over, receipts, parts, trim } = confirmed;
+        self.streams().parts_read(session, parts);
         if !session.is_reliable() {
             return;
         }
@@ -125,7 +128,8 @@ impl Completion {
         self.telemetry.frames_abandoned(reason, unread as u64);
         // No client receives these ends: they only count.
         for &request in &requests {
-            held.extend(self.cancel_with(request, |entry| take_early(request, entry)).flatten());
+            let early = self.cancel_with(request, |entry| take_early(request, entry));
+            held.extend(early.into_iter().flatten());
         }
         self.checkpoints.end(session.id(), session.epoch());
         self.sessions.remove(session);
@@ -140,9 +144,12 @@ impl Completion {
     }
 }
 
-/// The reply of a request that still waits for its receipt, if its offset is held back here.
-fn take_early(request: RequestId, entry: &mut Entry) -> Option<(Frame, OffsetGuard)> {
-    let Early { reply, guard, .. } = entry.early.take()?;
-    let Waiter::Session { id, .. } = &entry.waiter else { return None };
-    Some((reply_frame(request, id.clone(), reply), guard?))
+/// What has come of the reply of a request, and its client has not, as far as its offset is held back
+/// here.
+fn take_early(request: RequestId, entry: &mut Entry) -> Vec<(Frame, OffsetGuard)> {
+    let early = entry.take_early();
+    let Waiter::Session { id, .. } = &entry.waiter else { return Vec::new() };
+    let frame =
+        |Early { reply, guard, .. }: Early| Some((reply_frame(request, id.clone(), reply), guard?));
+    early.into_iter().filter_map(frame).collect()
 }

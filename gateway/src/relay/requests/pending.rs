@@ -9,50 +9,24 @@ use std::{
         Arc, Mutex,
         atomic::{AtomicUsize, Ordering},
     },
-    time::Duration,
 };
 
 use registry::{RequestId, Route};
 use tokio::time::Instant;
 
 use self::alarm::Alarm;
-pub use self::entry::{Accepted, Early, Entry, Waiter};
-use crate::{error::Failure, tasks::locked, wire::Reply};
+pub use self::entry::{Accepted, Entry, Waiter};
+pub use super::{
+    answer::{Answer, Outcome, Timing},
+    stream::Early,
+};
+use crate::tasks::locked;
 
 mod alarm;
 mod entry;
 
 /// Enough shards that two threads seldom meet in one.
 const SHARDS: usize = 64;
-
-/// How a request ended.
-#[derive(Clone, Debug)]
-pub enum Outcome {
-    /// With the service's reply, good or bad.
-    Reply(Reply),
-    /// Without a reply.
-    Failure(Failure),
-}
-
-/// How long the stages of a request took, for a caller to whom that is shown.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Timing {
-    /// Until the broker acknowledged it.
-    pub produce: Option<Duration>,
-    /// From there until its reply was read.
-    pub service: Option<Duration>,
-    /// From the node that read the reply to this one.
-    pub forward: Option<Duration>,
-}
-
-/// What a waiting HTTP call gets in the end.
-#[derive(Clone, Debug)]
-pub struct Answer {
-    /// How the request ended.
-    pub outcome: Outcome,
-    /// How long its stages took.
-    pub timing: Timing,
-}
 
 type Entries = HashMap<RequestId, Entry>;
 
@@ -121,14 +95,23 @@ impl Pending {
         self.take_if(request, |_| true)
     }
 
-    /// Takes a request out if `ready` says so; `ready` may change the entry and leave it.
+    /// Takes a request out if `ready` says so; `ready` may change the entry, its deadline too, and
+    /// leave it.
     pub fn take_if(
         &self,
         request: RequestId,
         ready: impl FnOnce(&mut Entry) -> bool,
     ) -> Option<Entry> {
         let mut shard = locked(self.shard(request));
-        if !ready(shard.entries.get_mut(&request)?) {
+        let entry = shard.entries.get_mut(&request)?;
+        let before = entry.deadline;
+        if !ready(entry) {
+            let deadline = entry.deadline;
+            if deadline < before {
+                shard.earliest = shard.earliest.map(|earliest| earliest.min(deadline));
+                drop(shard);
+                self.alarm.mind(deadline);
+            }
             return None;
         }
         let entry = shard.entries.remove(&request)?;

@@ -41,16 +41,18 @@ impl Requests {
         let request = choice.request;
         let awaited = self.awaited(service, submission.payload)?;
         let timeout = service.timeout(submission.timeout);
-        let deadline_ms = self.deadline_ms(timeout);
+        // A streamed reply may take longer than a request waits for its first part.
+        let deadline_ms = self.deadline_ms(service.timeout_max().max(timeout));
         let (session, client_id) = match &waiter {
             Waiter::Session { session, id, .. } => {
                 (Some(Arc::clone(session)), Some(id.as_json().into()))
             }
             Waiter::Call(_) | Waiter::Deletion(_) | Waiter::Stored(_) => (None, None),
         };
-        let session_id = session.as_ref().map(|session| session.id());
-        let node = self.node.clone();
-        let route = Arc::new(Route { node, session: session_id, client_id, deadline_ms });
+        let (node, session_id) = (self.node.clone(), session.as_ref().map(|session| session.id()));
+        let may_be_part = service.may_be_part();
+        let of = session_id;
+        let route = Arc::new(Route { node, session: of, client_id, deadline_ms, may_be_part });
         let started = Instant::now();
         let mut entry = Entry {
             service: Arc::clone(service),
@@ -60,6 +62,7 @@ impl Requests {
             partition: choice.partition,
             recording: Recording::Waiting,
             early: None,
+            stream: None,
             route: Arc::clone(&route),
         };
         let detail = session.filter(|session| session.is_durable()).zip(entry.detail());
@@ -90,7 +93,8 @@ impl Requests {
         // The id names the node already, so few need the route, and those look again if it is
         // missing.
         self.completion.routes.put(request, Arc::clone(&route), false);
-        let first = Record { request, route, before: Before::Nothing };
+        let deadline_ms = self.deadline_ms(timeout);
+        let first = Record { request, route, before: Before::Nothing, deadline_ms };
         if let Err(error) = self.hand_to_producer(service, submission, first) {
             if self.completion.pending.take(request).is_none() {
                 // Its deadline has passed meanwhile: it has ended, and its client has been told.
@@ -121,7 +125,9 @@ impl Requests {
         detail: &RequestDetail,
     ) {
         let (requests, service) = (Arc::clone(self), Arc::clone(service));
-        let first = Record { request, route: Arc::clone(&route), before: Before::Nothing };
+        let deadline_ms = self.deadline_ms(service.timeout(submission.timeout));
+        let (of, before) = (Arc::clone(&route), Before::Nothing);
+        let first = Record { request, route: of, before, deadline_ms };
         let submission = OwnedSubmission::from(submission);
         let produce = move || {
             // Whoever ended it meanwhile, or took it to another node, has been told that it is not
@@ -160,7 +166,7 @@ impl Requests {
             service,
             request,
             route.session,
-            route.deadline_ms,
+            record.deadline_ms,
             &self.reply_topic,
             || self.affinity.any_partition(request),
         );

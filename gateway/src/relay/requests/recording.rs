@@ -47,4 +47,6 @@ pub(super) struct Record {
     /// The route of the entry for which it is written, by which that is known: see `Entry::has`.
     pub(super) route: Arc<Route>,
     pub(super) before: Before,
+    /// When its client stops waiting, in milliseconds since the Unix epoch: the service is told.
+    pub(super) deadline_ms: u64,
 }

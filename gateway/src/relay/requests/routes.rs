@@ -184,7 +184,7 @@ mod tests {
 
     fn route() -> Arc<Route> {
         let node = NodeRef { id: NodeId::parse("gw-1").unwrap(), incarnation: 1 };
-        Arc::new(Route { node, session: None, client_id: None, deadline_ms: 1 })
+        Arc::new(Route { node, session: None, client_id: None, deadline_ms: 1, may_be_part: false })
     }
 
     #[tokio::test(start_paused = true)]

@@ -3,12 +3,14 @@
 use std::{sync::Arc, time::Duration};
 
 use registry::RequestId;
-use tokio::sync::oneshot;
+use tokio::time::Instant;
 
 use super::{
-    Completion, Requests,
+    Requests,
     affinity::Choice,
-    pending::{Answer, Entry, Waiter},
+    call::WaitingCall,
+    caller::Caller,
+    pending::{Entry, Waiter},
     recording::{Before, Record},
     submission::{Submission, content, header_slices, of_frame},
 };
@@ -22,60 +24,23 @@ use crate::{
     wire::{ClientId, Frame, RequestFrame},
 };
 
-/// An HTTP call that waits. If it is dropped, the wait ends; the record is not withdrawn.
-#[derive(Debug)]
-pub struct WaitingCall {
-    pub(super) completion: Arc<Completion>,
-    pub(super) request: RequestId,
-    pub(super) answer: oneshot::Receiver<Answer>,
-}
-
-impl WaitingCall {
-    pub(super) fn new(
-        completion: &Arc<Completion>,
-        request: RequestId,
-        answer: oneshot::Receiver<Answer>,
-    ) -> Self {
-        Self { completion: Arc::clone(completion), request, answer }
-    }
-
-    /// The request's id.
-    pub fn request(&self) -> RequestId {
-        self.request
-    }
-
-    /// Waits for the answer. Cancel safe.
-    pub async fn answer(&mut self) -> Option<Answer> {
-        (&mut self.answer).await.ok()
-    }
-}
-
-impl Drop for WaitingCall {
-    fn drop(&mut self) {
-        self.completion.cancel(self.request);
-    }
-}
-
 impl Requests {
     /// Submits a request for an HTTP caller, who gets the answer from the call that is returned.
     ///
     /// # Errors
     /// What keeps the request from being produced; it is not recorded then.
     pub fn call(self: &Arc<Self>, submission: &Submission<'_>) -> Result<WaitingCall, Failure> {
-        let (sender, answer) = oneshot::channel();
+        let (caller, mail) = Caller::new(self.limits.stream_bytes_max);
         let request = self.admit(submission).and_then(|service| {
             if self.gate.is_draining() {
                 return Err(draining());
             }
             let choice = self.choose()?;
-            self.produce(&service, submission, choice, Waiter::Call(sender))?;
+            self.produce(&service, submission, choice, Waiter::Call(caller))?;
             Ok(choice.request)
         });
         match request {
-            Ok(request) => {
-                let completion = Arc::clone(&self.completion);
-                Ok(WaitingCall { completion, request, answer })
-            }
+            Ok(request) => Ok(WaitingCall::new(&self.completion, request, mail)),
             Err(failure) => Err(self.services.refused(submission.service, Edge::Rest, failure)),
         }
     }
@@ -152,13 +117,17 @@ impl Requests {
             if frame.receipt {
                 entry.waiter.want_receipt();
             }
-            (Arc::clone(&entry.service), Arc::clone(&entry.route))
+            (Arc::clone(&entry.service), Arc::clone(&entry.route), entry.deadline)
         };
         // The request may have ended meanwhile: then its answer is on its way.
-        let Some((service, route)) = self.completion.pending.look(request, look) else { return };
+        let Some((service, route, deadline)) = self.completion.pending.look(request, look) else {
+            return;
+        };
         let headers = header_slices(&frame.headers);
         let submission = of_frame(frame, &headers);
-        let again = Record { request, route, before: Before::MayBeRecorded };
+        let left = deadline.saturating_duration_since(Instant::now());
+        let deadline_ms = self.deadline_ms(left);
+        let again = Record { request, route, before: Before::MayBeRecorded, deadline_ms };
         if let Err(error) = self.hand_to_producer(&service, &submission, again.clone()) {
             self.completion.produced(&again, Err(error));
         }

@@ -3,8 +3,8 @@
 use registry::RequestId;
 use tokio::time::Instant;
 
-use super::{Phase, Session, Unparked};
-use crate::tasks::locked;
+use super::{Phase, Session, Unparked, outbox::backing::first_unparked_part};
+use crate::{tasks::locked, wire::Item};
 
 /// The mailbox's view of a session.
 #[derive(Clone, Copy, Debug)]
@@ -19,7 +19,7 @@ impl Session {
 
 impl MailboxView<'_> {
     /// The frames that the mailbox should have and does not: all of them while there is no
-    /// connection, otherwise those that end a request and have waited since `before`. They count as
+    /// connection, otherwise those that are, or end, an answer and have waited since `before`. They count as
     /// being written from now on.
     pub fn unparked(&self, before: Instant) -> Vec<Unparked> {
         let mut state = locked(&self.0.state);
@@ -40,10 +40,16 @@ impl MailboxView<'_> {
         locked(&self.0.state).outbox.parked(seqs);
     }
 
-    /// Whether the reply to a request is still owed and only this node has it.
-    pub fn is_unsafe(&self, request: RequestId) -> bool {
+    /// Whether this reply to a request is still owed and only this node has it.
+    pub fn is_unsafe(&self, request: RequestId, item: &Item) -> bool {
         let state = locked(&self.0.state);
-        self.0.is_durable_in(&state) && state.outbox.is_only_here(request)
+        self.0.is_durable_in(&state) && state.outbox.is_only_here(request, item)
+    }
+
+    /// The first part of a request's answer that is owed and that the mailbox neither has nor is about
+    /// to get; if there is none, and the answer is complete, how many parts it has.
+    pub fn first_unparked_part(&self, request: RequestId) -> Option<u32> {
+        first_unparked_part(&locked(&self.0.state).outbox, request)
     }
 
     /// Whether a reply is owed that only this node has, and whose offset must not be committed yet.

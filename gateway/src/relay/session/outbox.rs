@@ -9,7 +9,7 @@ use std::{
 use registry::RequestId;
 use tokio::time::Instant;
 
-use super::terms::{NextFrame, Unparked};
+use super::terms::{NextFrame, ReadPart, Unparked};
 use crate::{
     relay::offsets::OffsetGuard,
     wire::{ClientId, Frame},
@@ -20,6 +20,8 @@ use crate::{
 pub(in crate::relay) const KEPT_FRAMES_MAX: usize = 512;
 /// The same in bytes.
 pub(in crate::relay) const KEPT_BYTES_MAX: usize = 256 * 1024;
+
+pub(super) mod backing;
 
 /// A frame that a client is not known to have.
 #[derive(Debug)]
@@ -50,6 +52,8 @@ pub(super) struct Dropped {
     pub(super) ends: Vec<ClientId>,
     /// Requests whose receipt was among them.
     pub(super) receipts: Vec<RequestId>,
+    /// Parts of streamed replies among them.
+    pub(super) parts: Vec<ReadPart>,
     /// The last one that is in the mailbox, or being written there; 0 if there is none.
     pub(super) trim: u64,
 }
@@ -69,6 +73,9 @@ pub(super) struct Outbox {
     written: usize,
     taken_bytes: usize,
     waiting_bytes: usize,
+    /// How much of both is parts of streamed replies.
+    taken_part_bytes: usize,
+    waiting_part_bytes: usize,
     /// How many bytes were there when the client came back, beyond the limit of an outbox.
     backlog_bytes: usize,
     /// The numbers of the frames that the client lacked when it came back.
@@ -87,6 +94,8 @@ impl Outbox {
             written: 0,
             taken_bytes: 0,
             waiting_bytes: 0,
+            taken_part_bytes: 0,
+            waiting_part_bytes: 0,
             backlog_bytes: 0,
             backlog: 0..0,
         }
@@ -99,10 +108,11 @@ impl Outbox {
     }
 
     /// How many bytes would wait with a frame of this weight, if that is too much. If none is
-    /// unread, one frame always fits.
+    /// unread, one frame always fits. Parts of streamed replies have a limit of their own.
     pub(super) fn overflow(&self, weight: usize, bytes_max: usize) -> Option<usize> {
-        let taken = if self.is_acknowledged { self.taken_bytes } else { 0 };
-        let unread = taken + self.waiting_bytes;
+        let taken = self.taken_bytes - self.taken_part_bytes;
+        let taken = if self.is_acknowledged { taken } else { 0 };
+        let unread = taken + self.waiting_bytes - self.waiting_part_bytes;
         let fits = unread == 0 || unread + weight <= bytes_max.saturating_add(self.backlog_bytes);
         (!fits).then_some(unread + weight)
     }
@@ -117,6 +127,7 @@ impl Outbox {
         self.seq += u64::from(frame.is_numbered());
         let seq = if frame.is_numbered() { self.seq } else { 0 };
         self.waiting_bytes += frame.weight();
+        self.waiting_part_bytes += part_weight(&frame);
         let (since, backing) = (Instant::now(), Backing::None);
         self.owed.push_back(Owed { seq, frame, ends, guard, since, backing });
     }
@@ -137,8 +148,11 @@ impl Outbox {
             && next.seq + 1 == self.backlog.end;
         let (seq, frame, weight) = (next.seq, next.frame.clone(), next.frame.weight());
         self.taken += 1;
+        let part_weight = part_weight(&frame);
         self.waiting_bytes -= weight;
         self.taken_bytes += weight;
+        self.waiting_part_bytes -= part_weight;
+        self.taken_part_bytes += part_weight;
         if self.taken == self.owed.len() && !self.is_acknowledged {
             self.backlog_bytes = 0;
         }
@@ -155,13 +169,13 @@ impl Outbox {
         self.written = self.taken;
         // Nobody acknowledges a frame without a number, so it is dropped now.
         while self.written > 0 && self.owed.front().is_some_and(|owed| owed.seq == 0) {
-            self.drop_front();
+            self.drop_front().into_iter().for_each(Owed::release);
         }
         if !self.is_acknowledged {
             let is_kept =
                 |kept: &Self| kept.written <= KEPT_FRAMES_MAX && kept.taken_bytes <= KEPT_BYTES_MAX;
             while self.written > 0 && !is_kept(self) {
-                self.drop_front();
+                self.drop_front().into_iter().for_each(Owed::release);
             }
             self.shrink();
         }
@@ -199,9 +213,16 @@ impl Outbox {
         // A frame without a number goes with those that were taken before it. One that waits stays.
         let is_over = |owed: &Owed, taken| owed.seq <= seq && (owed.seq > 0 || taken > 0);
         while self.owed.front().is_some_and(|owed| is_over(owed, self.taken)) {
-            let Some(owed) = self.drop_front() else { break };
+            let Some(mut owed) = self.drop_front() else { break };
             if owed.backing != Backing::None {
                 dropped.trim = dropped.trim.max(owed.seq);
+            }
+            match owed.frame.part() {
+                Some((request, index)) => {
+                    let guard = owed.guard.take();
+                    dropped.parts.push(ReadPart { request, index, guard });
+                }
+                None => owed.guard.take().into_iter().for_each(OffsetGuard::done),
             }
             dropped.receipts.extend(owed.frame.receipt().map(|(request, _)| request));
             dropped.ends.extend(owed.ends);
@@ -218,6 +239,9 @@ impl Outbox {
         let weight = |owed: &Owed| owed.frame.weight();
         self.taken_bytes = self.owed.range(..self.taken).map(weight).sum();
         self.waiting_bytes = self.owed.range(self.taken..).map(weight).sum();
+        let part_weight = |owed: &Owed| part_weight(&owed.frame);
+        self.taken_part_bytes = self.owed.range(..self.taken).map(part_weight).sum();
+        self.waiting_part_bytes = self.owed.range(self.taken..).map(part_weight).sum();
         self.backlog_bytes = self.taken_bytes + self.waiting_bytes;
         self.backlog = last_seq.saturating_add(1)..self.seq.saturating_add(1);
     }
@@ -234,76 +258,31 @@ impl Outbox {
         unread.any(|owed| owed.frame.refuses() == Some(id))
     }
 
-    /// The frames that the mailbox should have and does not: all of them, or those that end a
-    /// request and have waited since `before`. They count as being written from now on.
-    pub(super) fn unparked(&mut self, is_away: bool, before: Instant) -> Vec<Unparked> {
-        self.park(|owed| {
-            let is_due = is_away || (owed.since <= before && owed.ends.is_some());
-            is_due && owed.backing == Backing::None
-        })
-    }
-
-    /// The frames for a mailbox that is written anew: all of them, or those that it had.
-    pub(super) fn mailbox(&mut self, is_away: bool) -> Vec<Unparked> {
-        self.park(|owed| is_away || owed.backing != Backing::None)
-    }
-
-    fn park(&mut self, is_due: impl Fn(&Owed) -> bool) -> Vec<Unparked> {
-        let due = self.owed.iter_mut().filter(|owed| owed.seq > 0 && is_due(owed));
-        due.map(|owed| {
-            owed.backing = Backing::OnItsWay;
-            owed.copy()
-        })
-        .collect()
-    }
-
-    /// The mailbox has these frames: their replies are safe.
-    pub(super) fn parked(&mut self, seqs: &[u64]) {
-        for owed in self.owed.iter_mut().filter(|owed| seqs.binary_search(&owed.seq).is_ok()) {
-            owed.backing = Backing::Parked;
-            owed.guard.take().into_iter().for_each(OffsetGuard::done);
-        }
-    }
-
-    /// Whether the end of a request is owed, and is not known to be in the mailbox.
-    pub(super) fn is_only_here(&self, request: RequestId) -> bool {
-        let is_it =
-            |owed: &Owed| owed.backing != Backing::Parked && owed.frame.ends() == Some(request);
-        self.owed.iter().any(is_it)
-    }
-
-    /// Whether a reply is owed whose offset must not be committed yet.
-    pub(super) fn keeps_offsets(&self) -> bool {
-        self.owed.iter().any(|owed| owed.guard.is_some())
-    }
-
-    /// Since when the oldest frame waits that ends a request and has not gone to the mailbox.
-    pub(super) fn waits_since(&self) -> Option<Instant> {
-        let is_it = |owed: &&Owed| owed.ends.is_some() && owed.backing == Backing::None;
-        self.owed.iter().find(is_it).map(|owed| owed.since)
-    }
-
     /// Takes everything out, and how many frames of it had left for the network.
     pub(super) fn drain(&mut self) -> (VecDeque<Owed>, usize) {
         let written = self.written;
         (self.taken, self.written, self.taken_bytes, self.waiting_bytes) = (0, 0, 0, 0);
+        (self.taken_part_bytes, self.waiting_part_bytes) = (0, 0);
         (std::mem::take(&mut self.owed), written)
     }
 
-    /// Drops the oldest frame, because the client has it or will never get it.
+    /// Takes out the oldest frame, because the client has it or will never get it.
     fn drop_front(&mut self) -> Option<Owed> {
-        let mut owed = self.owed.pop_front()?;
-        let weight = owed.frame.weight();
+        let owed = self.owed.pop_front()?;
+        let (weight, part_weight) = (owed.frame.weight(), part_weight(&owed.frame));
         match self.taken {
-            0 => self.waiting_bytes -= weight,
+            0 => {
+                self.waiting_bytes -= weight;
+                self.waiting_part_bytes -= part_weight;
+            }
             _ => {
                 self.taken -= 1;
                 self.taken_bytes -= weight;
+                self.taken_part_bytes -= part_weight;
             }
         }
         self.written = self.written.saturating_sub(1);
         self.confirmed = self.confirmed.max(owed.seq);
-        owed.guard.take().into_iter().for_each(OffsetGuard::done);
         Some(owed)
     }
 
@@ -316,7 +295,22 @@ impl Outbox {
     }
 }
 
+/// The weight of a frame, if it is a part of a streamed reply.
+fn part_weight(frame: &Frame) -> usize {
+    if frame.part().is_some() { frame.weight() } else { 0 }
+}
+
 impl Owed {
+    /// Nothing has to be kept for it any more.
+    fn release(self) {
+        self.guard.into_iter().for_each(OffsetGuard::done);
+    }
+
+    /// Whether it must not be lost with this node: an answer, or a part of one.
+    fn is_of_an_answer(&self) -> bool {
+        self.ends.is_some() || self.frame.part().is_some()
+    }
+
     /// The frame as the mailbox or the next owner gets it.
     pub(super) fn copy(&self) -> Unparked {
         let request = self.ends.as_ref().and_then(|_| self.frame.ends());

@@ -50,6 +50,14 @@ impl InFlightRequests<'_> {
         locked(&self.0.state).in_flight.get(id).map(|known| known.request)
     }
 
+    /// The client's id of a request in flight, and what is known of it.
+    pub fn of(&self, request: RequestId) -> Option<(ClientId, InFlight)> {
+        let state = locked(&self.0.state);
+        let mut all = state.in_flight.iter();
+        let (id, known) = all.find(|(_, known)| known.request == request)?;
+        Some((id.clone(), known.clone()))
+    }
+
     /// A request is in flight from now on, unless nothing begins here any more. The caller has made
     /// sure that the id is free.
     ///

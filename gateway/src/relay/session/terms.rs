@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 use super::token::Token;
 use crate::{
-    config::SessionConfig,
+    config::{Config, SessionConfig},
     error::CloseCode,
     relay::offsets::OffsetGuard,
     wire::{ClientId, Frame},
@@ -53,6 +53,9 @@ pub struct SessionLimits {
     pub mailbox_bytes_max: usize,
     /// Frames that may gather while there is no connection.
     pub mailbox_frames_max: usize,
+    /// Bytes of parts of streamed replies that wait for a connected client. While there is no
+    /// connection, parts may take half of what may gather then.
+    pub stream_bytes_max: usize,
 }
 
 /// A request that is in flight for a session.
@@ -87,6 +90,9 @@ pub enum Pushed {
     /// With this frame more would be owed without a connection than this limit allows: the session
     /// has to end, and does not contain the frame.
     Overflowed(&'static str, Frame, Option<OffsetGuard>),
+    /// The client does not read the parts of streamed replies as fast as they come: there is no room
+    /// for this one under this limit.
+    NoRoom(&'static str, Frame, Option<OffsetGuard>),
     /// The session has gone to another node, and the frame has to follow it.
     Moved(Frame, Option<OffsetGuard>),
 }
@@ -97,12 +103,11 @@ pub struct ConnectionId(pub(super) u64);
 
 impl SessionLimits {
     /// As configured.
-    pub fn new(config: &SessionConfig) -> Self {
-        Self {
-            outbox_bytes_max: config.outbox_bytes_max,
-            mailbox_bytes_max: config.mailbox_bytes_max,
-            mailbox_frames_max: config.mailbox_frames_max,
-        }
+    pub fn new(config: &Config) -> Self {
+        let SessionConfig { outbox_bytes_max, mailbox_bytes_max, mailbox_frames_max, .. } =
+            config.session;
+        let stream_bytes_max = config.limits.stream_bytes_max;
+        Self { outbox_bytes_max, mailbox_bytes_max, mailbox_frames_max, stream_bytes_max }
     }
 }
 
@@ -167,13 +172,26 @@ pub struct Unparked {
     pub frame: Frame,
 }
 
+/// A part of a streamed reply that a client has.
+#[derive(Debug)]
+pub struct ReadPart {
+    /// The request that the reply answers.
+    pub request: RequestId,
+    /// Which part it is.
+    pub index: u32,
+    /// Keeps its offset from being committed.
+    pub guard: Option<OffsetGuard>,
+}
+
 /// What follows when a client has frames.
-#[derive(Debug, Default, PartialEq, Eq)]
+#[derive(Debug, Default)]
 pub struct Confirmed {
     /// Requests that are over for good.
     pub over: Vec<RequestId>,
     /// Requests whose receipt has come.
     pub receipts: Vec<RequestId>,
+    /// Parts of streamed replies that have come.
+    pub parts: Vec<ReadPart>,
     /// Up to which number frames may be dropped from the mailbox; 0 if there are none.
     pub trim: u64,
 }

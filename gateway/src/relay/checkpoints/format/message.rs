@@ -7,8 +7,9 @@
 use std::time::Duration;
 
 use prost::{Message, Oneof};
+use registry::RequestId;
 
-use super::{RequestDetail, Stored, millis};
+use super::{Letter, RequestDetail, Stored, millis};
 use crate::{
     error::{ErrorCode, Failure},
     peer::format::{Id, Reply},
@@ -33,6 +34,10 @@ pub(in crate::relay) struct Detail {
     receipt: bool,
     #[prost(message, optional, tag = "7")]
     position: Option<Position>,
+    #[prost(uint32, optional, tag = "8")]
+    parts: Option<u32>,
+    #[prost(message, optional, tag = "9")]
+    last_part: Option<Position>,
 }
 
 /// Where the broker has recorded a request.
@@ -47,7 +52,7 @@ struct Position {
 /// A frame. If its kind is not known, it has none of these.
 #[derive(Clone, PartialEq, Message)]
 pub(in crate::relay) struct Frame {
-    #[prost(oneof = "Kind", tags = "1, 2, 3, 4")]
+    #[prost(oneof = "Kind", tags = "1, 2, 3, 4, 5, 6")]
     kind: Option<Kind>,
 }
 
@@ -61,6 +66,11 @@ enum Kind {
     Error(Error),
     #[prost(message, tag = "4")]
     Pong(Pong),
+    #[prost(message, tag = "5")]
+    Part(Response),
+    /// A reply as it was read.
+    #[prost(message, tag = "6")]
+    Reply(Arrived),
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -84,6 +94,14 @@ struct Response {
     #[prost(message, optional, tag = "2")]
     request: Option<Id>,
     #[prost(message, optional, tag = "3")]
+    reply: Option<Reply>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct Arrived {
+    #[prost(message, optional, tag = "1")]
+    request: Option<Id>,
+    #[prost(message, optional, tag = "2")]
     reply: Option<Reply>,
 }
 
@@ -126,6 +144,8 @@ impl Stored for RequestDetail {
             left_ms: self.left_ms,
             receipt: self.receipt,
             position,
+            parts: self.parts,
+            last_part: self.last_part.map(|(partition, offset)| Position { partition, offset }),
         }
     }
 
@@ -138,6 +158,8 @@ impl Stored for RequestDetail {
             left_ms: detail.left_ms,
             receipt: detail.receipt,
             position: detail.position.map(|Position { partition, offset }| (partition, offset)),
+            parts: detail.parts,
+            last_part: detail.last_part.map(|Position { partition, offset }| (partition, offset)),
         })
     }
 }
@@ -157,11 +179,10 @@ impl Stored for wire::Frame {
                     is_deletable: *is_deletable,
                 })
             }
-            Self::Response { id, request, reply } => Kind::Response(Response {
-                id: id.as_json().to_owned(),
-                request: Some((*request).into()),
-                reply: Some(reply.into()),
-            }),
+            Self::Response { id, request, reply } => {
+                Kind::Response(write_response(id, *request, reply))
+            }
+            Self::Part { id, request, reply } => Kind::Part(write_response(id, *request, reply)),
             Self::Error { id, request, failure, reply } => Kind::Error(Error {
                 id: id_of(id),
                 request: request.map(Id::from),
@@ -184,15 +205,52 @@ impl Stored for wire::Frame {
                 let topic = topic.into();
                 Some(Self::Receipt { id, request, topic, partition, offset, is_deletable })
             }
-            Kind::Response(Response { id, request, reply }) => Some(Self::Response {
-                id: ClientId::from_json(&id)?,
-                request: request?.into(),
-                reply: reply?.into(),
-            }),
+            Kind::Response(response) => {
+                let (id, request, reply) = read_response(response)?;
+                Some(Self::Response { id, request, reply })
+            }
+            Kind::Part(part) => {
+                let (id, request, reply) = read_response(part)?;
+                Some(Self::Part { id, request, reply })
+            }
             Kind::Error(error) => read_error(error),
+            Kind::Reply(_) => None,
             Kind::Pong(Pong { id }) => Some(Self::Pong { id: read_id(&id)? }),
         }
     }
+}
+
+impl Stored for Letter {
+    type Message = Frame;
+
+    fn write(&self) -> Frame {
+        match self {
+            Self::Frame(frame) => frame.write(),
+            Self::Reply(request, reply) => {
+                let (request, reply) = (Some((*request).into()), Some(reply.into()));
+                Frame { kind: Some(Kind::Reply(Arrived { request, reply })) }
+            }
+        }
+    }
+
+    fn read(frame: Frame) -> Option<Self> {
+        match frame.kind {
+            Some(Kind::Reply(Arrived { request, reply })) => {
+                Some(Self::Reply(request?.into(), reply?.into()))
+            }
+            kind => wire::Frame::read(Frame { kind }).map(Self::Frame),
+        }
+    }
+}
+
+fn write_response(id: &ClientId, request: RequestId, reply: &wire::Reply) -> Response {
+    let id = id.as_json().to_owned();
+    Response { id, request: Some(request.into()), reply: Some(reply.into()) }
+}
+
+fn read_response(response: Response) -> Option<(ClientId, RequestId, wire::Reply)> {
+    let Response { id, request, reply } = response;
+    Some((ClientId::from_json(&id)?, request?.into(), reply?.into()))
 }
 
 fn read_error(error: Error) -> Option<wire::Frame> {

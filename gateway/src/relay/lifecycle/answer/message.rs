@@ -150,7 +150,8 @@ fn read_released(released: ReleasedPart) -> Option<Answer> {
     };
     let frames = frames.into_iter().map(owed).collect::<Option<_>>()?;
     let requests = requests.into_iter().map(request).collect::<Option<_>>()?;
-    Some(Answer::Released { seq, confirmed, snapshot: Snapshot { frames, requests } })
+    let snapshot = Snapshot { frames, requests, replies: Vec::new() };
+    Some(Answer::Released { seq, confirmed, snapshot })
 }
 
 #[cfg(test)]

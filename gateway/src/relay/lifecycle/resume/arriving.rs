@@ -22,6 +22,10 @@ use crate::{
     wire::Frame,
 };
 
+/// How long a part of a streamed reply may be missing once its session has moved: whoever reads it next
+/// may have to find out first that a node is dead.
+const PART_PATIENCE: Duration = Duration::from_secs(10);
+
 impl Resumption {
     /// Goes on with a session that this node holds.
     pub(super) fn resume_here(
@@ -51,7 +55,7 @@ impl Resumption {
     ) -> Arc<Session> {
         let last_seq = beginning.last_seq;
         let session = Arc::new(Session::new(id, is_reliable, self.limits, beginning));
-        let Snapshot { frames, mut requests } = snapshot;
+        let Snapshot { frames, mut requests, replies } = snapshot;
         let has = |left: &Unparked| left.seq > 0 && left.seq <= last_seq;
         let over: Vec<_> =
             frames.iter().filter(|left| has(left)).filter_map(|left| left.request).collect();
@@ -68,6 +72,14 @@ impl Resumption {
             }
         }
         requests.retain(|(request, ..)| !over.contains(request));
+        // Parts that are in the mailbox count, too.
+        let parts: HashMap<RequestId, u32> =
+            frames.iter().filter_map(|left| left.frame.part()).collect();
+        for (request, detail, _) in &mut requests {
+            if let Some(last) = parts.get(request) {
+                detail.parts = detail.parts.max(Some(last + 1));
+            }
+        }
         // In the order in which they were submitted, so that their receipts come in that order.
         requests.sort_unstable_by_key(|(request, ..)| *request);
         let now = Instant::now();
@@ -101,6 +113,9 @@ impl Resumption {
                 self.wait_again(&session, request, &detail);
             }
         }
+        for (request, reply) in replies {
+            self.completion.foreign.send(request, reply, None);
+        }
         self.checkpoints.rewrite(&session);
         attached(&self.requests.gate, &session);
         session
@@ -126,7 +141,8 @@ impl Resumption {
             node: self.node.clone(),
             session: Some(session.id()),
             client_id: Some(detail.id.as_json().into()),
-            deadline_ms: self.requests.deadline_ms(left),
+            deadline_ms: self.requests.deadline_ms(left.max(service.timeout_max())),
+            may_be_part: service.may_be_part(),
         });
         let recording = match position {
             Some(position) => Recording::Confirmed { at: now, position },
@@ -142,6 +158,9 @@ impl Resumption {
             partition: None,
             recording,
             early: None,
+            stream: detail.parts.map(|parts| {
+                self.completion.streams().stream(parts, detail.last_part, PART_PATIENCE)
+            }),
             route: Arc::clone(&route),
         };
         if let (true, Some(Position { partition, offset })) = (detail.receipt, position) {
@@ -155,9 +174,8 @@ impl Resumption {
             );
         }
         // What is left here of the time when this node owned the session before.
-        if let Some(early) =
-            self.completion.take_quietly(request, |_| true).and_then(|entry| entry.early)
-        {
+        let former = self.completion.take_quietly(request, |_| true);
+        for early in former.into_iter().flat_map(|mut entry| entry.take_early()) {
             self.completion.foreign.send(request, early.reply, early.guard);
         }
         service.metrics.in_flight.inc();

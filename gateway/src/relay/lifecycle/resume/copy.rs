@@ -12,7 +12,7 @@ use super::Resumption;
 use crate::relay::{
     checkpoints::{
         Snapshot,
-        format::{self, RequestDetail},
+        format::{self, Letter, RequestDetail},
     },
     session::{Beginning, Token, Unparked},
 };
@@ -98,19 +98,20 @@ impl Resumption {
         for (_, detail, _) in &mut requests {
             detail.left_ms = detail.left_ms.max(format::millis(takeover));
         }
-        let frame = |parked: ParkedFrame| {
-            let ParkedFrame { seq, request, frame } = parked;
-            let frame = format::decode(&frame);
-            if frame.is_none() {
-                unreadable(EntryKind::Frame);
-            }
-            Some(Unparked { seq, request, frame: frame? })
-        };
         // One that was parked by two writes of its owner is there twice.
         let mut numbers = HashSet::new();
         let is_first = |parked: &ParkedFrame| parked.seq == 0 || numbers.insert(parked.seq);
-        let mailbox = holding.mailbox.into_iter().filter(is_first);
-        let frames = mailbox.map(frame).collect::<Option<_>>()?;
-        Some(Snapshot { frames, requests })
+        let (mut frames, mut replies) = (Vec::new(), Vec::new());
+        for ParkedFrame { seq, request, frame } in holding.mailbox.into_iter().filter(is_first) {
+            match format::decode(&frame) {
+                Some(Letter::Frame(frame)) => frames.push(Unparked { seq, request, frame }),
+                Some(Letter::Reply(request, reply)) => replies.push((request, reply)),
+                None => {
+                    unreadable(EntryKind::Frame);
+                    return None;
+                }
+            }
+        }
+        Some(Snapshot { frames, requests, replies })
     }
 }

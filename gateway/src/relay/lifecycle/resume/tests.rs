@@ -204,6 +204,8 @@ fn in_flight(id: &ClientId) -> RequestDetail {
         left_ms: 20_000,
         receipt: true,
         position: None,
+        parts: None,
+        last_part: None,
     }
 }
 

@@ -20,7 +20,7 @@ use crate::{
         session::{ConnectionId, Duty, Session},
     },
     tasks::locked,
-    wire::{ClientFrame, ClientId},
+    wire::{ClientFrame, ClientId, Item},
 };
 
 /// Takes records and never says that the broker has them.
@@ -200,7 +200,8 @@ async fn a_reply_for_a_session_whose_end_is_not_written_yet_has_to_wait() {
     let bed = Bed::new(1).await;
     let (session, connection, request) = bed.ask().await;
     bed.relay.lifecycle.end(&session, connection);
-    let whereabouts = || bed.relay.forwarding.whereabouts(request, Some(session.id()));
+    let whereabouts =
+        || bed.relay.forwarding.whereabouts(request, Some(session.id()), &Item::default());
     assert_eq!(whereabouts(), Verdict::Later, "else it would be parked for a session that is over");
     tokio::time::sleep(Duration::from_secs(1)).await;
     assert_eq!(whereabouts(), Verdict::Unknown);

@@ -8,11 +8,11 @@ use super::Forwarding;
 use crate::{
     peer::Verdict,
     relay::{
-        requests::Reception,
+        requests::{Reception, parts::Room},
         results::{self, Progress},
     },
     telemetry::ReplyPath,
-    wire::Reply,
+    wire::{Item, Reply},
 };
 
 impl Forwarding {
@@ -24,6 +24,11 @@ impl Forwarding {
         mut reply: Reply,
         took: Duration,
     ) -> Verdict {
+        let item = reply.item;
+        // The peer keeps it until its client has read more.
+        if self.completion.streams().room(request, item.part) == Room::Crowded {
+            return Verdict::Later;
+        }
         let reception = self.completion.deliver(
             request,
             |_| ReplyPath::Forwarded,
@@ -36,13 +41,20 @@ impl Forwarding {
         );
         match reception {
             Reception::Delivered => Verdict::Delivered,
-            Reception::Kept(holder) => Verdict::Kept(holder),
-            Reception::Unknown => self.whereabouts(request, session),
+            Reception::Kept(session) | Reception::Crowded(Some(session)) => Verdict::Kept(session),
+            Reception::Crowded(None) => Verdict::Delivered,
+            Reception::Over => Verdict::Over,
+            Reception::Unknown => self.whereabouts(request, session, &item),
         }
     }
 
-    /// The verdict on a forwarded reply for which no request waits here.
-    pub fn whereabouts(&self, request: RequestId, session: Option<SessionId>) -> Verdict {
+    /// The verdict on a forwarded reply for which no request waits here, or no more.
+    pub fn whereabouts(
+        &self,
+        request: RequestId,
+        session: Option<SessionId>,
+        item: &Item,
+    ) -> Verdict {
         match self.completion.results.progress(request, session) {
             Some(Progress::Unwritten) => return Verdict::Kept(results::holder(request)),
             Some(Progress::Written) => return Verdict::Over,
@@ -52,13 +64,21 @@ impl Forwarding {
         if self.sessions.is_expected(session) {
             return Verdict::Later;
         }
-        // The session has left and come back since the reply was taken, so the reply is wanted
-        // again.
-        if self.completion.pending.look(request, |_| ()).is_some() {
-            return Verdict::Later;
+        let held = self.sessions.get(session);
+        if self.completion.streams().keeps(request, item, held.as_deref()) {
+            return Verdict::Kept(session);
         }
-        match self.sessions.get(session) {
-            Some(session) if session.mailbox().is_unsafe(request) => Verdict::Kept(session.id()),
+        // The session has left and come back since the reply was taken, so the reply is wanted
+        // again; unless it is a part that its client has, or the mailbox.
+        let wanted = self.completion.pending.look(request, |entry| {
+            entry.stream.as_ref().is_none_or(|stream| !stream.has_had(item))
+        });
+        match wanted {
+            Some(true) => return Verdict::Later,
+            Some(false) => return Verdict::Over,
+            None => {}
+        }
+        match held {
             Some(session) if session.is_held() => Verdict::Over,
             // The session has ended here, but the registry still says that this node owns it. If
             // the reply were denied, the peer would park it, and so bring the session back to life

@@ -16,11 +16,13 @@ use tokio::time::Instant;
 use super::{Forwarding, Waiting};
 use crate::{
     relay::{
-        checkpoints::format,
+        checkpoints::format::{self, Letter},
         requests::{
             foreign::{ForeignReply, Wants},
             outcome,
+            parts::Room,
         },
+        session::Session,
     },
     telemetry::ReplyPath,
     wire::ClientId,
@@ -137,9 +139,7 @@ impl Forwarding {
         let is_here = here.is_some();
         match entry {
             // It was read again while the first one is still owed.
-            _ if here.is_some_and(|session| session.mailbox().is_unsafe(foreign.request)) => {
-                Course::Later
-            }
+            _ if self.is_kept(foreign, here.as_deref()) => Course::Later,
             // The request waited here and has ended, so this is a late or second reply. While the
             // table is incomplete, that cannot be concluded.
             _ if is_here && word.is_complete => Course::Over,
@@ -170,6 +170,13 @@ impl Forwarding {
             }
             Some(entry) => Course::Park(entry.clone()),
         }
+    }
+
+    /// Whether it is owed here, or is about to be: its client has to read earlier parts first.
+    fn is_kept(&self, foreign: &ForeignReply, here: Option<&Session>) -> bool {
+        let (request, item) = (foreign.request, &foreign.reply.item);
+        self.completion.streams().keeps(request, item, here)
+            || self.completion.streams().room(request, item.part) == Room::Crowded
     }
 
     async fn find_sessions(&self, sessions: &[SessionId]) -> Answers<Option<SessionEntry>> {
@@ -231,7 +238,14 @@ fn session_of(item: &Waiting) -> Option<SessionId> {
 
 fn park_step(foreign: &ForeignReply) -> Option<CheckpointStep> {
     let request: RequestId = foreign.request;
-    let client_id = ClientId::from_json(&foreign.wants.as_ref()?.client_id)?;
-    let frame = outcome::reply_frame(request, client_id, foreign.reply.clone());
+    let wants = foreign.wants.as_ref()?;
+    let client_id = ClientId::from_json(&wants.client_id)?;
+    let reply = foreign.reply.clone();
+    if wants.may_be_part || reply.item.is_of_a_stream() {
+        // Only the session's next owner knows which part it is, and whether it is the end.
+        let frame = format::encode(&Letter::Reply(request, reply));
+        return Some(CheckpointStep::Park { seq: 0, request: None, frame });
+    }
+    let frame = outcome::reply_frame(request, client_id, reply);
     Some(CheckpointStep::Park { seq: 0, request: Some(request), frame: format::encode(&frame) })
 }

@@ -11,12 +11,12 @@ use std::{
     time::Duration,
 };
 
-use registry::{NodeEntry, NodeRef, RequestId, SessionId};
+use registry::{NodeEntry, NodeRef, SessionId};
 use tokio::{sync::Notify, time::Instant};
 
 use crate::{
     peer::{
-        BATCH_BYTES_MAX, BATCH_RECORDS_MAX, Delivery, PeerError, PeerLink, Verdict,
+        BATCH_BYTES_MAX, BATCH_RECORDS_MAX, Delivery, PeerError, PeerLink, Unsettled, Verdict,
         format::delivery_bytes,
     },
     relay::{
@@ -210,8 +210,12 @@ impl PeerSender {
         let peer = self.peer().ok_or(())?;
         let asked = entrusted.replies.len().min(SETTLE_MAX);
         let of_asked = entrusted.replies[..asked].iter();
-        let questions: Vec<(RequestId, SessionId)> =
-            of_asked.map(|(foreign, session)| (foreign.request, *session)).collect();
+        let question = |(foreign, session): &(ForeignReply, SessionId)| Unsettled {
+            request: foreign.request,
+            session: *session,
+            item: foreign.reply.item,
+        };
+        let questions: Vec<Unsettled> = of_asked.map(question).collect();
         match self.means.link.settle(&peer, &questions, PEER_TIMEOUT).await {
             Ok(verdicts) => {
                 let rest = entrusted.replies.split_off(asked);
@@ -333,6 +337,7 @@ fn held_us(read_at: Instant) -> u64 {
 #[cfg(test)]
 mod tests {
     use bytes::Bytes;
+    use registry::RequestId;
 
     use super::*;
     use crate::{peer::format::write_deliveries, wire::Reply};

@@ -4,7 +4,11 @@
 use registry::{NodeRef, RequestId, Stored};
 
 use super::{Forwarding, Waiting};
-use crate::{relay::requests::outcome::reply_frame, telemetry::ReplyPath, wire::ClientId};
+use crate::{
+    relay::requests::outcome::{not_kept, reply_frame},
+    telemetry::ReplyPath,
+    wire::ClientId,
+};
 
 /// A foreign reply for which nobody waits.
 pub(super) struct Unwanted {
@@ -45,7 +49,13 @@ impl Forwarding {
                     };
                     let (request, reply) = (item.foreign.request, &item.foreign.reply);
                     let id = ClientId::from_request(request);
-                    frames.push((request, reply_frame(request, id, reply.passing(passes))));
+                    let is_streamed =
+                        reply.item.part.is_some() || reply.item.end.is_some_and(|parts| parts > 0);
+                    let reply = match is_streamed {
+                        true => not_kept(reply.item),
+                        false => reply.passing(passes),
+                    };
+                    frames.push((request, reply_frame(request, id, reply)));
                     items.push(item);
                 }
             }

@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::*;
 use crate::{
-    peer::{Delivery, PeerError, PeerLink, SPOKEN, Verdict},
+    peer::{Delivery, PeerError, PeerLink, SPOKEN, Unsettled, Verdict},
     relay::{
         Relay,
         bed::{self, Ground},
@@ -79,7 +79,7 @@ impl PeerLink for Peers {
     async fn settle(
         &self,
         _: &NodeEntry,
-        kept: &[(RequestId, SessionId)],
+        kept: &[Unsettled],
         _: Duration,
     ) -> Result<Vec<Verdict>, PeerError> {
         Ok(kept.iter().map(|_| Verdict::Over).collect())
@@ -152,12 +152,12 @@ impl Bed {
     async fn route(&self, request: RequestId, node: &NodeRef) {
         let deadline_ms = unix_ms() + 60_000;
         let (node, session, client_id) = (node.clone(), None, None);
-        let route = Route { node, session, client_id, deadline_ms };
+        let route = Route { node, session, client_id, deadline_ms, may_be_part: false };
         all(self.registry.put_routes(&[(request, Arc::new(route))]).await).unwrap();
     }
 
     fn read(&mut self, request: RequestId) {
-        let reply = Reply { status: None, headers: Vec::new(), payload: Bytes::new() };
+        let reply = Reply::default();
         let guard = self.window.guard(self.read, Record::new(request, reply.clone()));
         let (read_at, guide, guard) = (Instant::now(), Guide::default(), Some(guard));
         let (wants, is_early, unread) = (None, false, 0);
@@ -324,7 +324,8 @@ async fn a_reply_waits_for_a_node_that_may_be_asleep() {
         let session = SessionId::random();
         let client_id = Some("1".into());
         let deadline_ms = unix_ms() + 60_000;
-        let route = Route { node: peer.clone(), session: Some(session), client_id, deadline_ms };
+        let (node, of) = (peer.clone(), Some(session));
+        let route = Route { node, session: of, client_id, deadline_ms, may_be_part: false };
         all(bed.registry.put_routes(&[(request, Arc::new(route))]).await).unwrap();
         let record = SessionRecord {
             session,

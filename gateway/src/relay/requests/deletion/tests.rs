@@ -5,6 +5,7 @@ use std::{sync::Mutex, time::Duration};
 use async_trait::async_trait;
 
 use super::*;
+use crate::relay::requests::caller::Arrival;
 use crate::{
     bus::{OnDelivery, Position, Producer},
     relay::{
@@ -92,7 +93,10 @@ impl Bed {
 }
 
 async fn outcome(mut waiting: WaitingCall) -> Outcome {
-    waiting.answer().await.expect("it ends").outcome
+    match waiting.next().await {
+        Arrival::Answer(answer) => answer.expect("it ends").outcome,
+        Arrival::Part(part) => panic!("{part:?}"),
+    }
 }
 
 /// Code, and whether it is said to be recorded.

@@ -1,23 +1,25 @@
 //! One waiting request: who waits, until when, and what is known of the record.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use registry::{RequestId, Route, SessionId};
 use tokio::{sync::oneshot, time::Instant};
 
-use super::Answer;
 use crate::{
     error::Failure,
     relay::{
         checkpoints::format::{RequestDetail, millis},
-        offsets::OffsetGuard,
-        requests::recording::{Record, Recording},
+        requests::{
+            caller::Caller,
+            recording::{Record, Recording},
+            stream::{Early, Stream},
+        },
         results,
         services::Service,
         session::{Digest, InFlight, NotBegun, Session},
     },
     telemetry::Edge,
-    wire::{ClientId, Reply},
+    wire::ClientId,
 };
 
 /// Told whether a request is recorded.
@@ -38,9 +40,9 @@ pub enum Waiter {
         receipt: bool,
     },
     /// An HTTP call.
-    Call(oneshot::Sender<Answer>),
+    Call(Caller),
     /// An HTTP call that deletes a message: it waits for the broker, and for no reply.
-    Deletion(oneshot::Sender<Answer>),
+    Deletion(Caller),
     /// Nobody: the registry keeps the result. With the caller, until it is told that the request is
     /// recorded.
     Stored(Option<Accepted>),
@@ -141,6 +143,18 @@ impl Entry {
         Arc::ptr_eq(&record.route, &self.route)
     }
 
+    /// Whether its client has to see the receipt before anything of the reply.
+    pub fn waits_for_receipt(&self) -> bool {
+        self.waiter.wants_receipt() && !self.recording.is_confirmed()
+    }
+
+    /// What has come of the reply, and its client has not.
+    pub fn take_early(&mut self) -> Vec<Early> {
+        let mut early: Vec<Early> = self.early.take().into_iter().collect();
+        early.extend(self.stream.iter_mut().flat_map(|stream| stream.drain()));
+        early
+    }
+
     /// What the session's next owner has to know; `None` for an HTTP call.
     pub fn detail(&self) -> Option<RequestDetail> {
         let Waiter::Session { id, digest, receipt, .. } = &self.waiter else { return None };
@@ -157,19 +171,10 @@ impl Entry {
             left_ms: millis(self.deadline.saturating_duration_since(now)),
             receipt: *receipt,
             position,
+            parts: self.stream.as_ref().map(|stream| stream.read()),
+            last_part: self.stream.as_ref().and_then(|stream| stream.last()),
         })
     }
-}
-
-/// A reply that came before the receipt, which its client has to see first.
-#[derive(Debug)]
-pub struct Early {
-    /// The reply itself.
-    pub reply: Reply,
-    /// How long it took from another node.
-    pub forward: Option<Duration>,
-    /// Keeps the reply's offset from being committed.
-    pub guard: Option<OffsetGuard>,
 }
 
 /// One waiting request.
@@ -189,6 +194,8 @@ pub struct Entry {
     pub recording: Recording,
     /// The reply, when it has to wait for the receipt.
     pub early: Option<Early>,
+    /// The parts of its reply, once one has come.
+    pub stream: Option<Box<Stream>>,
     /// Its route in the registry.
     pub route: Arc<Route>,
 }

@@ -1,15 +1,17 @@
 //! When the table is looked through: no later than a deadline, and not for those that are gone.
 
+use std::time::Duration;
+
 use registry::{NodeId, NodeRef};
-use tokio::{
-    sync::oneshot,
-    time::{sleep, timeout},
-};
+use tokio::time::{sleep, timeout};
 
 use super::*;
 use crate::{
     config::{Dialect, ServiceConfig},
-    relay::{requests::recording::Recording, services::Service},
+    relay::{
+        requests::{caller::Caller, recording::Recording},
+        services::Service,
+    },
     telemetry::Telemetry,
 };
 
@@ -27,22 +29,24 @@ pub(in crate::relay::requests) fn entry(seconds: u32) -> Entry {
         request_topic: "requests".to_owned(),
         timeout: SECOND,
         timeout_max: SECOND,
+        stream_idle_timeout: SECOND,
         dialect: Dialect::Plain,
         allowed_headers: Vec::new(),
         deletable: false,
         gone_within: SECOND,
     };
     let node = NodeRef { id: NodeId::parse("gw-1").unwrap(), incarnation: 1 };
-    let route = Route { node, session: None, client_id: None, deadline_ms: 0 };
+    let route = Route { node, session: None, client_id: None, deadline_ms: 0, may_be_part: false };
     let now = Instant::now();
     Entry {
         service: Arc::new(Service::new("service", &config, &Telemetry::new())),
-        waiter: Waiter::Call(oneshot::channel().0),
+        waiter: Waiter::Call(Caller::new(1).0),
         started: now,
         deadline: now + SECOND * seconds,
         partition: None,
         recording: Recording::Unconfirmed,
         early: None,
+        stream: None,
         route: Arc::new(route),
     }
 }

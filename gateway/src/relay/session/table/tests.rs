@@ -12,7 +12,12 @@ fn beginning(id: SessionId) -> Beginning {
 
 fn session(table: &Sessions, number: u8) -> Arc<Session> {
     let id = SessionId::from_bytes([number; 16]);
-    let limits = SessionLimits { outbox_bytes_max: 1, mailbox_bytes_max: 1, mailbox_frames_max: 1 };
+    let limits = SessionLimits {
+        outbox_bytes_max: 1,
+        mailbox_bytes_max: 1,
+        mailbox_frames_max: 1,
+        stream_bytes_max: 1,
+    };
     let session = Arc::new(Session::new(id, true, limits, beginning(id)));
     table.add(&session);
     session

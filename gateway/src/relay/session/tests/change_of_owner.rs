@@ -1,6 +1,7 @@
 //! A session without a connection, its mailbox, and what it leaves to its next owner.
 
 use super::*;
+use crate::wire::Item;
 
 /// A reply whose offset is held back until its frame is safe.
 fn end_guarded(session: &Session, number: usize, window: &OffsetTracker) -> Pushed {
@@ -19,12 +20,12 @@ fn a_hold_is_done_when_the_client_has_the_frame() {
     let (session, window) = (reliable(), OffsetTracker::default());
     session.requests().begin(id(1), in_flight(1)).unwrap();
     assert!(matches!(end_guarded(&session, 1, &window), Pushed::Watch));
-    assert!(session.mailbox().is_unsafe(request(1)));
+    assert!(session.mailbox().is_unsafe(request(1), &Item::default()));
     write_all(&session);
     assert_eq!(window.committable(), Some(1), "written is not acknowledged");
     session.confirm(1);
     assert_eq!(window.committable(), Some(2));
-    assert!(!session.mailbox().is_unsafe(request(1)));
+    assert!(!session.mailbox().is_unsafe(request(1), &Item::default()));
 }
 
 #[test]
@@ -35,10 +36,10 @@ fn a_hold_is_done_when_the_mailbox_has_the_frame() {
     assert_eq!(parked_seqs(&unparked), [1]);
     assert_eq!(window.committable(), Some(1), "on its way is not there");
     assert!(session.mailbox().unparked(soon()).is_empty(), "once is enough");
-    assert!(session.mailbox().is_unsafe(request(1)));
+    assert!(session.mailbox().is_unsafe(request(1), &Item::default()));
     session.mailbox().parked(&[1]);
     assert_eq!(window.committable(), Some(2));
-    assert!(!session.mailbox().is_unsafe(request(1)));
+    assert!(!session.mailbox().is_unsafe(request(1), &Item::default()));
     assert_eq!(session.confirm(1).trim, 1, "the mailbox has to forget it");
 }
 
@@ -47,12 +48,15 @@ fn what_was_taken_over_belongs_into_the_mailbox() {
     let session = reliable();
     session.requests().begin(id(1), in_flight(1)).unwrap();
     session.ownership().adopt(response(1, 1), Some(id(1)));
-    assert!(session.mailbox().is_unsafe(request(1)), "a new owner's copy begins without it");
+    assert!(
+        session.mailbox().is_unsafe(request(1), &Item::default()),
+        "a new owner's copy begins without it"
+    );
     let mailbox = session.mailbox().all();
     assert_eq!(parked_seqs(&mailbox), [1]);
     assert!(session.mailbox().unparked(soon()).is_empty(), "it is on its way");
     session.mailbox().parked(&[1]);
-    assert!(!session.mailbox().is_unsafe(request(1)));
+    assert!(!session.mailbox().is_unsafe(request(1), &Item::default()));
     assert_eq!(session.confirm(1).trim, 1, "the mailbox has to forget it");
 }
 

@@ -18,7 +18,12 @@ fn id() -> ClientId {
 
 fn reply() -> wire::Reply {
     let headers = vec![("x-tenant".into(), Bytes::from_static(b"a"))];
-    wire::Reply { status: Some(503), headers, payload: Bytes::from_static(b"no\xff") }
+    wire::Reply {
+        status: Some(503),
+        headers,
+        payload: Bytes::from_static(b"no\xff"),
+        ..wire::Reply::default()
+    }
 }
 
 fn detail() -> RequestDetail {
@@ -30,6 +35,8 @@ fn detail() -> RequestDetail {
         left_ms: 3_500,
         receipt: true,
         position: Some((3, 1 << 40)),
+        parts: None,
+        last_part: None,
     }
 }
 
@@ -52,6 +59,21 @@ fn requests_and_frames_are_read_as_each_version_wrote_them() {
         wire::Frame::Receipt { id: id_of, request, topic, partition, offset, is_deletable };
     check("receipt", receipt);
     check("response", wire::Frame::Response { id: id(), request: REQUEST, reply: reply() });
+    let item = wire::Item { part: Some(7), source: Some((3, 77)), ..wire::Item::default() };
+    let reply_of = || wire::Reply { item, ..reply() };
+    let part = wire::Frame::Part { id: id(), request: REQUEST, reply: reply_of() };
+    let read = decode::<wire::Frame>;
+    fixture::check_since("v2", "part", &Some(part.clone()), &encode(&part), read);
+    let letter = Letter::Reply(REQUEST, reply_of());
+    fixture::check_since(
+        "v2",
+        "reply",
+        &Some(letter),
+        &encode(&Letter::Reply(REQUEST, reply_of())),
+        decode,
+    );
+    let begun = RequestDetail { parts: Some(8), last_part: Some((3, 77)), ..detail() };
+    fixture::check_since("v2", "request-with-parts", &Some(begun.clone()), &encode(&begun), decode);
     check("error", error(ErrorCode::Overloaded, Some(id())));
 }
 

@@ -22,6 +22,8 @@ fn released() -> Answer {
         left_ms: 3_500,
         receipt: false,
         position: Some((3, 77)),
+        parts: None,
+        last_part: None,
     };
     let payload = Bytes::from_static(b"{}");
     let reply = wire::Reply { payload, ..wire::Reply::default() };
@@ -40,7 +42,8 @@ fn released() -> Answer {
         (request(2), detail(), Progress::Recorded),
         (request(3), RequestDetail { position: None, ..detail() }, Progress::Submitted),
     ];
-    Answer::Released { seq: 42, confirmed: 40, snapshot: Snapshot { frames, requests } }
+    let snapshot = Snapshot { frames, requests, replies: Vec::new() };
+    Answer::Released { seq: 42, confirmed: 40, snapshot }
 }
 
 #[test]
