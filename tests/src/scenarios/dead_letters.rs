@@ -61,7 +61,8 @@ async fn a_dead_letter_ends_its_request() -> Result<()> {
 
     let labels = [("reason", "malformed_correlation")];
     let skipped = cluster.sum("roundtrip_records_skipped_total", &labels).await?;
-    ensure!(skipped == f64::from(PARTITIONS), "{skipped}");
+    // A partition that changes its reader before its offset is committed is read again.
+    ensure!(skipped >= f64::from(PARTITIONS), "{skipped}");
     eventually(SOON, "all of it is handled", async || {
         let group = format!("{}.{dead}", cluster.tag());
         let lag = cluster.kafka().lag(&group, &dead, PARTITIONS)?;
