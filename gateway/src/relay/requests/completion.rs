@@ -100,7 +100,7 @@ impl Completion {
                     entry.waiter.had_receipt();
                     self.streams().hand_on(request, entry, &mut following)
                 });
-                if following.end.is_some() {
+                if taken.is_none() || following.end.is_some() {
                     return self.streams().follow(request, taken, following);
                 }
                 if let Some(mut entry) = taken {

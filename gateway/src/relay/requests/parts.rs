@@ -172,8 +172,8 @@ impl Streams<'_> {
         Failure::new(ErrorCode::Overloaded, message).recorded(true)
     }
 
-    /// Whether more records of this request's reply may be read, or this part of it. If they have waited for too long for
-    /// its client, the request ends.
+    /// Whether more records of this request's reply may be read, or this part of it. If they have waited
+    /// for its client for too long, the request ends.
     pub(in crate::relay) fn room(self, request: RequestId, part: Option<u32>) -> Room {
         let mut room = Room::Over;
         let entry = self.0.pending.take_if(request, |entry| {
