@@ -9,9 +9,11 @@ use tokio::time::Instant;
 use super::{
     pending::{Early, Entry, Outcome, Timing},
     recording::Recording,
+    stream::Role,
 };
 use crate::{
     bus::{Position, ProduceError},
+    config::Dialect,
     error::{ErrorCode, Failure},
     relay::services::Service,
     wire::{ClientId, Frame, Item, Reply},
@@ -122,10 +124,44 @@ pub(super) fn measure(entry: &Entry, outcome: &Outcome, forward: Option<Duration
     timing
 }
 
+/// What is kept of a reply for a caller who fetches it; `service` is none where this node has none of
+/// that name, as with another version's configuration.
+pub(in crate::relay) fn kept_reply(reply: &Reply, service: Option<&Service>) -> Reply {
+    let dialect = service.map_or(Dialect::Plain, |service| service.dialect);
+    if Role::of(reply, dialect, None) != Role::Whole {
+        return not_kept(reply.item);
+    }
+    reply.passing(|name| match service {
+        Some(service) => service.passes_to_client(name),
+        None => name == "content-type",
+    })
+}
+
 /// What the caller of a request gets who comes for its reply, if that is a stream.
-pub(in crate::relay) fn not_kept(item: Item) -> Reply {
+pub(super) fn not_kept(item: Item) -> Reply {
     let text = "the service streams its reply, which is not kept: call without respond-async\n";
     let headers = vec![("content-type".into(), Bytes::from_static(b"text/plain"))];
     let item = Item { source: item.source, ..Item::default() };
     Reply { status: Some(502), headers, payload: Bytes::from_static(text.as_bytes()), item }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::relay::requests::pending::tests::service;
+
+    #[test]
+    fn a_part_is_kept_for_no_whole() {
+        let reply = |item: Item| Reply { item, payload: "1".into(), ..Reply::default() };
+        let part = Item { part: Some(0), ..Item::default() };
+        let disposed = Item { is_disposed: true, ..Item::default() };
+        let status = |item, dialect| kept_reply(&reply(item), Some(&service(dialect))).status;
+        assert_eq!(status(Item::default(), Dialect::Plain), None);
+        assert_eq!(status(part, Dialect::Plain), Some(502));
+        // NestJS numbers no parts: only the mark of the end says that there is one alone.
+        assert_eq!(status(Item::default(), Dialect::Nest), Some(502));
+        assert_eq!(status(disposed, Dialect::Nest), None);
+        assert_eq!(kept_reply(&reply(part), None).status, Some(502));
+        assert_eq!(kept_reply(&reply(Item::default()), None).status, None);
+    }
 }

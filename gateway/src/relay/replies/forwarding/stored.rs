@@ -5,7 +5,7 @@ use registry::{NodeRef, RequestId, Stored};
 
 use super::{Forwarding, Waiting};
 use crate::{
-    relay::requests::outcome::{not_kept, reply_frame},
+    relay::requests::outcome::{kept_reply, reply_frame},
     telemetry::ReplyPath,
     wire::ClientId,
 };
@@ -41,20 +41,10 @@ impl Forwarding {
                     None => self.unrouted(item.foreign),
                 },
                 Ok(Some(expected)) => {
-                    let service = self.services.get(&expected.service);
-                    let passes = |name: &str| match service {
-                        Some(service) => service.passes_to_client(name),
-                        // It may be one of another version's configuration.
-                        None => name == "content-type",
-                    };
-                    let (request, reply) = (item.foreign.request, &item.foreign.reply);
+                    let service = self.services.get(&expected.service).map(|service| &**service);
+                    let request = item.foreign.request;
                     let id = ClientId::from_request(request);
-                    let is_streamed =
-                        reply.item.part.is_some() || reply.item.end.is_some_and(|parts| parts > 0);
-                    let reply = match is_streamed {
-                        true => not_kept(reply.item),
-                        false => reply.passing(passes),
-                    };
+                    let reply = kept_reply(&item.foreign.reply, service);
                     frames.push((request, reply_frame(request, id, reply)));
                     items.push(item);
                 }

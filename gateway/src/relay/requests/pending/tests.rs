@@ -21,8 +21,8 @@ fn request(number: u8) -> RequestId {
     RequestId::from_uuid(uuid::Uuid::from_bytes([number; 16]))
 }
 
-/// A call that waits and ends in so many seconds.
-pub(in crate::relay::requests) fn entry(seconds: u32) -> Entry {
+/// A service of this dialect.
+pub(in crate::relay::requests) fn service(dialect: Dialect) -> Service {
     let config = ServiceConfig {
         dead_letter_topic: None,
         respond_on: None,
@@ -30,16 +30,21 @@ pub(in crate::relay::requests) fn entry(seconds: u32) -> Entry {
         timeout: SECOND,
         timeout_max: SECOND,
         stream_idle_timeout: SECOND,
-        dialect: Dialect::Plain,
+        dialect,
         allowed_headers: Vec::new(),
         deletable: false,
         gone_within: SECOND,
     };
+    Service::new("service", &config, &Telemetry::new())
+}
+
+/// A call that waits and ends in so many seconds.
+pub(in crate::relay::requests) fn entry(seconds: u32) -> Entry {
     let node = NodeRef { id: NodeId::parse("gw-1").unwrap(), incarnation: 1 };
     let route = Route { node, session: None, client_id: None, deadline_ms: 0, may_be_part: false };
     let now = Instant::now();
     Entry {
-        service: Arc::new(Service::new("service", &config, &Telemetry::new())),
+        service: Arc::new(service(Dialect::Plain)),
         waiter: Waiter::Call(Caller::new(1).0),
         started: now,
         deadline: now + SECOND * seconds,
