@@ -6,7 +6,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use registry::{After, Latest, RequestId, Route, StateWait, Waiting};
+use registry::{After, Latest, RegistryError, RequestId, Route, StateWait, ViewKey, Waiting};
 use tokio::time::Instant;
 
 use super::{
@@ -94,20 +94,8 @@ impl Requests {
             let completion = &requests.completion;
             let (of, before) = (Arc::clone(&route), Before::Nothing);
             let first = Record { request, route: of, before, deadline_ms };
-            match begun {
-                // Whoever ended it meanwhile, or took it to another node, has been told that it is not in
-                // the log.
-                Ok(Waiting::Begun(_)) if completion.pending.look(request, |_| ()).is_none() => {
-                    return completion.waits.forget(key, request);
-                }
-                Ok(Waiting::Begun(_)) => {}
-                // Cannot be: what there is already is not what it waits for.
-                Ok(Waiting::Over(latest)) => return answer_with(completion, request, &latest),
-                Err(error) => {
-                    let message = format!("the registry does not take the wait: {error}");
-                    let failure = Failure::new(ErrorCode::Unavailable, message);
-                    return refuse(completion, &first, failure);
-                }
+            if !has_begun(completion, &first, key, begun) {
+                return;
             }
             let produced = submission.with(|submission| match &session {
                 Some((session, detail)) => {
@@ -203,18 +191,7 @@ impl Requests {
         let told = move |begun| {
             let deadline_ms = route.deadline_ms;
             let record = Record { request, route, before: Before::Nothing, deadline_ms };
-            match begun {
-                Ok(Waiting::Begun(_)) if completion.pending.look(request, |_| ()).is_none() => {
-                    completion.waits.forget(key, request);
-                }
-                Ok(Waiting::Begun(_)) => {}
-                Ok(Waiting::Over(latest)) => answer_with(&completion, request, &latest),
-                Err(error) => {
-                    let message = format!("the registry does not take the wait: {error}");
-                    let failure = Failure::new(ErrorCode::Unavailable, message);
-                    refuse(&completion, &record, failure);
-                }
-            }
+            has_begun(&completion, &record, key, begun);
         };
         self.completion.waits.begin(wait, deadline, Box::new(told));
         Ok(WaitingCall::new(&self.completion, request, mail))
@@ -228,9 +205,29 @@ pub(in crate::relay) fn answer_with(completion: &Completion, request: RequestId,
     completion.deliver(request, |_| ReplyPath::Local, None, |_| None, read);
 }
 
-/// Ends a request that has not been produced.
-fn refuse(completion: &Completion, record: &Record, failure: Failure) {
-    if let Some(entry) = completion.pending.take_if(record.request, |entry| entry.has(record)) {
-        completion.fail(record.request, entry, failure, None);
+/// Acts on what became of the wait of a request that has not been produced. Returns whether the request
+/// goes on: if not, it has been answered, or refused, or has ended meanwhile.
+fn has_begun(
+    completion: &Completion,
+    record: &Record,
+    key: ViewKey,
+    begun: Result<Waiting, RegistryError>,
+) -> bool {
+    let request = record.request;
+    match begun {
+        // Whoever ended it meanwhile, or took it to another node, has been told that it is not in the log.
+        Ok(Waiting::Begun(_)) if completion.pending.look(request, |_| ()).is_none() => {
+            completion.waits.forget(key, request);
+        }
+        Ok(Waiting::Begun(_)) => return true,
+        Ok(Waiting::Over(latest)) => answer_with(completion, request, &latest),
+        Err(error) => {
+            let message = format!("the registry does not take the wait: {error}");
+            let failure = Failure::new(ErrorCode::Unavailable, message);
+            if let Some(entry) = completion.pending.take_if(request, |entry| entry.has(record)) {
+                completion.fail(request, entry, failure, None);
+            }
+        }
     }
+    false
 }
