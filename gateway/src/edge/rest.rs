@@ -84,11 +84,8 @@ impl Edge {
         rate: &Rate,
         body: impl Stream<Item = Result<B, warp::Error>> + Send,
     ) -> WarpResponse {
-        if let Err(failure) = self.check_origin(&call.headers) {
-            return problem(&failure, None).into_response();
-        }
-        if call.is_preflight() {
-            return cors::preflight(&call.headers).into_response();
+        if let Some(answer) = self.answer_page(call) {
+            return answer.into_response();
         }
         let answer = match &*call.path {
             LIST => self.list(call).map(warp::Reply::into_response),
@@ -98,6 +95,14 @@ impl Edge {
             },
         };
         answer.unwrap_or_else(|refusal| refusal.into_response())
+    }
+
+    /// What a web page gets that may not call, or that asks first whether it may.
+    fn answer_page(&self, call: &Call) -> Option<Answer> {
+        if let Err(failure) = self.check_origin(&call.headers) {
+            return Some(problem(&failure, None));
+        }
+        call.is_preflight().then(|| cors::preflight(&call.headers))
     }
 
     /// The services that the caller may call.

@@ -8,7 +8,7 @@ use serde::Serialize;
 use warp::{Filter, Reply as _, path::FullPath, reply::Response as WarpResponse};
 
 use super::{
-    super::{Answer, Edge, Rate, Refusal, cors, problem, refused},
+    super::{Answer, Edge, Rate, Refusal, problem, refused},
     Call, LIST_ALLOW, LIST_METHODS,
     answers::answer_of,
     name_request,
@@ -68,13 +68,10 @@ impl Edge {
     }
 
     async fn answer_poll(&self, call: &Call, rate: &Rate) -> Answer {
-        if let Err(failure) = self.check_origin(&call.headers) {
-            return problem(&failure, None);
+        match self.answer_page(call) {
+            Some(answer) => answer,
+            None => self.poll(call, rate).await.unwrap_or_else(|refusal| *refusal),
         }
-        if call.is_preflight() {
-            return cors::preflight(&call.headers);
-        }
-        self.poll(call, rate).await.unwrap_or_else(|refusal| *refusal)
     }
 
     async fn poll(&self, call: &Call, rate: &Rate) -> Result<Answer, Refusal> {

@@ -2,16 +2,13 @@
 
 use std::{sync::Arc, time::Duration};
 
-use http::{HeaderValue, Method};
+use http::Method;
 use percent_encoding::percent_decode_str;
 use warp::{Filter, Reply as _, path::FullPath, reply::Response as WarpResponse};
 
-use super::{
-    Call,
-    answers::{answer_of, event},
-};
+use super::{Call, answers::event};
 use crate::{
-    edge::{Answer, Edge, Rate, Refusal, cors, problem, refused, server::query},
+    edge::{Edge, Rate, Refusal, refused, server::query},
     error::{ErrorCode, Failure},
     telemetry::Edge as EdgeKind,
 };
@@ -38,7 +35,7 @@ pub fn route(
             let edge = Arc::clone(&edge);
             async move {
                 let call = Call { path: path.as_str().to_owned(), query, method, headers };
-                edge.answer_view(&call, &rate).await.into_response()
+                edge.answer_view(&call, &rate).await
             }
         })
 }
@@ -54,17 +51,14 @@ struct Asked {
 }
 
 impl Edge {
-    async fn answer_view(&self, call: &Call, rate: &Rate) -> Answer {
-        if let Err(failure) = self.check_origin(&call.headers) {
-            return problem(&failure, None);
+    async fn answer_view(&self, call: &Call, rate: &Rate) -> WarpResponse {
+        match self.answer_page(call) {
+            Some(answer) => answer.into_response(),
+            None => self.view(call, rate).await.unwrap_or_else(|refusal| refusal.into_response()),
         }
-        if call.is_preflight() {
-            return cors::preflight(&call.headers);
-        }
-        self.view(call, rate).await.unwrap_or_else(|refusal| *refusal)
     }
 
-    async fn view(&self, call: &Call, rate: &Rate) -> Result<Answer, Refusal> {
+    async fn view(&self, call: &Call, rate: &Rate) -> Result<WarpResponse, Refusal> {
         call.check_method(&METHODS, ALLOW)?;
         self.is_open().map_err(|failure| refused(&failure))?;
         rate.take(&self.relay).map_err(|failure| refused(&failure))?;
@@ -74,21 +68,12 @@ impl Edge {
         if asked.until.is_empty() {
             let latest = requests.views.latest(view, &asked.key).await;
             view.waiting.metrics.ended(EdgeKind::Rest, latest.as_ref().map(drop));
-            return latest.map(|reply| event(&reply)).map_err(|failure| refused(&failure));
+            let latest = latest.map(|reply| event(&reply).into_response());
+            return latest.map_err(|failure| refused(&failure));
         }
         let waiting = requests.await_state(view, &asked.key, asked.until, asked.timeout);
-        let mut waiting = waiting.map_err(|failure| refused(&failure))?;
-        let request = waiting.request();
-        let mut answer = match waiting.answer().await {
-            Some(answer) => answer_of(answer.outcome, request),
-            None => {
-                tracing::error!(%request, "a waiting call was dropped");
-                problem(&Failure::new(ErrorCode::Internal, "the request was lost"), Some(request))
-            }
-        };
-        let id = HeaderValue::from_str(request.encode(&mut [0; 36])).expect("an id fits a header");
-        answer.headers_mut().insert("roundtrip-request-id", id);
-        Ok(answer)
+        let waiting = waiting.map_err(|failure| refused(&failure))?;
+        Ok(self.answered(waiting, &call.headers).await)
     }
 }
 

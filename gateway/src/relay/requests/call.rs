@@ -7,7 +7,6 @@ use registry::RequestId;
 use super::{
     Completion,
     caller::{Arrival, Mail},
-    pending::Answer,
 };
 
 /// An HTTP call that waits. If it is dropped, the wait ends; the record is not withdrawn.
@@ -32,15 +31,6 @@ impl WaitingCall {
     /// The next part, or the answer after the last one, which comes once. Cancel safe.
     pub async fn next(&mut self) -> Arrival {
         self.mail.next().await
-    }
-
-    /// Waits for the answer, where parts are not expected. Cancel safe.
-    pub async fn answer(&mut self) -> Option<Answer> {
-        loop {
-            if let Arrival::Answer(answer) = self.next().await {
-                return answer;
-            }
-        }
     }
 }
 
