@@ -164,6 +164,35 @@ fn troubles(controls: &[Arc<dyn ConsumerControl>]) -> Vec<Trouble> {
     troubles
 }
 
+/// Reads until the node stops. A sample answers at most once: what it has read counts as handled.
+/// `assigned` is set with the first assignment.
+async fn read_all(
+    mut consumer: Box<dyn Consumer>,
+    assigned: &AtomicBool,
+    tasks: &Tasks,
+    handle: impl Fn(&Incoming<'_>) + Send + Sync,
+) {
+    let control = consumer.control();
+    let stop = tasks.stop().clone();
+    loop {
+        let mut read = BTreeMap::new();
+        let mut sink = |event: BusEvent<'_>| match event {
+            BusEvent::Record(record) => {
+                handle(&record);
+                read.insert(record.partition, record.offset + 1);
+            }
+            BusEvent::Assigned(_) => assigned.store(true, Ordering::Relaxed),
+            _ => {}
+        };
+        tokio::select! {
+            () = stop.cancelled() => break,
+            () = consumer.next(256, &mut sink) => {}
+        }
+        read.into_iter().for_each(|(partition, offset)| control.store(partition, offset));
+    }
+    consumer.close(CLOSE_WITHIN).await;
+}
+
 struct Sample {
     behaviour: Behaviour,
     producer: Arc<dyn Producer>,
@@ -173,27 +202,8 @@ struct Sample {
 }
 
 impl Sample {
-    async fn run(self, mut consumer: Box<dyn Consumer>) {
-        let control = consumer.control();
-        let stop = self.tasks.stop().clone();
-        loop {
-            // A sample answers at most once: what it has read counts as handled.
-            let mut read = BTreeMap::new();
-            let mut sink = |event: BusEvent<'_>| match event {
-                BusEvent::Record(record) => {
-                    self.handle(&record);
-                    read.insert(record.partition, record.offset + 1);
-                }
-                BusEvent::Assigned(_) => self.assigned.store(true, Ordering::Relaxed),
-                _ => {}
-            };
-            tokio::select! {
-                () = stop.cancelled() => break,
-                () = consumer.next(256, &mut sink) => {}
-            }
-            read.into_iter().for_each(|(partition, offset)| control.store(partition, offset));
-        }
-        consumer.close(CLOSE_WITHIN).await;
+    async fn run(self, consumer: Box<dyn Consumer>) {
+        read_all(consumer, &self.assigned, &self.tasks, |record| self.handle(record)).await;
     }
 
     fn handle(&self, record: &Incoming<'_>) {

@@ -2,19 +2,15 @@
 //! another one, which knows nothing of requests, validates it after a while.
 
 use std::{
-    collections::BTreeMap,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, atomic::AtomicBool},
     time::Duration,
 };
 
 use serde_json::{Value, json};
 
-use super::{CLOSE_WITHIN, VALIDATION_TIME};
+use super::{VALIDATION_TIME, read_all};
 use crate::{
-    bus::{BusEvent, Consumer, Outgoing, Producer},
+    bus::{Consumer, Incoming, Outgoing, Producer},
     config::Config,
     tasks::Tasks,
 };
@@ -43,28 +39,13 @@ pub(super) struct Orders {
 }
 
 impl Orders {
-    pub(super) async fn run(self, mut consumer: Box<dyn Consumer>) {
-        let control = consumer.control();
-        let stop = self.tasks.stop().clone();
-        loop {
-            let mut read = BTreeMap::new();
-            let mut sink = |event: BusEvent<'_>| match event {
-                BusEvent::Record(record) => {
-                    if let Some((after, event)) = (self.step)(record.value.unwrap_or_default()) {
-                        self.write(after, event);
-                    }
-                    read.insert(record.partition, record.offset + 1);
-                }
-                BusEvent::Assigned(_) => self.assigned.store(true, Ordering::Relaxed),
-                _ => {}
-            };
-            tokio::select! {
-                () = stop.cancelled() => break,
-                () = consumer.next(256, &mut sink) => {}
+    pub(super) async fn run(self, consumer: Box<dyn Consumer>) {
+        let handle = |record: &Incoming<'_>| {
+            if let Some((after, event)) = (self.step)(record.value.unwrap_or_default()) {
+                self.write(after, event);
             }
-            read.into_iter().for_each(|(partition, offset)| control.store(partition, offset));
-        }
-        consumer.close(CLOSE_WITHIN).await;
+        };
+        read_all(consumer, &self.assigned, &self.tasks, handle).await;
     }
 
     fn write(&self, after: Duration, event: Value) {
